@@ -1,0 +1,1 @@
+//! From decisions to the target's rows: batches, SQL, sessions, progress.

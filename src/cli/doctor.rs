@@ -1,0 +1,14 @@
+//! `pgconcord doctor`.
+
+use std::process::ExitCode;
+
+use crate::cli::Global;
+
+/// Arguments of `pgconcord doctor`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+pub async fn run(_global: Global, _args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("doctor is under construction")
+}

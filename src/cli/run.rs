@@ -1,0 +1,14 @@
+//! `pgconcord run`.
+
+use std::process::ExitCode;
+
+use crate::cli::Global;
+
+/// Arguments of `pgconcord run`.
+#[derive(clap::Args, Debug)]
+pub struct Args {}
+
+/// Runs the command.
+pub async fn run(_global: Global, _args: Args) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("run is under construction")
+}

@@ -1,0 +1,1 @@
+//! The tasks and how they are tied together.

@@ -1,0 +1,23 @@
+//! The ground that every stage stands on: identifiers, stamps, tables, rows, changes, transactions.
+//!
+//! Values only: no I/O but the reading of a spilled payload through [`payload::Spilled`], no clock.
+
+pub mod change;
+pub mod conflict;
+pub mod error;
+pub mod ids;
+pub mod key;
+pub mod payload;
+pub mod run;
+pub mod table;
+pub mod transaction;
+pub mod tuple;
+
+pub use change::{Change, Op, Relation, RelationColumn};
+pub use conflict::{ConflictType, Resolution};
+pub use error::{Class, Classify};
+pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
+pub use payload::Payload;
+pub use table::{Column, KeyForm, Table, UniqueIndex};
+pub use transaction::{Touch, TouchKind, Touches, Transaction};
+pub use tuple::{Cell, Tuple};

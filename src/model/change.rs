@@ -1,0 +1,115 @@
+//! One row operation as decoded, and the relation that says which column is which.
+
+use crate::model::ids::{TableId, Xid};
+use crate::model::table::Table;
+use crate::model::tuple::{Cell, Tuple};
+use std::sync::Arc;
+
+/// A column of a [`Relation`], as the source announced it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RelationColumn {
+    /// Name at the source.
+    pub name: String,
+    /// Type OID at the source; OIDs of user types differ between nodes.
+    pub type_oid: u32,
+    /// Part of the replica identity (all columns are under FULL).
+    pub in_identity: bool,
+}
+
+/// A `Relation` message bound to the cluster's catalog: one version of one table's shape at one source.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Relation {
+    /// OID at the source.
+    pub oid: u32,
+    /// Schema at the source.
+    pub schema: String,
+    /// Name at the source.
+    pub name: String,
+    /// Columns in tuple order.
+    pub columns: Vec<RelationColumn>,
+    /// The table, if it replicates; changes of other relations are dropped by the assembler.
+    pub table: Option<Arc<Table>>,
+    /// For each tuple position the index into [`Table::columns`]; `None` where the catalog lacks the column.
+    pub column_of: Vec<Option<usize>>,
+    /// For each key column of the table, in key order, the tuple position.
+    pub key_positions: Vec<usize>,
+}
+
+impl Relation {
+    /// The id of its table.
+    ///
+    /// # Panics
+    /// If the relation is not replicated; no such relation's change leaves the assembler.
+    pub fn table_id(&self) -> TableId {
+        self.table().id
+    }
+
+    /// Its table; see [`Relation::table_id`].
+    pub fn table(&self) -> &Arc<Table> {
+        self.table.as_ref().expect("changes of tables that do not replicate are dropped by the assembler")
+    }
+
+    /// The key cells of `tuple`, in key order.
+    pub fn key_cells<'a>(&'a self, tuple: &'a Tuple) -> impl Iterator<Item = Cell<'a>> {
+        self.key_positions.iter().map(|position| tuple.cell(*position).unwrap_or(Cell::Null))
+    }
+}
+
+/// What happened to a row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// A new row.
+    Insert {
+        /// The row.
+        new: Tuple,
+    },
+    /// A row changed.
+    Update {
+        /// What the server sent of the row before: its key if that changed (or is wide), all under FULL.
+        old: Option<Tuple>,
+        /// The row after; TOASTed values that did not change may be [`Cell::Unchanged`].
+        new: Tuple,
+    },
+    /// A row went.
+    Delete {
+        /// Its replica identity: key columns, or the whole row under FULL.
+        old: Tuple,
+    },
+    /// All rows of the table went. One record a table; `group` lists all tables of the statement.
+    Truncate {
+        /// All replicated tables that the statement emptied, this one included.
+        group: Vec<TableId>,
+        /// RESTART IDENTITY was given.
+        restart_identity: bool,
+    },
+}
+
+/// One change of a transaction.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The shape of the tuples.
+    pub relation: Arc<Relation>,
+    /// The (sub)transaction that wrote the row if the server told (streamed transactions), else the top one.
+    pub xid: Xid,
+    /// What happened.
+    pub op: Op,
+}
+
+impl Change {
+    /// The row after the change, if there is one.
+    pub fn new_tuple(&self) -> Option<&Tuple> {
+        match &self.op {
+            Op::Insert { new } | Op::Update { new, .. } => Some(new),
+            Op::Delete { .. } | Op::Truncate { .. } => None,
+        }
+    }
+
+    /// What the server sent of the row before the change.
+    pub fn old_tuple(&self) -> Option<&Tuple> {
+        match &self.op {
+            Op::Update { old, .. } => old.as_ref(),
+            Op::Delete { old } => Some(old),
+            Op::Insert { .. } | Op::Truncate { .. } => None,
+        }
+    }
+}

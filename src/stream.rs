@@ -1,0 +1,1 @@
+//! From bytes to whole transactions: source, decode, assemble, spill.

@@ -1,0 +1,1 @@
+//! Throwaway PostgreSQL servers on this machine, for the demo and the tests.
