@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use pgconcord::throwaway::Stop;
+use pgconcord::throwaway::{Stop, free_port};
 
-use crate::harness::{Cluster, Daemon, LATER, Plan, SOON, free_port, wait_for};
+use crate::harness::{Cluster, Daemon, LATER, Plan, SOON, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -95,7 +95,7 @@ fn a_slot_in_use_is_taken_over_once_it_is_free() {
     write_at_both(&cluster, "meanwhile");
     let config = cluster.directory().join("second.toml");
     let text = fs::read_to_string(cluster.config()).expect("the configuration");
-    let http = free_port();
+    let http = free_port().expect("a free port");
     let text = text.replace(&format!("127.0.0.1:{}", cluster.http()), &format!("127.0.0.1:{http}"));
     fs::write(&config, text).expect("a second configuration");
     let second = Daemon::start(&config, &cluster.log_file(), http);
