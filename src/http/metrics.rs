@@ -37,6 +37,12 @@ type Labels<'a> = Vec<(&'static str, &'a str)>;
 /// A gauge of the daemon: name, help, unit, value.
 type Gauge = (&'static str, &'static str, Option<Unit>, f64);
 
+/// A gauge of each node or link: name, help, unit, where its value stands.
+type Column<T> = (&'static str, &'static str, Option<Unit>, fn(&T) -> Option<f64>);
+
+/// A counter of each link: name, help, where its value stands.
+type Counter = (&'static str, &'static str, fn(&LinkStatus) -> u64);
+
 const BYTES: Option<Unit> = Some(Unit::Bytes);
 const SECONDS: Option<Unit> = Some(Unit::Seconds);
 
@@ -87,8 +93,7 @@ impl Page<'_> {
     }
 
     fn nodes(&mut self, nodes: &[NodeStatus]) -> fmt::Result {
-        type Read = fn(&NodeStatus) -> Option<f64>;
-        let gauges: [(&str, &str, Option<Unit>, Read); 5] = [
+        let gauges: [Column<NodeStatus>; 5] = [
             ("node_received_lsn", "Log received, as a position", BYTES, |it| it.received_lsn.map(|lsn| lsn.0 as f64)),
             ("node_confirmed_lsn", "Log that the slot may forget, as a position", BYTES, |it| {
                 it.confirmed_lsn.map(|lsn| lsn.0 as f64)
@@ -136,8 +141,7 @@ impl Page<'_> {
     }
 
     fn links(&mut self, links: &[LinkStatus]) -> fmt::Result {
-        type Read<T> = fn(&LinkStatus) -> T;
-        let gauges: [(&str, &str, Option<Unit>, Read<Option<f64>>); 5] = [
+        let gauges: [Column<LinkStatus>; 5] = [
             ("link_received_lsn", "The source's log received, as a position", BYTES, |it| {
                 it.received_lsn.map(|lsn| lsn.0 as f64)
             }),
@@ -153,7 +157,7 @@ impl Page<'_> {
         for (name, help, unit, read) in gauges {
             self.gauges(name, help, unit, links.iter().filter_map(|it| Some((link_labels(it), read(it)?))))?;
         }
-        let counters: [(&str, &str, Read<u64>); 6] = [
+        let counters: [Counter; 6] = [
             ("link_transactions", "Source transactions applied", |it| it.transactions_total),
             ("link_changes", "Changes applied", |it| it.changes_total),
             ("link_batches", "Target transactions", |it| it.batches_total),
