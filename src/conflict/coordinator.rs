@@ -60,6 +60,8 @@ pub struct Batch {
     pub first: Seq,
     /// The transactions; none if the batch only moves the progress row.
     pub transactions: Vec<Arc<Transaction>>,
+    /// For each transaction a number that changes when its author's node had applied something since the one before.
+    pub views: Vec<u64>,
     /// Progress before.
     pub start_lsn: Lsn,
     /// Progress afterwards.
@@ -86,6 +88,30 @@ pub struct Decision {
     pub rival: Option<ChangeRef>,
     /// The value must be written.
     pub write: bool,
+}
+
+/// What a truncation meets at one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Survivor {
+    /// The key.
+    pub key: KeyId,
+    /// The change that put a row which the truncation's author had not seen.
+    pub rival: Option<ChangeRef>,
+    /// The change whose value must come out.
+    pub outcome: ChangeRef,
+    /// The change whose value the key has now.
+    pub standing: Option<ChangeRef>,
+}
+
+/// A decision that is taken again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Redecision {
+    /// The change whose value must come out; none if the window has no change of the key any more.
+    pub winner: Option<ChangeRef>,
+    /// The local change and the remote one that did not see each other.
+    pub conflict: Option<(ChangeRef, ChangeRef)>,
+    /// For [`Coordinator::reopen_done`].
+    pub ticket: u64,
 }
 
 /// A key that must be decided again at a node.
@@ -376,14 +402,29 @@ impl Coordinator {
     }
 
     /// What a reopened key must be at the node: the outcome of all that is present, to be asked after a barrier
-    /// under the row's lock, and a ticket for [`Coordinator::reopen_done`].
+    /// under the row's lock.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
-    pub fn decide_again(&self, node: NodeId, reopened: Reopened) -> io::Result<(Option<ChangeRef>, u64)> {
+    pub fn decide_again(&self, node: NodeId, reopened: Reopened) -> io::Result<Redecision> {
         let history = self.window.history(reopened.table, reopened.key)?;
         let ticket = self.reopened[node.index()].get(&reopened.key).map_or(0, |(_, reason)| *reason);
-        Ok((self.outcome(&history, &self.present(node)), ticket))
+        let present = self.present(node);
+        let local = history.latest(node, present[node.index()]);
+        let conflict = local.and_then(|local| {
+            let others = self.nodes().filter(|source| *source != node);
+            let theirs: SmallVec<[ChangeRef; 4]> = others
+                .filter_map(|source| history.latest(source, present[source.index()]))
+                .filter(|theirs| history.concurrent(&self.window, local, *theirs))
+                .collect();
+            Some((local, self.latest_stamp(&theirs)?))
+        });
+        Ok(Redecision { winner: self.outcome(&history, &present), conflict, ticket })
+    }
+
+    /// Has a key decided again at the node.
+    pub fn reopen_key(&mut self, node: NodeId, table: TableId, key: KeyId) {
+        self.reopen(node, table, key);
     }
 
     /// The outcome has been written; a reason that came up since the decision keeps the key open.
@@ -408,16 +449,21 @@ impl Coordinator {
         }
         let (first, start_lsn) = (state.cursor, state.applied);
         let mut count = 0;
-        let mut transactions = Vec::new();
+        let (mut transactions, mut views) = (Vec::new(), Vec::new());
+        let mut last_seen: Option<&[Lsn]> = None;
         while let Some(logged) = self.window.log(link.source).get(first + transactions.len() as Seq) {
             count += logged.transaction.changes;
             if !transactions.is_empty() && count > changes {
                 break;
             }
             transactions.push(logged.transaction.clone());
+            let others = |seen: &[Lsn]| seen.iter().enumerate().filter(|(n, _)| *n != link.source.index()).map(|(_, l)| *l).collect::<Vec<_>>();
+            let changed = last_seen.is_some_and(|before| others(before) != others(&logged.seen));
+            views.push(views.last().copied().unwrap_or(0) + u64::from(changed));
+            last_seen = Some(&logged.seen);
         }
         let end_lsn = transactions.last()?.end_lsn;
-        let batch = Batch { link, first, transactions, start_lsn, end_lsn };
+        let batch = Batch { link, first, transactions, views, start_lsn, end_lsn };
         self.take_off(&batch);
         Some(batch)
     }
@@ -435,7 +481,7 @@ impl Coordinator {
             return None;
         }
         let (first, start_lsn) = (state.cursor, state.applied);
-        let batch = Batch { link, first, transactions: Vec::new(), start_lsn, end_lsn: through };
+        let batch = Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn, end_lsn: through };
         self.take_off(&batch);
         Some(batch)
     }
@@ -447,7 +493,7 @@ impl Coordinator {
             return None;
         }
         let (first, applied) = (state.cursor, state.applied);
-        let batch = Batch { link, first, transactions: Vec::new(), start_lsn: applied, end_lsn: applied };
+        let batch = Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn: applied, end_lsn: applied };
         self.take_off(&batch);
         Some(batch)
     }
@@ -497,6 +543,31 @@ impl Coordinator {
         Ok(Decision { incoming, before, winner, rival, write: waits || before != Some(winner) })
     }
 
+    /// Whether the author of `change` had applied a change of the key that is still on its way to the target of the
+    /// batch in flight: then a row that is missing there is no conflict (R8).
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn is_ahead(&self, link: Link, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<bool> {
+        let history = self.window.history(table, key)?;
+        let reach = history.reach(&self.window, change);
+        let present = self.present(link.target);
+        let missing = |source: NodeId| {
+            let seen = history.latest(source, reach[source.index()]);
+            source != change.source && seen.is_some_and(|seen| seen.seq >= present[source.index()])
+        };
+        Ok(self.nodes().any(missing))
+    }
+
+    /// The change of the key whose record begins at `offset` of that transaction.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn find_change(&self, table: TableId, key: KeyId, source: NodeId, place: (Seq, u64)) -> io::Result<Option<ChangeRef>> {
+        let history = self.window.history(table, key)?;
+        Ok(history.of(source).iter().rfind(|change| (change.seq, change.offset()) == place).copied())
+    }
+
     /// The change whose value the author of `change` had before it, if that is in the window.
     ///
     /// # Errors
@@ -519,33 +590,41 @@ impl Coordinator {
         Ok(self.outcome(&self.window.history(table, key)?, &self.present(node)))
     }
 
-    /// The keys of `table` that have a row at the target once the batch in flight is applied: what a truncation
-    /// must leave (R15).
+    /// What a truncation of `table` at `place` of the batch in flight meets: each key of the table in the window
+    /// that another change present at the target touched, with what must come out (R15).
     ///
     /// # Errors
     /// If the keys or changes of a spilled transaction can't be read.
-    pub fn survivors(&self, link: Link, table: TableId) -> io::Result<Vec<ChangeRef>> {
-        let mut present = self.present(link.target);
-        if let Some(batch) = &self.link(link).in_flight {
-            present[link.source.index()] = batch.end;
-        }
+    pub fn survivors(&self, link: Link, table: TableId, place: (Seq, u64)) -> io::Result<Vec<Survivor>> {
+        let before = self.present(link.target);
+        let mut present = before.clone();
+        // Rows that the batch puts after the truncation are written after it.
+        present[link.source.index()] = place.0 + 1;
         let mut keys = KeySet::default();
-        for source in self.nodes() {
+        for source in self.nodes().filter(|source| *source != link.source) {
             let log = self.window.log(source);
-            for seq in log.first()..present[source.index()] {
-                if let Some(logged) = log.get(seq) {
-                    logged.transaction.each_key_of(table, |key| {
-                        keys.insert(key);
-                    })?;
-                }
+            for logged in (log.first()..present[source.index()]).filter_map(|seq| log.get(seq)) {
+                logged.transaction.each_key_of(table, |key| {
+                    keys.insert(key);
+                })?;
             }
         }
-        let mut left = Vec::new();
+        let mut met = Vec::new();
         for key in keys {
-            let outcome = self.outcome(&self.window.history(table, key)?, &present);
-            left.extend(outcome.filter(|change| change.kind() == TouchKind::Put));
+            let history = self.window.history(table, key)?;
+            let standing = self.outcome(&history, &before);
+            let Some(outcome) = self.outcome(&history, &present) else { continue };
+            let own = history.of(link.source).iter().rfind(|change| (change.seq, change.offset()) == place).copied();
+            let maximal = history.maximal(&self.window, &before);
+            let rival = own.and_then(|own| {
+                let apart = |change: &&ChangeRef| {
+                    change.kind() == TouchKind::Put && history.concurrent(&self.window, **change, own)
+                };
+                self.latest_stamp(&maximal.iter().filter(apart).copied().collect::<Vec<_>>())
+            });
+            met.push(Survivor { key, rival, outcome, standing });
         }
-        Ok(left)
+        Ok(met)
     }
 
     /// COMMIT is about to be sent.
