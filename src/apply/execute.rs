@@ -9,7 +9,7 @@ use std::hash::BuildHasherDefault;
 use crate::apply::batch::{self, Pieces, SET_ROWS, Set, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::net::{Content, Folded, Net};
+use crate::apply::net::{Content, Folded};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
@@ -125,7 +125,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
         self.begin_alone().await
     }
 
-    async fn write_piece(&mut self, folded: Folded) -> Result<(), ApplyError> {
+    pub(super) async fn write_piece(&mut self, folded: Folded) -> Result<(), ApplyError> {
         self.applied.changes += folded.changes;
         for truncation in &folded.truncations {
             self.truncate(truncation).await?;
