@@ -1,1 +1,18 @@
 //! From bytes to whole transactions: source, decode, assemble, spill.
+
+pub mod assemble;
+pub mod decode;
+pub mod draft;
+pub mod error;
+pub mod keys;
+pub mod log;
+pub mod message;
+pub mod relations;
+pub mod spill;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod touch_log;
+
+pub use assemble::{Assembler, SourceEvent};
+pub use error::AssembleError;
+pub use spill::Spill;
