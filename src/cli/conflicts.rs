@@ -72,6 +72,9 @@ const LIMIT: u32 = 50;
 /// Columns for a key in a list; `show` has it whole.
 const KEY_COLUMNS: usize = 32;
 
+/// Bytes of a list that are written at a time.
+const WRITE: usize = 1 << 16;
+
 /// Runs the command.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
     let path = match args.journal.map_or_else(|| settings::journal_path(&global.config), Ok) {
@@ -122,14 +125,20 @@ fn is_everything(filter: &Filter) -> bool {
 
 /// Streams, since a journal may have a million entries.
 fn list_json(journal: &Reader, filter: &Filter) -> anyhow::Result<usize> {
-    let mut found = 0;
+    let (mut found, mut waiting) = (0, String::new());
     let mut written = Ok(true);
     journal.list(filter, |entry| {
         found += 1;
-        written = serde_json::to_string(&entry).map_err(anyhow::Error::from).and_then(|line| Ok(emit(&(line + "\n"))?));
+        written = serde_json::to_string(&entry).map_err(anyhow::Error::from).and_then(|line| {
+            waiting += &line;
+            waiting.push('\n');
+            if waiting.len() < WRITE { Ok(true) } else { Ok(emit(&std::mem::take(&mut waiting))?) }
+        });
         matches!(written, Ok(true))
     })?;
-    written?;
+    if written? {
+        emit(&waiting)?;
+    }
     Ok(found)
 }
 

@@ -149,6 +149,8 @@ pub fn bytes(count: u64) -> String {
 pub fn seconds(span: f64) -> String {
     let whole = span.round() as u64;
     match span {
+        _ if span == 0.0 => "0 s".to_owned(),
+        _ if span.abs() < 0.00095 => format!("{:.0} µs", span * 1e6),
         _ if span.abs() < 0.0095 => format!("{:.1} ms", span * 1e3),
         _ if span < 9.95 => format!("{span:.2} s"),
         _ if span < 59.5 => format!("{span:.0} s"),
@@ -189,8 +191,8 @@ mod tests {
     fn sizes_and_spans_are_short() {
         let sizes = [0, 999, 1_000, 1 << 20, 5_242_880, u64::MAX].map(bytes);
         assert_eq!(sizes, ["0 B", "999 B", "1.0 kB", "1.0 MB", "5.0 MB", "16777216.0 TB"]);
-        let spans = [0.0, -0.0015, 0.25, 12.5, 59.9, 3_725.0, 200_000.0].map(seconds);
-        assert_eq!(spans, ["0.0 ms", "-1.5 ms", "0.25 s", "12 s", "1 min 0 s", "1 h 2 min", "2 d 7 h"]);
+        let spans = [0.0, 0.000_001, -0.0015, 0.25, 12.5, 59.9, 3_725.0, 200_000.0].map(seconds);
+        assert_eq!(spans, ["0 s", "1 µs", "-1.5 ms", "0.25 s", "12 s", "1 min 0 s", "1 h 2 min", "2 d 7 h"]);
     }
 
     #[test]
