@@ -54,8 +54,11 @@ pub struct Conflict {
     pub note: Option<String>,
 }
 
-/// Takes conflicts; returns once they are durable.
+/// Takes conflicts.
 pub trait Recorder: Send + Sync {
-    /// Writes them as pending.
+    /// Writes them as pending; returns once they are durable.
     fn pending(&self, conflicts: Vec<Conflict>) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// What is pending for batches of the link after number `batch` did not happen.
+    fn discard_after(&self, link: Link, batch: u64) -> impl Future<Output = Result<(), ApplyError>> + Send;
 }

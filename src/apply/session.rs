@@ -58,7 +58,6 @@ pub struct Progress {
 }
 
 /// One link's session at its target.
-#[derive(Debug)]
 pub struct ApplySession {
     pub(crate) session: Session,
     /// How it was opened.
@@ -67,6 +66,12 @@ pub struct ApplySession {
     pub progress: Progress,
     /// Our origins' ids at the target, as the text of an `oid[]`.
     pub(crate) ours: String,
+}
+
+impl std::fmt::Debug for ApplySession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApplySession").field("settings", &self.settings).field("progress", &self.progress).finish()
+    }
 }
 
 impl ApplySession {

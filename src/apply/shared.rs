@@ -1,7 +1,7 @@
 //! What the tasks of all nodes share: the coordinator, and each node's control session, horizon, clock, barriers.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use crate::apply::error::ApplyError;
 use crate::conflict::{Coordinator, Event};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
-use crate::model::{Lsn, NodeId, Xid};
+use crate::model::{NodeId, Xid};
 use crate::node::control::Control;
 
 /// Settings of the apply stage.
@@ -49,6 +49,9 @@ pub struct NodeShared {
     barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     /// Local transactions delivered since the horizon was read.
     unread: AtomicU64,
+    drained: AtomicBool,
+    /// When the alarm about its clock was last raised, µs since 2000.
+    alarmed_at: AtomicI64,
 }
 
 impl NodeShared {
@@ -63,6 +66,8 @@ impl NodeShared {
             clock: Mutex::default(),
             barriers: Mutex::default(),
             unread: AtomicU64::new(0),
+            drained: AtomicBool::new(false),
+            alarmed_at: AtomicI64::new(i64::MIN / 2),
         }
     }
 
@@ -91,6 +96,27 @@ impl NodeShared {
     /// Takes a measurement of the clock.
     pub fn set_clock(&self, offset: ClockOffset) {
         *lock(&self.clock) = Some(offset);
+    }
+
+    /// All that was queued for the node at the end is applied, or can't be.
+    pub fn set_drained(&self) {
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`NodeShared::set_drained`].
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is time to say again that the clock is off: once a minute.
+    pub fn alarm_due(&self) -> bool {
+        const MINUTE: i64 = 60_000_000;
+        let (now, last) = (now_micros(), self.alarmed_at.load(Ordering::Relaxed));
+        if now - last < MINUTE {
+            return false;
+        }
+        self.alarmed_at.store(now, Ordering::Relaxed);
+        true
     }
 
     /// Whether local transactions came since the horizon was read.
@@ -198,10 +224,9 @@ impl Shared {
     /// If the node is not connected, or its stream does not deliver in time.
     pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
         let node = self.node(id);
-        let control = node.control().ok_or_else(|| ApplyError::NodeDown {
-            node: node.name.clone(),
-            what: "a barrier in its stream".into(),
-        })?;
+        let control = node
+            .control()
+            .ok_or_else(|| ApplyError::NodeDown { node: node.name.clone(), what: "a barrier in its stream".into() })?;
         let nonce = self.nonce();
         let arrival = self.expect_barrier(id, nonce);
         let outcome = tokio::time::timeout(self.settings.barrier_timeout, async {
@@ -235,13 +260,7 @@ pub fn now_micros() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX) - POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000
 }
 
-/// The time of the last position that was confirmed; a poisoned lock means that a task panicked with it, and what
-/// it guards is replaced whole in every case.
+/// Locks even what a panicking task left: everything that is guarded here is replaced whole.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-/// A position that never goes back.
-pub fn forward(lsn: &mut Lsn, to: Lsn) {
-    *lsn = (*lsn).max(to);
 }

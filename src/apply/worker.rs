@@ -163,6 +163,12 @@ impl<R: Recorder> Worker<R> {
         Worker { shared, target, inbound, recorder, reopen_at: None }
     }
 
+    /// The number of the last batch of a link.
+    pub fn last_batch(&self, link: Link) -> Option<u64> {
+        let inbound = self.inbound.iter().find(|inbound| inbound.link() == link)?;
+        Some(inbound.session.progress.batch)
+    }
+
     /// Applies until told to drain and nothing is left, or a session is lost.
     ///
     /// # Errors
@@ -265,8 +271,7 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         };
         let Some(batch) = self.shared.coordinator().plan_reopen(inbound.link()) else { return Ok(false) };
-        let written =
-            reopen::reopen(&self.shared, &mut inbound.session, &self.recorder, &batch, reopened).await;
+        let written = reopen::reopen(&self.shared, &mut inbound.session, &self.recorder, &batch, reopened).await;
         match written {
             Ok(applied) => {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
@@ -314,7 +319,8 @@ impl Inbound {
         } else {
             tracing::error!(source = names.0, target = names.1, %error, "the link stops until this is mended");
             self.stats.set_condition(Condition::Stopped(error.to_string()));
-            self.retry_at = Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
+            self.retry_at =
+                Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
         }
     }
 }

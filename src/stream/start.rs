@@ -90,6 +90,11 @@ impl Dialect {
             15 => 3,
             _ => 4,
         };
+        // The Origin message of a streamed transaction does not tell the position, which the marks need.
+        let streaming = match echo {
+            Echo::Any => "off",
+            Echo::None => "on",
+        };
         let origin = match (self.major, echo) {
             (..=15, _) => "",
             (_, Echo::Any) => ", origin 'any'",
@@ -97,7 +102,7 @@ impl Dialect {
         };
         format!(
             "START_REPLICATION SLOT {} LOGICAL {start} (proto_version '{version}', publication_names {}, \
-             messages 'true', streaming 'on'{origin})",
+             messages 'true', streaming '{streaming}'{origin})",
             quote_identifier(slot),
             quote_literal(&quote_identifier(publication))
         )
@@ -115,8 +120,8 @@ mod tests {
         };
         for (major, echo, ends) in [
             (14, Echo::None, "streaming 'on')"),
-            (15, Echo::Any, "streaming 'on')"),
-            (16, Echo::Any, "streaming 'on', origin 'any')"),
+            (15, Echo::Any, "streaming 'off')"),
+            (16, Echo::Any, "streaming 'off', origin 'any')"),
             (18, Echo::None, "streaming 'on', origin 'none')"),
         ] {
             let version = (major - 12).min(4);
