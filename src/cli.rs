@@ -15,9 +15,11 @@ pub mod demo;
 pub mod doctor;
 pub mod init;
 pub mod run;
+mod settings;
 pub mod setup;
 pub mod status;
 pub mod teardown;
+mod text;
 
 /// Exit code for a usage or configuration error.
 pub const USAGE: u8 = 2;

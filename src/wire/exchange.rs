@@ -142,7 +142,7 @@ impl Answers<'_> {
                 self.rows.clear();
                 self.refused.get_or_insert(error);
             }
-            Message::NoticeResponse(body) => log_notice(body.fields()),
+            Message::NoticeResponse(body) => drop(log_notice(body.fields())),
             Message::ParameterStatus(body) => {
                 if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
                     self.parameters.insert(name.to_owned(), value.to_owned());
@@ -170,9 +170,9 @@ pub(super) fn read_error(fields: ErrorFields<'_>) -> Result<ServerError, WireErr
     ServerError::read(fields).map_err(|error| WireError::Protocol(format!("an unreadable error: {error}")))
 }
 
-/// Notices and warnings go to the debug log.
-pub(super) fn log_notice(fields: ErrorFields<'_>) {
-    if let Ok(notice) = ServerError::read(fields) {
-        tracing::debug!(code = %notice.code, "server notice: {}", notice.message);
-    }
+/// Notices and warnings go to the debug log, and to whoever wants them.
+pub(super) fn log_notice(fields: ErrorFields<'_>) -> Option<ServerError> {
+    let notice = ServerError::read(fields).ok()?;
+    tracing::debug!(code = %notice.code, "server notice: {}", notice.message);
+    Some(notice)
 }

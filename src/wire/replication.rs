@@ -3,6 +3,7 @@
 //!
 //! PostgreSQL's documentation, "Streaming Replication Protocol". What the payloads mean is the caller's business.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,7 +11,7 @@ use postgres_protocol::message::backend::Message;
 use postgres_protocol::message::frontend::{self, CopyData};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 
-use super::error::WireError;
+use super::error::{ServerError, WireError};
 use super::exchange::{log_notice, read_error};
 use super::inbox::{Inbox, Incoming, LONGEST};
 use super::session::Session;
@@ -19,6 +20,9 @@ use super::stream::Stream;
 /// Room for one read of a stream: reading in small pieces makes the walsender two to three times slower. Payloads
 /// share the piece that they came in, so one that is kept keeps it all.
 const STREAM_PIECE: usize = 256 * 1024;
+
+/// Notices kept for [`CopyReader::take_notices`]: a server that warns and sends nothing else must not fill the memory.
+const MOST_NOTICES: usize = 16;
 
 impl Session {
     /// Starts a stream by `START_REPLICATION …`; the session, opened with `("replication", "database")`, becomes it.
@@ -39,7 +43,7 @@ impl Session {
                         false => WireError::Server(error),
                     });
                 }
-                Incoming::Message(Message::NoticeResponse(body)) => log_notice(body.fields()),
+                Incoming::Message(Message::NoticeResponse(body)) => drop(log_notice(body.fields())),
                 Incoming::Message(Message::ParameterStatus(_)) => {}
                 Incoming::Message(_) => {
                     return Err(WireError::Protocol(format!("{} does not begin a stream after {sql:?}", self.peer)));
@@ -48,7 +52,7 @@ impl Session {
         }
         self.inbox.allow(LONGEST, STREAM_PIECE);
         let writer = CopyWriter { writer: self.writer, pending: BytesMut::new(), peer: self.peer };
-        Ok((CopyReader { inbox: self.inbox, ended: false }, writer))
+        Ok((CopyReader { inbox: self.inbox, ended: false, notices: Vec::new() }, writer))
     }
 }
 
@@ -56,6 +60,7 @@ impl Session {
 pub struct CopyReader {
     inbox: Inbox<ReadHalf<Stream>>,
     ended: bool,
+    notices: Vec<ServerError>,
 }
 
 impl CopyReader {
@@ -80,17 +85,31 @@ impl CopyReader {
                     self.ended = true;
                     return Err(WireError::Terminated(Box::new(read_error(body.fields())?)));
                 }
-                Incoming::Message(Message::NoticeResponse(body)) => log_notice(body.fields()),
+                Incoming::Message(Message::NoticeResponse(body)) => {
+                    self.notices.extend(log_notice(body.fields()));
+                    self.notices.truncate(MOST_NOTICES);
+                }
                 Incoming::Message(Message::ParameterStatus(_)) => {}
                 _ => return Err(WireError::Protocol("a message that has no place in a stream".to_owned())),
             }
         }
     }
 
+    /// Notices that came before the last payload and were not taken yet, the first of them if there are many.
+    pub fn take_notices(&mut self) -> Vec<ServerError> {
+        std::mem::take(&mut self.notices)
+    }
+
     /// A payload that has arrived already; `None` means that [`CopyReader::next`] may have to wait.
     pub fn try_next_buffered(&mut self) -> Option<Bytes> {
         // A broken message is left for `next` to report.
         if self.ended { None } else { self.inbox.copy_data().ok().flatten() }
+    }
+}
+
+impl fmt::Debug for CopyReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CopyReader({})", if self.ended { "ended" } else { "open" })
     }
 }
 
@@ -121,5 +140,11 @@ impl CopyWriter {
             self.writer.write_buf(&mut self.pending).await.map_err(failed)?;
         }
         self.writer.flush().await.map_err(failed)
+    }
+}
+
+impl fmt::Debug for CopyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CopyWriter({}, {} bytes pending)", self.peer, self.pending.len())
     }
 }
