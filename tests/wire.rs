@@ -12,7 +12,7 @@ use pgconcord::throwaway::{Binaries, Options, Server, Stop};
 use pgconcord::wire::conninfo::Environment;
 use pgconcord::wire::{Conninfo, Session};
 
-use crate::harness::servers;
+use crate::harness::{Version, servers};
 
 mod login;
 mod pipeline;
@@ -83,7 +83,11 @@ CREATE ROLE hashed LOGIN PASSWORD 'sesame';
 
 impl TlsServer {
     async fn start(name: &str, certificate: Certificate) -> TlsServer {
-        let mut server = servers().start(name, options()).expect("a server");
+        TlsServer::start_as(name, certificate, Version::Installed).await
+    }
+
+    async fn start_as(name: &str, certificate: Certificate, version: Version) -> TlsServer {
+        let mut server = servers().start(name, Options::new(version.binaries())).expect("a server");
         server.sql("postgres", ROLES).await.expect("roles");
         server.stop(Stop::Fast).expect("a stop");
         let directory = servers().root().join(format!("{name}-certificates"));
@@ -126,12 +130,8 @@ fn certificates(directory: &Path, kind: Certificate) {
     fs::write(directory.join("names"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("names");
     fs::write(directory.join("leaf"), "basicConstraints=CA:FALSE\n").expect("leaf");
     for authority in ["root", "other"] {
-        openssl(
-            directory,
-            &format!(
-                "req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN={authority} -keyout {authority}.key -out {authority}.crt"
-            ),
-        );
+        let files = format!("-keyout {authority}.key -out {authority}.crt");
+        openssl(directory, &format!("req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN={authority} {files}"));
     }
     openssl(directory, "req -new -newkey rsa:2048 -nodes -subj /CN=certified -keyout client.key -out client.csr");
     openssl(

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 
 use crate::journal::error::JournalError;
 
@@ -17,6 +17,10 @@ const MIGRATIONS: &[&str] = &[include_str!("../../sql/journal_1.sql")];
 
 /// How long another writer may hold the file before we say so: a manual prune's portions take far less.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
+
+/// Pages of 4 kB in the write-ahead file before it is folded into the database, and its size afterwards: a quarter
+/// of SQLite's own, so that on a disk that fills up there is still room to fold it in.
+const WAL_PAGES: i64 = 256;
 
 /// The newest format that this program knows.
 pub(super) fn format() -> i64 {
@@ -63,18 +67,29 @@ impl Store {
     }
 
     /// Runs `work` in one transaction; what it did is on disk when this returns `Ok`, and undone when it does not.
+    ///
+    /// On a full disk the write-ahead file is folded in, which may make room, and `work` runs once more.
     pub(super) fn write<T>(
         &mut self,
-        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+        work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, JournalError> {
-        let path = &self.path;
-        let attempt = |connection: &mut Connection| {
+        let attempt = |connection: &mut Connection| -> rusqlite::Result<T> {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let done = work(&transaction)?;
             transaction.commit()?;
             Ok(done)
         };
-        attempt(&mut self.connection).map_err(|error| JournalError::sqlite(path, error))
+        let done = match attempt(&mut self.connection) {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) && self.truncate_wal().is_ok() => {
+                attempt(&mut self.connection)
+            }
+            done => done,
+        };
+        done.map_err(|error| JournalError::sqlite(&self.path, error))
+    }
+
+    fn truncate_wal(&self) -> rusqlite::Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
     /// Gives pages that are free back to the file system; best effort, since free pages are used again anyway.
@@ -87,8 +102,7 @@ impl Store {
 
     /// Folds the write-ahead file into the database, wherever that was moved to: SQLite's own close would not.
     pub(super) fn fold(self) {
-        let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        if let Err(error) = folded {
+        if let Err(error) = self.truncate_wal() {
             tracing::warn!(%error, path = %self.path.display(), "the newest entries are not in the journal that was moved");
         }
     }
@@ -123,6 +137,8 @@ fn prepare(path: &Path, connection: &mut Connection) -> Result<(), JournalError>
     to_wal(connection).map_err(sqlite)?;
     // FULL: a commit is on disk when it returns, which R10 needs before the target commits.
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON").map_err(sqlite)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(sqlite)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_PAGES * 4096).map_err(sqlite)?;
     migrate(path, connection)
 }
 
@@ -131,9 +147,7 @@ fn to_wal(connection: &Connection) -> rusqlite::Result<()> {
     let until = Instant::now() + BUSY;
     loop {
         match connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
-            Err(error)
-                if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && Instant::now() < until =>
-            {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             done => return done.map(|_| ()),

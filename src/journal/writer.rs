@@ -208,7 +208,7 @@ impl Journaled {
 
     /// Runs `work` in a transaction on the file that the path names now: one that was moved away, or whose disk
     /// failed, is opened anew.
-    fn transact<T>(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, JournalError> {
+    fn transact<T>(&mut self, work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, JournalError> {
         let done = self.reopen().and_then(|store| store.write(work));
         match &done {
             Ok(_) => self.shared().error = None,

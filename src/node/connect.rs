@@ -77,10 +77,10 @@ fn is_refusal(error: &NodeError) -> bool {
 
 async fn one_host(info: &Conninfo, host: &Host, application: &str, wanted: TargetSession) -> Result<Client, NodeError> {
     let target = format!("{}@{host}/{}", info.user(), info.dbname());
-    let failed = |reason: String, source: Option<tokio_postgres::Error>| NodeError::Connect {
+    let failed = |reason: String, error: Option<tokio_postgres::Error>| NodeError::Connect {
         target: target.clone(),
         reason,
-        source,
+        error,
     };
     let password = info.password(host).map_err(|error| failed(error.to_string(), None))?;
     let config = config(info, host, application, password.text);

@@ -47,7 +47,7 @@ fn judge(config: &Config, nodes: &[Facts]) -> Vec<Finding> {
         let mut of_node = server::check(config, facts);
         of_node.extend(privileges::check(facts));
         of_node.extend(tables::check(facts));
-        of_node.extend(state::check(config, facts));
+        of_node.extend(state::check(config, facts, nodes));
         findings.extend(of_node.into_iter().map(|finding| finding.at(&facts.node)));
     }
     findings.extend(server::check_distinct(nodes));

@@ -17,15 +17,15 @@ pub enum NodeError {
         /// Why, for people.
         reason: String,
         /// What tokio-postgres said, if it came that far.
-        source: Option<tokio_postgres::Error>,
+        error: Option<tokio_postgres::Error>,
     },
     /// The server, or the connection to it, refused a statement.
-    #[error("cannot {doing}: {}", Shown(.source))]
+    #[error("cannot {doing}: {}", Shown(.error))]
     Statement {
         /// What the statement was for: "read the tables".
         doing: &'static str,
-        /// What came back.
-        source: tokio_postgres::Error,
+        /// What came back; named by the message, so it is no `source()`.
+        error: tokio_postgres::Error,
     },
     /// The server answered something that makes no sense.
     #[error("cannot {doing}: the server answered {answer:?}")]
@@ -39,32 +39,32 @@ pub enum NodeError {
     #[error("{0}")]
     Operator(String),
     /// The same, with the node where it happened.
-    #[error("{node}: {source}")]
+    #[error("{node}: {error}")]
     At {
         /// The node's name.
         node: String,
         /// What happened.
-        source: Box<NodeError>,
+        error: Box<NodeError>,
     },
 }
 
 impl NodeError {
     /// For `map_err`: a statement failed that was to do this.
     pub(crate) fn doing(doing: &'static str) -> impl Fn(tokio_postgres::Error) -> NodeError {
-        move |source| NodeError::Statement { doing, source }
+        move |error| NodeError::Statement { doing, error }
     }
 
     /// Says where it happened.
     pub(crate) fn at(self, node: &str) -> NodeError {
-        NodeError::At { node: node.to_owned(), source: Box::new(self) }
+        NodeError::At { node: node.to_owned(), error: Box::new(self) }
     }
 
     /// The server's SQLSTATE, where a server answered.
     pub fn sqlstate(&self) -> Option<&SqlState> {
         match self {
-            NodeError::Statement { source, .. } => source.code(),
-            NodeError::Connect { source, .. } => source.as_ref()?.code(),
-            NodeError::At { source, .. } => source.sqlstate(),
+            NodeError::Statement { error, .. } => error.code(),
+            NodeError::Connect { error, .. } => error.as_ref()?.code(),
+            NodeError::At { error, .. } => error.sqlstate(),
             NodeError::Answer { .. } | NodeError::Operator(_) => None,
         }
     }
@@ -73,7 +73,7 @@ impl NodeError {
 impl Classify for NodeError {
     fn class(&self) -> Class {
         match (self, self.sqlstate()) {
-            (NodeError::At { source, .. }, _) => source.class(),
+            (NodeError::At { error, .. }, _) => error.class(),
             (NodeError::Operator(_) | NodeError::Answer { .. }, _) => Class::Operator,
             (_, None) => Class::Transient,
             (_, Some(state)) => class_of(state),

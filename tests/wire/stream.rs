@@ -45,7 +45,11 @@ fn status() -> Vec<u8> {
 
 #[tokio::test]
 async fn changes_come_and_reports_go_at_the_same_time() {
-    let server = shared();
+    both_ways(shared()).await;
+}
+
+/// Reads changes in one task while another sends reports, then ends the stream.
+pub(super) async fn both_ways(server: &Server) {
     let (mut reader, mut writer) = stream(server, "both_ways").await;
     let reports = tokio::spawn(async move {
         for _ in 0..50 {

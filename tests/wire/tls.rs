@@ -4,6 +4,7 @@ use pgconcord::model::{Class, Classify};
 use pgconcord::wire::{Session, WireError};
 
 use super::{Certificate, TlsServer, info, shared};
+use crate::harness::Version;
 
 async fn admitted(text: &str) -> Session {
     Session::connect(&info(text), &[]).await.unwrap_or_else(|error| panic!("{text}: {error}"))
@@ -25,6 +26,19 @@ async fn a_server_with_a_signed_certificate() {
     client_certificates(&server).await;
     what_needs_no_encryption_falls_back(&server).await;
     a_cancel_goes_under_tls(&server).await;
+    super::pipeline::a_hundred_thousand_statements(&mut admitted(&server.dsn("trusted", "sslmode=require")).await)
+        .await;
+    super::stream::both_ways(&server.server).await;
+}
+
+#[tokio::test]
+async fn tls_begins_at_once_where_the_server_can() {
+    let server = TlsServer::start_as("tls-direct", Certificate::Signed, Version::V18).await;
+    let direct = "sslmode=require sslnegotiation=direct";
+    assert!(admitted(&server.dsn("scrambled", &format!("{direct} channel_binding=require"))).await.is_encrypted());
+    // PostgreSQL 15 takes a handshake for a startup message of nonsense and hangs up.
+    let error = refusal(&shared().dsn("postgres", &format!("postgres {direct}"))).await;
+    assert_eq!(error.class(), Class::Transient, "{error:?}");
 }
 
 async fn every_mode(server: &TlsServer) {

@@ -21,10 +21,10 @@ pub(super) fn compare(row: &Row<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (node, table) in row.iter().filter(|(node, _)| *node != first_node) {
         let found = match table {
-            None => vec![
-                Finding::error(CHECK, format!("is missing here; {first_node} has it"))
-                    .fix(format!("pg_dump --schema-only --table '{}' from {first_node}", first.sql_name())),
-            ],
+            None => vec![Finding::error(CHECK, format!("is missing here; {first_node} has it")).fix(format!(
+                "pg_dump --schema-only --table='{}' at {first_node}; run what it prints here",
+                first.sql_name()
+            ))],
             Some(table) => Pair { first_node, first, table }.compare(),
         };
         findings.extend(found.into_iter().map(|finding| finding.at(node).about(first.shown())));

@@ -54,6 +54,7 @@ fn table(row: &Row) -> TableShape {
         missing_privileges,
         owned: row.get("owned"),
         owner: row.get("owner"),
+        owner_is_superuser: row.get("owner_is_superuser"),
         row_security: row.get("row_security"),
         exclusions: row.get("exclusions"),
         columns: Vec::new(),

@@ -24,6 +24,8 @@ pub struct TableShape {
     pub owned: bool,
     /// The owner's name.
     pub owner: String,
+    /// The owner is superuser, so nobody should be made a member of it.
+    pub owner_is_superuser: bool,
     /// Row level security applies to the connected role.
     pub row_security: bool,
     /// Names of its exclusion constraints.
@@ -149,7 +151,7 @@ impl TableShape {
 }
 
 impl IndexShape {
-    /// `DROP CONSTRAINT …, ADD CONSTRAINT …` with the given kind, or the index's replacement.
+    /// Its columns quoted, with commas between.
     pub fn columns_sql(&self) -> String {
         self.columns.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
     }
@@ -207,6 +209,7 @@ impl TableShape {
             missing_privileges: Vec::new(),
             owned: true,
             owner: "app".to_owned(),
+            owner_is_superuser: false,
             row_security: false,
             exclusions: Vec::new(),
             columns: vec![

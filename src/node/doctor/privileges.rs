@@ -1,5 +1,7 @@
 //! What the connected role may do; each thing that it may not comes with its GRANT.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use crate::model::table::quote_identifier;
 use crate::node::Finding;
 use crate::node::catalog::shape::TableShape;
@@ -14,7 +16,7 @@ pub(super) fn check(facts: &Facts) -> Vec<Finding> {
     findings.extend(replica_role(facts));
     findings.extend(to_set_up(facts));
     findings.extend(progress(facts));
-    findings.extend(facts.tables.iter().filter_map(|table| writes(facts, table)));
+    findings.extend(writes(facts));
     findings.extend(facts.tables.iter().filter_map(|table| row_security(facts, table)));
     if findings.is_empty() {
         let kind = if facts.server.is_superuser { " (superuser)" } else { "" };
@@ -75,14 +77,27 @@ fn to_set_up(facts: &Facts) -> Vec<Finding> {
         findings.push(Finding::error(CHECK, what).fix(grant));
     }
     if !server.is_superuser {
-        let foreign = facts.tables.iter().filter(|table| !table.owned && !table.published);
-        findings.extend(foreign.map(|table| {
-            Finding::error(CHECK, format!("{} is not the owner, so it can't publish the table", server.role))
-                .about(table.shown())
-                .fix(format!("GRANT {} TO {role};\n{instead}", quote_identifier(&table.owner)))
-        }));
+        findings.extend(ownership(facts, &role, instead));
     }
     findings
+}
+
+/// To publish a table takes its owner; one finding an owner.
+fn ownership(facts: &Facts, role: &str, instead: &str) -> Vec<Finding> {
+    let mut of_owners: BTreeMap<&str, Vec<&TableShape>> = BTreeMap::new();
+    for table in facts.tables.iter().filter(|table| !table.owned && !table.published) {
+        of_owners.entry(&table.owner).or_default().push(table);
+    }
+    let finding = |(owner, tables): (&str, Vec<&TableShape>)| {
+        let names: Vec<String> = tables.iter().map(|table| table.shown()).collect();
+        let what = format!("{} is not {owner}, so it can't publish {}", facts.server.role, names.join(", "));
+        let fix = match tables.iter().any(|table| table.owner_is_superuser) {
+            true => "let an administrator run what `pgconcord setup --print-sql` prints".to_owned(),
+            false => format!("GRANT {} TO {role};\n{instead}", quote_identifier(owner)),
+        };
+        Finding::error(CHECK, what).fix(fix)
+    };
+    of_owners.into_iter().map(finding).collect()
 }
 
 fn progress(facts: &Facts) -> Option<Finding> {
@@ -94,22 +109,32 @@ fn progress(facts: &Facts) -> Option<Finding> {
     )))
 }
 
-fn writes(facts: &Facts, table: &TableShape) -> Option<Finding> {
-    if table.missing_privileges.is_empty() {
-        return None;
+/// One finding for all tables that lack the same.
+fn writes(facts: &Facts) -> Vec<Finding> {
+    let mut lacking: BTreeMap<&[String], Vec<&TableShape>> = BTreeMap::new();
+    for table in facts.tables.iter().filter(|table| !table.missing_privileges.is_empty()) {
+        lacking.entry(&table.missing_privileges).or_default().push(table);
     }
+    lacking.into_iter().map(|(missing, tables)| write_grants(facts, missing, &tables)).collect()
+}
+
+fn write_grants(facts: &Facts, missing: &[String], tables: &[&TableShape]) -> Finding {
     let role = quoted_role(facts);
     let (schema, rest): (Vec<&str>, Vec<&str>) =
-        table.missing_privileges.iter().map(String::as_str).partition(|privilege| *privilege == "USAGE");
+        missing.iter().map(String::as_str).partition(|privilege| *privilege == "USAGE");
+    let schemas: BTreeSet<String> = tables.iter().map(|table| quote_identifier(&table.schema)).collect();
     let mut grants = Vec::new();
     if !schema.is_empty() {
-        grants.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", quote_identifier(&table.schema)));
+        let schemas: Vec<String> = schemas.into_iter().collect();
+        grants.push(format!("GRANT USAGE ON SCHEMA {} TO {role};", schemas.join(", ")));
     }
     if !rest.is_empty() {
-        grants.push(format!("GRANT {} ON {} TO {role};", rest.join(", "), table.sql_name()));
+        let names: Vec<String> = tables.iter().map(|table| table.sql_name()).collect();
+        grants.push(format!("GRANT {} ON {} TO {role};", rest.join(", "), names.join(", ")));
     }
-    let what = format!("{} lacks {}", facts.server.role, table.missing_privileges.join(", "));
-    Some(Finding::error(CHECK, what).about(table.shown()).fix(grants.join("\n")))
+    let names: Vec<String> = tables.iter().map(|table| table.shown()).collect();
+    let what = format!("{} lacks {} on {}", facts.server.role, missing.join(", "), names.join(", "));
+    Finding::error(CHECK, what).fix(grants.join("\n"))
 }
 
 /// Under row level security an UPDATE silently hits no row.
@@ -163,6 +188,16 @@ mod tests {
         ] {
             assert!(fixes.contains(wanted), "{wanted}\n{fixes}");
         }
+    }
+
+    #[test]
+    fn nobody_is_made_a_member_of_a_superuser() {
+        let mut facts = Facts::sample();
+        facts.server.is_superuser = false;
+        facts.tables = vec![TableShape { owned: false, owner_is_superuser: true, ..TableShape::sample() }];
+        let findings = to_set_up(&facts);
+        assert_eq!(findings.len(), 1);
+        assert!(!findings[0].fix.as_deref().unwrap().contains("GRANT"));
     }
 
     #[test]

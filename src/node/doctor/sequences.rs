@@ -4,7 +4,7 @@
 //! bounds are, or if no common value solves the congruence: gcd of the increments does not divide the distance
 //! of their positions.
 
-use crate::model::table::Catalog;
+use crate::model::table::{Catalog, quote_identifier};
 use crate::node::Finding;
 use crate::node::doctor::facts::{Facts, Sequence};
 
@@ -22,10 +22,8 @@ pub(super) fn check(nodes: &[Facts], catalog: &Catalog) -> Vec<Finding> {
         columns.dedup();
         for column in columns {
             let column = &table.columns[column].name;
-            let of_nodes: Vec<(&str, &Sequence)> = nodes
-                .iter()
-                .filter_map(|facts| Some((facts.node.as_str(), find(facts, &table.to_string(), column)?)))
-                .collect();
+            let of_nodes: Vec<(&Facts, &Sequence)> =
+                nodes.iter().filter_map(|facts| Some((facts, find(facts, &table.to_string(), column)?))).collect();
             seen += usize::from(!of_nodes.is_empty());
             findings.extend(judge(&of_nodes, nodes.len()));
         }
@@ -41,15 +39,13 @@ fn find<'a>(facts: &'a Facts, table: &str, column: &str) -> Option<&'a Sequence>
 }
 
 /// The sequences of one column, one a node that has one.
-fn judge(sequences: &[(&str, &Sequence)], nodes: usize) -> Vec<Finding> {
-    let unreadable = sequences.iter().filter(|(_, sequence)| sequence.at.is_none()).map(|(node, sequence)| {
+fn judge(sequences: &[(&Facts, &Sequence)], nodes: usize) -> Vec<Finding> {
+    let unreadable = sequences.iter().filter(|(_, sequence)| sequence.at.is_none()).map(|(facts, sequence)| {
+        let role = quote_identifier(&facts.server.role);
         Finding::warning(CHECK, format!("{} can't be read, so nobody knows whether it collides", sequence.sql_name))
-            .at(node)
+            .at(&facts.node)
             .about(&sequence.table)
-            .fix(format!(
-                "GRANT SELECT ON SEQUENCE {} TO CURRENT_USER;  -- as its owner, to pgconcord's role",
-                sequence.sql_name
-            ))
+            .fix(format!("GRANT SELECT ON SEQUENCE {} TO {role};", sequence.sql_name))
     });
     let mut findings: Vec<Finding> = unreadable.collect();
     let pairs = || sequences.iter().enumerate().flat_map(|(i, a)| sequences[i + 1..].iter().map(move |b| (a.1, b.1)));
@@ -59,12 +55,12 @@ fn judge(sequences: &[(&str, &Sequence)], nodes: usize) -> Vec<Finding> {
     let highest = sequences.iter().filter_map(|(_, sequence)| sequence.at).max().unwrap_or_default();
     let step = nodes as i128;
     let base = (i128::from(highest) + MARGIN).div_euclid(step) * step + step;
-    for (place, (node, sequence)) in sequences.iter().enumerate() {
+    for (place, (facts, sequence)) in sequences.iter().enumerate() {
         let what = format!(
             "{} takes values from {}, and sequences of other nodes give the same: two different rows would become one",
             sequence.column, sequence.sql_name
         );
-        let finding = Finding::error(CHECK, what).at(node).about(&sequence.table);
+        let finding = Finding::error(CHECK, what).at(&facts.node).about(&sequence.table);
         let restart = base + place as i128;
         let fits = sequence.increment > 0 && restart <= i128::from(sequence.max);
         let statement = format!("ALTER SEQUENCE {} INCREMENT BY {step} RESTART WITH {restart};", sequence.sql_name);
@@ -124,8 +120,9 @@ mod tests {
 
     #[test]
     fn the_statements_given_do_not_collide() {
+        let node = Facts::sample();
         let (a, b, c) = (sequence(1, 7), sequence(1, 40_000), sequence(1, 1));
-        let findings = judge(&[("a", &a), ("b", &b), ("c", &c)], 3);
+        let findings = judge(&[(&node, &a), (&node, &b), (&node, &c)], 3);
         let restart = |finding: &Finding| {
             let fix = finding.fix.clone().unwrap();
             assert!(fix.contains("INCREMENT BY 3"), "{fix}");
@@ -134,12 +131,13 @@ mod tests {
         let restarts: Vec<i64> = findings.iter().map(restart).collect();
         assert!(restarts.iter().all(|restart| *restart > 40_000));
         let mended: Vec<Sequence> = restarts.iter().map(|restart| sequence(3, *restart)).collect();
-        assert!(judge(&[("a", &mended[0]), ("b", &mended[1]), ("c", &mended[2])], 3).is_empty());
+        assert!(judge(&[(&node, &mended[0]), (&node, &mended[1]), (&node, &mended[2])], 3).is_empty());
     }
 
     #[test]
     fn a_sequence_that_cannot_be_read_is_a_warning() {
         let hidden = Sequence { at: None, ..sequence(1, 0) };
-        assert_eq!(judge(&[("a", &hidden), ("b", &sequence(1, 1))], 2).len(), 1);
+        let node = Facts::sample();
+        assert_eq!(judge(&[(&node, &hidden), (&node, &sequence(1, 1))], 2).len(), 1);
     }
 }

@@ -8,15 +8,17 @@ const CHECK: &str = "setup";
 const RUN_SETUP: &str = "pgconcord setup";
 const REPAIR: &str = "pgconcord teardown, compare and copy the tables, then pgconcord setup";
 
-/// At one node.
-pub(super) fn check(config: &Config, facts: &Facts) -> Vec<Finding> {
-    let nothing = facts.slot.is_none() && facts.publication.is_none() && facts.progress.is_empty();
+/// At one node, given all of them.
+pub(super) fn check(config: &Config, facts: &Facts, nodes: &[Facts]) -> Vec<Finding> {
+    let remembered = nodes.iter().any(|node| node.progress.iter().any(|row| row.source == facts.node));
+    let unmade = facts.slot.is_none() && facts.publication.is_none() && facts.progress.is_empty();
+    let nothing = unmade && !remembered;
     if nothing {
         return vec![Finding::warning(CHECK, "not set up yet").fix(RUN_SETUP)];
     }
     let mut findings = Vec::new();
     findings.extend(publication(config, facts));
-    findings.extend(slot(config, facts));
+    findings.extend(slot(config, facts).filter(|_| facts.slot.is_some() || !remembered));
     let others = config.nodes.iter().filter(|node| node.name != facts.node);
     for other in others {
         let origin = config.origin_name(&other.name);
@@ -122,15 +124,25 @@ mod tests {
 
     #[test]
     fn before_setup_there_is_one_warning() {
-        let findings = check(&Config::sample(), &Facts::sample());
+        let findings = check(&Config::sample(), &Facts::sample(), &[]);
         assert_eq!(findings.iter().map(|finding| finding.level).collect::<Vec<_>>(), [Level::Warning]);
     }
 
     #[test]
     fn what_is_missing_after_setup_is_an_error_each() {
         let facts = Facts { slot: Some(slot_info()), ..Facts::sample() };
-        let errors = check(&Config::sample(), &facts);
+        let errors = check(&Config::sample(), &facts, &[]);
         assert_eq!(errors.len(), 3, "publication, origin, progress: {errors:?}");
+    }
+
+    #[test]
+    fn a_slot_that_others_remember_is_no_matter_for_setup() {
+        let west = Facts { node: "west".to_owned(), slot: Some(slot_info()), ..Facts::sample() };
+        let east = Facts { progress: vec![row("77", 1)], ..Facts::sample() };
+        let gone = Facts { slot: None, ..west };
+        let nodes = [east, gone];
+        assert!(!check(&Config::sample(), &nodes[1], &nodes).iter().any(|finding| finding.what.contains("slot")));
+        assert_eq!(check_sources(&nodes)[0].fix.as_deref(), Some(REPAIR));
     }
 
     #[test]
