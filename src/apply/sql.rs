@@ -50,13 +50,14 @@ impl Shape<'_> {
         self.table.key.len() + self.others.len()
     }
 
-    /// `unnest($1, $2, …) WITH ORDINALITY AS u(c0, c1, …, ord)`, `extra` further arrays named by `more`.
+    /// `unnest($1, $2, …) WITH ORDINALITY AS u(c0, c1, …, ord)`, with further arrays named by `more`; unqualified, for
+    /// only so does the grammar take several arrays (search_path is pinned).
     fn unnest(&self, more: &[&str]) -> String {
         let arrays = self.len() + more.len();
         let params: Vec<_> = (1..=arrays).map(|i| format!("${i}::pg_catalog.text[]")).collect();
         let names: Vec<_> =
             (0..self.len()).map(|i| format!("c{i}")).chain(more.iter().map(|name| (*name).to_owned())).collect();
-        format!("pg_catalog.unnest({}) WITH ORDINALITY AS u({}, ord)", params.join(", "), names.join(", "))
+        format!("unnest({}) WITH ORDINALITY AS u({}, ord)", params.join(", "), names.join(", "))
     }
 
     fn key_matches(&self) -> String {
