@@ -51,8 +51,6 @@ fn doctor_says_what_to_change() {
     let wrong = "
         CREATE TABLE nokey (v text);
         CREATE TABLE deferred (id int PRIMARY KEY DEFERRABLE);
-        CREATE TABLE guarded (id int PRIMARY KEY);
-        ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;
         CREATE TABLE counted (id serial PRIMARY KEY);
         CREATE TABLE triggered (id int PRIMARY KEY);
         CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
@@ -67,10 +65,32 @@ fn doctor_says_what_to_change() {
     let output = cluster.pgconcord(&["doctor"]);
     assert_eq!(output.code, 1, "{output}");
     let text = output.text();
-    for part in ["track_commit_timestamp", "nokey", "deferred", "guarded", "counted", "always", "extra"] {
+    for part in ["track_commit_timestamp", "nokey", "deferred", "counted", "always", "extra"] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(text.contains("ALTER SYSTEM SET track_commit_timestamp"), "no statement that does it: {text}");
+}
+
+#[test]
+fn doctor_lists_each_missing_privilege_with_its_grant() {
+    let cluster = Plan::two().schema(ITEM).schema("ALTER TABLE item ENABLE ROW LEVEL SECURITY;").servers_only();
+    let password = crate::harness::servers().password();
+    for place in [0, 1] {
+        cluster.rows(place, &format!("CREATE ROLE pgconcord LOGIN PASSWORD '{password}'"));
+    }
+    let cluster = cluster.into_ordinary_role();
+    let output = cluster.pgconcord(&["doctor"]);
+    assert_eq!(output.code, 1, "{output}");
+    for part in [
+        "ALTER ROLE \"pgconcord\" REPLICATION",
+        "GRANT EXECUTE ON FUNCTION pg_replication_origin_create(text)",
+        "GRANT SELECT ON pg_catalog.pg_replication_origin_status",
+        "GRANT CREATE ON DATABASE \"shop\"",
+        "TRUNCATE ON \"public\".\"item\"",
+        "BYPASSRLS",
+    ] {
+        assert!(output.text().contains(part), "{part:?} is not in {output}");
+    }
 }
 
 #[test]

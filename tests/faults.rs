@@ -319,7 +319,8 @@ fn all_mistakes_are_shown_at_once() {
 
 #[test]
 fn a_missing_configuration_file() {
-    let output = crate::harness::pgconcord(Path::new("/nonexistent/../tmp/no-such.toml"), &["run"]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let output = crate::harness::pgconcord(&directory.path().join("no-such.toml"), &["run"]);
     assert_eq!(output.code, 2, "{output}");
     assert!(output.text().contains("no-such.toml"), "{output}");
 }

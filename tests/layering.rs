@@ -14,8 +14,8 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("conflict", &["model"]),
     ("journal", &["model"]),
     ("status", &["model"]),
-    ("apply", &["model", "wire", "config", "stream", "conflict", "journal"]),
     ("node", &["model", "wire", "config"]),
+    ("apply", &["model", "wire", "config", "node", "stream", "conflict", "journal"]),
     ("http", &["model", "config", "status", "journal"]),
 ];
 

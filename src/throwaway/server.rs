@@ -94,16 +94,26 @@ pub struct Server {
 }
 
 impl Server {
-    pub(super) fn create(servers: Servers, name: &str, options: Options, template: &Path) -> Result<Server, Error> {
+    pub(super) fn create(servers: Servers, name: &str, options: Options) -> Result<Server, Error> {
         let home = servers.root().join(name);
-        let owner = servers.shared.owner.clone();
-        owner.create_dir(&home)?;
-        let mut copy = owner.command(Path::new("cp"));
-        run(copy.current_dir(&home).arg("-R").arg("-p").arg(template).arg(home.join("data")))?;
+        servers.shared.owner.create_dir(&home)?;
         let port = free_port().map_err(doing("cannot find a free port"))?;
         let mut server = Server { name: name.to_owned(), servers, options, home, port, child: None };
+        server.initialize()?;
         server.start()?;
         Ok(server)
+    }
+
+    fn initialize(&self) -> Result<(), Error> {
+        let owner = &self.servers.shared.owner;
+        let password = self.home.join("password");
+        fs::write(&password, self.servers.password()).map_err(doing("cannot write the password file"))?;
+        owner.give(&password)?;
+        let mut initdb = owner.command(&self.options.binaries.program("initdb"));
+        initdb.current_dir(&self.home).arg("--pgdata").arg(self.data_dir()).arg("--pwfile").arg(&password);
+        initdb.args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]);
+        run(initdb.arg("--no-sync"))?;
+        fs::remove_file(&password).map_err(doing("cannot remove the password file"))
     }
 
     /// Its name.

@@ -1,16 +1,14 @@
-//! The directory that all throwaway servers of one owner live in, and the empty database cluster of each version
-//! that they are copied from.
+//! The directory that all throwaway servers of one owner live in.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::owner::{Janitor, Owner};
-use super::{Binaries, Error, Options, SUPERUSER, Server, doing};
+use super::{Error, Options, Server, doing};
 
 /// All throwaway servers of one owner. Cheap to clone; the last clone (each [`Server`] holds one) cleans up.
 #[derive(Clone, Debug)]
@@ -24,7 +22,6 @@ pub(super) struct Shared {
     pub(super) owner: Owner,
     pub(super) password: String,
     pub(super) janitor: Janitor,
-    templates: Mutex<HashMap<PathBuf, PathBuf>>,
 }
 
 impl Servers {
@@ -42,16 +39,16 @@ impl Servers {
         let janitor = Janitor::start(root.path())?;
         let password = random_password().map_err(doing("cannot read /dev/urandom"))?;
         let root = root.keep(); // the janitor removes it, whatever becomes of us
-        Ok(Servers { shared: Arc::new(Shared { root, owner, password, janitor, templates: Mutex::default() }) })
+        Ok(Servers { shared: Arc::new(Shared { root, owner, password, janitor }) })
     }
 
-    /// Starts a server with an empty database cluster; `name` is its directory and appears in messages.
+    /// Makes a server with an empty database cluster and starts it; `name` is its directory and appears in messages.
+    /// Each has a system identifier of its own, which a copy of another cluster would not have.
     ///
     /// # Errors
     /// If it does not come up; the error carries the end of its log.
     pub fn start(&self, name: &str, options: Options) -> Result<Server, Error> {
-        let template = self.template(&options.binaries)?;
-        Server::create(self.clone(), name, options, &template)
+        Server::create(self.clone(), name, options)
     }
 
     /// The directory of everything here.
@@ -73,28 +70,6 @@ impl Servers {
     /// The process has been waited for.
     pub fn release(&self, pid: u32) {
         self.shared.janitor.ended(pid);
-    }
-
-    /// The empty cluster of that version, made on first use.
-    fn template(&self, binaries: &Binaries) -> Result<PathBuf, Error> {
-        let mut templates = self.shared.templates.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(template) = templates.get(binaries.directory()) {
-            return Ok(template.clone());
-        }
-        let home = self.shared.root.join(format!("template-{}", templates.len()));
-        self.shared.owner.create_dir(&home)?;
-        let password_file = home.join("password");
-        fs::write(&password_file, &self.shared.password).map_err(doing("cannot write the password file"))?;
-        self.shared.owner.give(&password_file)?;
-        let template = home.join("data");
-        let mut initdb = self.shared.owner.command(&binaries.program("initdb"));
-        initdb.current_dir(&home).arg("--pgdata").arg(&template).arg("--pwfile").arg(&password_file);
-        initdb.args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]);
-        let result = run(initdb.arg("--no-sync"));
-        let _ = fs::remove_file(&password_file);
-        result?;
-        templates.insert(binaries.directory().to_owned(), template.clone());
-        Ok(template)
     }
 }
 

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use pgconcord::throwaway::{SUPERUSER, Server, free_port};
@@ -39,15 +40,21 @@ impl Cluster {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let alone = quiet();
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
-        let node = |place: usize| {
+        let node = &|place: usize| {
             let server = plan.start_server(place, &format!("{number}-{}", NAMES[place]));
             let proxy = (plan.reach == Reach::Proxied).then(|| Proxy::to(server.port()));
             Node { server, proxy }
         };
-        let nodes: Vec<Node> = (0..plan.versions.len()).map(node).collect();
+        let nodes: Vec<Node> = thread::scope(|scope| {
+            let starting: Vec<_> = (0..plan.versions.len()).map(|place| scope.spawn(move || node(place))).collect();
+            starting.into_iter().map(|thread| thread.join().expect("a server")).collect()
+        });
         let directory = tempfile::tempdir().expect("a directory for the configuration");
         let http = free_port().expect("a free port");
         let journal = plan.journal.clone().unwrap_or_else(|| directory.path().join("pgconcord.db"));
+        let rules = directory.path().join("conflict-rules");
+        fs::create_dir(&rules).expect("a directory for the rules");
+        fs::write(rules.join("default.toml"), include_str!("../../conflict-rules/default.toml")).expect("the rules");
         let cluster =
             Cluster { daemon: None, nodes, directory, journal, http, role: SUPERUSER, marks: 0, _alone: alone };
         cluster.write_config();
@@ -286,7 +293,7 @@ impl Cluster {
             if start.elapsed() > limit {
                 panic!("the nodes are not equal after {limit:?}\n{}", compare::explain(&sessions, &names, &differing));
             }
-            std::thread::sleep(Duration::from_millis(200));
+            thread::sleep(Duration::from_millis(200));
         }
     }
 
@@ -335,7 +342,7 @@ impl Cluster {
 
     /// Copies what tells about a failure to `target/tmp/failed/<test>/`.
     fn keep_evidence(&self) {
-        let thread = std::thread::current();
+        let thread = thread::current();
         let test = thread.name().unwrap_or("test").replace("::", ".");
         let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("failed").join(test);
         let _ = fs::remove_dir_all(&to);
@@ -355,7 +362,7 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             self.keep_evidence();
         }
         self.daemon.take();

@@ -52,9 +52,10 @@ pub fn command(config: &Path) -> Command {
     command
 }
 
-/// Runs the command to its end.
+/// Runs the command to its end; the servers' password is in the environment, as for a user who sets PGPASSWORD.
 pub fn run(config: &Path, arguments: &[&str]) -> Output {
-    let output = command(config).args(arguments).output().expect("pgconcord runs");
+    let output =
+        command(config).env("PGPASSWORD", servers().password()).args(arguments).output().expect("pgconcord runs");
     Output {
         code: output.status.code().unwrap_or(-1),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -26,8 +27,10 @@ const DATABASE: &str = "shop";
 const ROLE: &str = "pgconcord";
 /// Tables and rows.
 const SHOP: &str = include_str!("../../../sql/demo.sql");
-/// What the role needs.
-const GRANTS: &str = include_str!("../../../sql/role.sql");
+/// How conflicts are settled.
+const RULES: &str = include_str!("../../../conflict-rules/default.toml");
+/// What the role needs beside its rights on the tables.
+const GRANTS: &str = include_str!("../../../sql/grants.sql");
 /// How long the daemon may take to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often we look.
@@ -47,11 +50,9 @@ impl Site {
         let binaries = pg_bin.map_or_else(Binaries::find, Binaries::at)?;
         println!("starting two PostgreSQL {} primaries", binaries.major());
         let servers = block_in_place(Servers::new)?;
-        let nodes: Result<Vec<Server>, _> = block_in_place(|| {
-            NAMES.map(|name| servers.start(name, Options::new(binaries.clone()))).into_iter().collect()
-        });
+        let nodes = block_in_place(|| start(&servers, &binaries))?;
         let http = free_port().context("cannot find a free port")?;
-        let mut site = Site { daemon: None, nodes: nodes?, servers, http };
+        let mut site = Site { daemon: None, nodes, servers, http };
         for node in &site.nodes {
             site.create_shop(node).await?;
             println!("  {} on 127.0.0.1:{}", node.name(), node.port());
@@ -70,14 +71,20 @@ impl Site {
         node.sql(DATABASE, "GRANT CREATE ON SCHEMA public TO shop_owner").await?;
         node.sql(DATABASE, &format!("SET ROLE shop_owner; {SHOP}")).await?;
         let password = self.servers.password();
-        let role = format!("CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '{password}'; GRANT shop_owner TO {ROLE}");
+        let role = format!(
+            "CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '{password}'; GRANT shop_owner TO {ROLE};
+             GRANT CREATE ON DATABASE {DATABASE} TO {ROLE}"
+        );
         node.sql(DATABASE, &role).await?;
-        node.sql(DATABASE, GRANTS).await?;
+        node.sql(DATABASE, &GRANTS.replace("@ROLE@", &format!("'{ROLE}'"))).await?;
         Ok(())
     }
 
     /// The configuration, which only we may read: the password is in it.
     fn write_config(&self) -> anyhow::Result<()> {
+        let rules = self.servers.root().join("conflict-rules");
+        let written = fs::create_dir(&rules).and_then(|()| fs::write(rules.join("default.toml"), RULES));
+        written.context("cannot write the demo's conflict rules")?;
         let mut text = format!("# Made by `pgconcord demo`.\n[cluster]\nname = \"{DATABASE}\"\n");
         for node in &self.nodes {
             text.push_str(&format!("\n[[node]]\nname = \"{}\"\ndsn = \"{}\"\n", node.name(), node.dsn(ROLE, DATABASE)));
@@ -227,6 +234,15 @@ impl Site {
         stream.read_to_string(&mut answer).await?;
         Ok(answer)
     }
+}
+
+/// Both servers, side by side.
+fn start(servers: &Servers, binaries: &Binaries) -> anyhow::Result<Vec<Server>> {
+    thread::scope(|scope| {
+        let one = |name| scope.spawn(move || servers.start(name, Options::new(binaries.clone())));
+        let starting = NAMES.map(one);
+        starting.into_iter().map(|thread| Ok(thread.join().expect("starting a server does not panic")?)).collect()
+    })
 }
 
 impl Drop for Site {
