@@ -9,6 +9,7 @@ pub mod check;
 pub mod complete;
 pub mod daemon;
 pub mod job;
+pub mod mood;
 pub mod node;
 pub mod oracle;
 pub mod random;
@@ -39,6 +40,8 @@ pub enum Mutation {
     Pairwise,
     /// Goes on after a start before the streams are read again.
     ResumeAtOnce,
+    /// An omitted body is read from the source's row, whatever that is by now.
+    AnyBody,
     /// No server crashes; not a rule, but tells a schedule's failures apart.
     NoCrash,
 }
@@ -124,6 +127,12 @@ pub enum Failure {
         incoming: (NodeId, Lsn),
         /// Those of the one it was held against.
         rival: (NodeId, Lsn),
+    },
+    /// A value that must come back is nowhere any more: no failure, a person decides (R8).
+    #[error("{key} is held")]
+    Held {
+        /// The key.
+        key: Key,
     },
     /// It does not come to rest.
     #[error("it does not come to rest")]

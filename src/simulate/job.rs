@@ -1,14 +1,14 @@
 //! What the daemon does at one target, step by step: look up, write guarded, lock what was refused, barrier,
 //! decide again, commit. Anything may happen between two steps.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use crate::conflict::{Batch, Decision, Reopened};
 use crate::model::{Link, Lsn, NodeId, TableId, Xid};
 use crate::simulate::complete::{Standing, Value, value};
 use crate::simulate::node::{Done, Guard};
-use crate::simulate::rows::Key;
+use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
 use crate::simulate::{Failure, Mutation};
 
@@ -82,6 +82,8 @@ pub struct Job {
     pub slow: VecDeque<Key>,
     /// Rows that stand in the way of a unique value, locked with them.
     pub holders: Vec<Key>,
+    /// Rows that gave up their unique value until their turn comes.
+    pub parked: BTreeMap<Key, Row>,
     next: Stage,
     blocked: u32,
 }
@@ -157,7 +159,8 @@ impl World {
         {
             return Ok(self.begin_reopen(link, reopened));
         }
-        let limit = 1 + self.random.below(8) as u64;
+        let eager = std::mem::take(&mut self.eager[target.index()]);
+        let limit = if eager { u64::MAX } else { 1 + self.random.below(8) as u64 };
         let mut batch = self.daemon.coordinator.plan(link, limit);
         if batch.is_none() && self.random.permille(100) {
             batch = self.daemon.coordinator.plan_progress(link, 1);
@@ -201,6 +204,7 @@ impl World {
             ready: VecDeque::new(),
             slow: VecDeque::new(),
             holders: Vec::new(),
+            parked: BTreeMap::new(),
             next: Stage::Slow,
             blocked: 0,
         }
@@ -311,7 +315,9 @@ impl World {
     /// # Errors
     /// If the coordinator has one or calls changes rivals that were made one after the other.
     pub fn decide(&mut self, link: Link, key: Key) -> Result<(Decision, Standing), Failure> {
-        let mut decision = self.daemon.coordinator.decide(link, key.table, self.schema.key_id(key))?;
+        let id = self.schema.key_id(key);
+        let waits = self.daemon.coordinator.all_reopened().any(|(_, reopened)| reopened == id);
+        let mut decision = self.daemon.coordinator.decide(link, key.table, id)?;
         self.decisions += 1;
         self.conflicts += u64::from(decision.rival.is_some());
         self.check_decision(link, key, &decision)?;
@@ -319,7 +325,7 @@ impl World {
             self.decide_pairwise(&mut decision);
         }
         tell!(self, "n{}: {key} decided {}", link.target.0, self.describe(&decision));
-        Ok((decision, Standing::Change(decision.before)))
+        Ok((decision, if waits { Standing::Unknown } else { Standing::Change(decision.before) }))
     }
 
     fn write_guarded(&mut self, job: &mut Job) -> Step {

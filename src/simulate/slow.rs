@@ -4,18 +4,19 @@ use std::io;
 
 use crate::conflict::{ChangeRef, Decision};
 use crate::model::{Lsn, NodeId, Stamp};
-use crate::simulate::Failure;
 use crate::simulate::complete::{Standing, Value, read, value};
 use crate::simulate::job::{Job, Purpose, Stage, Step};
-use crate::simulate::node::{Done, Guard};
+use crate::simulate::node::{Author, Done, Guard, Version};
 use crate::simulate::rows::{Body, Key, Row, Sent};
 use crate::simulate::world::{Loser, World, tell};
+use crate::simulate::{Failure, Mutation};
 
 /// What a key is to become, by whose change, and whether that must be written.
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     winner: ChangeRef,
     before: Standing,
+    write: bool,
 }
 
 impl World {
@@ -31,10 +32,14 @@ impl World {
         if existing.is_some() && !node.holds(job.xid, key) {
             return Ok(Step::Next(Stage::Lock)); // it appeared meanwhile
         }
+        let existing = job.parked.get(&key).copied().or(existing);
         let Some(verdict) = self.verdict(job, key)? else {
             job.slow.pop_front();
             return Ok(Step::Next(Stage::Slow));
         };
+        if !verdict.write {
+            return self.put(job, key, existing, verdict.winner); // parked, and stays as it was
+        }
         let value = value(&self.daemon.coordinator, &self.schema, key, verdict.winner, verdict.before)?;
         let row = match (value, existing) {
             (Value::Gone, _) => None,
@@ -43,8 +48,11 @@ impl World {
             (Value::AtSource(sent) | Value::KeepsBody(sent), _) => {
                 match self.at_source(target, key, verdict, sent, existing) {
                     Fetched::Row(row) => Some(row),
-                    Fetched::LeaveIt => existing,
-                    Fetched::TryLater => return Ok(Step::Abort),
+                    Fetched::TryLater => {
+                        self.eager[target.index()] = true;
+                        return Ok(Step::Abort);
+                    }
+                    Fetched::Held => return Err(Failure::Held { key }),
                 }
             }
         };
@@ -55,26 +63,34 @@ impl World {
         let link = job.batch.link;
         let Purpose::Reopen { reopened, ticket } = &mut job.purpose else {
             let (decision, before) = self.decide(link, key)?;
-            return Ok(decision.write.then_some(Verdict { winner: decision.winner, before }));
+            let Decision { winner, write, .. } = decision;
+            return Ok((write || job.parked.contains_key(&key)).then_some(Verdict { winner, before, write }));
         };
         let (winner, now) = self.daemon.coordinator.decide_again(link.target, *reopened)?;
         *ticket = now;
         tell!(self, "n{}: {key} decided again: {}", link.target.0, self.name(winner));
-        Ok(winner.map(|winner| Verdict { winner, before: Standing::Unknown }))
+        Ok(winner.map(|winner| Verdict { winner, before: Standing::Unknown, write: true }))
     }
 
-    /// The row with the body that the source's row has now.
+    /// The row with the body that the source's row has, if that is still the row which the change left there.
     fn at_source(&self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
-        let alike = existing.filter(|row| (row.value, row.unique) == (sent.value, sent.unique));
-        if let (Standing::Unknown, Some(row)) = (verdict.before, alike) {
+        let alike = |row: &Row| sent.with(row.body) == *row;
+        if let (Standing::Unknown, Some(row)) = (verdict.before, existing.filter(alike)) {
             return Fetched::Row(row);
         }
-        let source = verdict.winner.source;
-        if source == target || !self.daemon.streams[source.index()].connected {
+        let Verdict { winner, .. } = verdict;
+        if winner.source == target {
+            return Fetched::Held;
+        }
+        if !self.daemon.streams[winner.source.index()].connected {
             return Fetched::TryLater;
         }
-        let row = self.nodes[source.index()].rows().get(&key);
-        row.map_or(Fetched::LeaveIt, |version| Fetched::Row(sent.with(version.row.body)))
+        let xid = self.daemon.coordinator.window().transaction(winner).transaction.xid;
+        let left = |version: &&Version| {
+            self.settings.mutation == Some(Mutation::AnyBody) || version.xmin == xid && version.author == Author::Local
+        };
+        let version = self.nodes[winner.source.index()].rows().get(&key).filter(left);
+        version.map_or(Fetched::TryLater, |version| Fetched::Row(sent.with(version.row.body)))
     }
 
     fn put(&mut self, job: &mut Job, key: Key, row: Option<Row>, winner: ChangeRef) -> Result<Step, Failure> {
@@ -104,6 +120,8 @@ impl World {
             return Ok(Step::Next(Stage::Lock));
         }
         if job.slow.contains(&holder) {
+            let old = node.see(job.xid, holder);
+            job.parked.extend(old.map(|old| (holder, old)));
             node.update(job.xid, holder, holder, Guard::Open, |old| Row { unique: None, ..old }); // written later
             return Ok(Step::Next(Stage::Slow));
         }
@@ -172,8 +190,8 @@ impl World {
 /// What reading the source's row came to.
 enum Fetched {
     Row(Row),
-    LeaveIt,
     TryLater,
+    Held,
 }
 
 /// Whether the error is the coordinator's.

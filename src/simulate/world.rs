@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::model::{Link, Lsn, NodeId, TableId};
 use crate::simulate::daemon::Daemon;
 use crate::simulate::job::Job;
+use crate::simulate::mood::{Action, Mood};
 use crate::simulate::node::{Done, Node};
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Identity, Key, Row, Schema};
@@ -49,6 +50,8 @@ pub struct World {
     pub settled: HashSet<(NodeId, Lsn, Key)>,
     /// How reluctant each link is, of a thousand.
     pub lag: Vec<usize>,
+    /// Nodes where a change had to wait for later ones.
+    pub eager: Vec<bool>,
     /// What happened, if anybody wants to read it.
     pub story: Vec<String>,
     /// Numbers barriers.
@@ -58,8 +61,7 @@ pub struct World {
     /// How many conflicts were found.
     pub conflicts: u64,
     set_up: Vec<Lsn>,
-    /// How often of a thousand a fault does not come about.
-    calm: usize,
+    mood: Mood,
 }
 
 macro_rules! tell {
@@ -98,7 +100,7 @@ impl World {
             node.skew = *random.pick(&SKEWS);
         }
         let lag = (0..count * count).map(|_| random.below(950)).collect();
-        let calm = *random.pick(&[0, 500, 900, 1000]);
+        let mood = Mood::new(&mut random);
         World {
             daemon: Daemon::new(start.clone(), &mut random),
             jobs: (0..count).map(|_| None).collect(),
@@ -107,11 +109,12 @@ impl World {
             losers: Vec::new(),
             settled: HashSet::new(),
             story: Vec::new(),
+            eager: vec![false; count],
             nonce: 0,
             decisions: 0,
             conflicts: 0,
             set_up: start,
-            calm,
+            mood,
             settings,
             random,
             schema,
@@ -139,32 +142,22 @@ impl World {
     fn step(&mut self) -> Result<(), Failure> {
         self.now += self.random.below(5) as i64;
         let node = NodeId(self.random.below(self.nodes.len()) as u8);
-        match self.random.below(1000) {
-            0..80 if self.locals.len() < 6 => self.begin_local(node),
-            0..230 => self.step_local(),
-            230..420 => {
-                let burst = 1 + self.random.below(4);
-                for _ in 0..burst {
-                    self.deliver(node)?;
-                }
-            }
-            420..800 => {
-                let burst = 1 + self.random.below(4);
-                for _ in 0..burst {
-                    self.step_job(node)?;
-                }
-            }
-            800..860 => self.read_horizon(node),
-            860..890 => self.nodes[node.index()].wal.flush(),
-            890..930 => self.forget()?,
-            930..970 => self.connect(node)?,
-            970..985 => self.settle_loser(),
-            985..1000 if self.random.permille(self.calm) => {}
-            985..988 => self.lose_connection(node),
-            988..990 => self.crash(node),
-            990..992 => self.restart(),
-            992..996 => self.step_clock(node),
-            _ => self.nodes[node.index()].slot_saved = self.nodes[node.index()].slot,
+        let burst = 1 + self.random.below(4);
+        match self.mood.draw(&mut self.random) {
+            Action::BeginLocal if self.locals.len() < 6 => self.begin_local(node),
+            Action::BeginLocal | Action::StepLocal => self.step_local(),
+            Action::Deliver => (0..burst).try_for_each(|_| self.deliver(node).map(drop))?,
+            Action::StepJob => (0..burst).try_for_each(|_| self.step_job(node).map(drop))?,
+            Action::ReadHorizon => self.read_horizon(node),
+            Action::Flush => self.nodes[node.index()].wal.flush(),
+            Action::Forget => self.forget()?,
+            Action::Connect => self.connect(node)?,
+            Action::SettleLoser => self.settle_loser(),
+            Action::LoseConnection => self.lose_connection(node),
+            Action::Crash => self.crash(node),
+            Action::Restart => self.restart(),
+            Action::StepClock => self.step_clock(node),
+            Action::SaveSlot => self.nodes[node.index()].slot_saved = self.nodes[node.index()].slot,
         }
         Ok(())
     }
@@ -215,7 +208,7 @@ impl World {
         let what: Vec<_> = entry.writes.iter().map(ToString::to_string).collect();
         let (end, xid, seen) = (entry.begin, entry.xid, entry.seen.clone());
         let micros = self.now + node.skew;
-        if !self.random.permille(100) {
+        if !self.random.permille(self.mood.lazy_commits) {
             node.wal.flush();
         }
         tell!(self, "n{}: commits {end} x{xid} at {micros}: {} (saw {seen:?})", local.node.0, what.join("; "));
