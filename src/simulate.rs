@@ -1,1 +1,172 @@
 //! Random schedules over the real modules, with rows in memory instead of servers.
+//!
+//! Nodes commit locally on clocks that are off; a daemon made of the real [`crate::conflict::Coordinator`] reads
+//! their logs and applies them, in steps between which anything may happen: a local commit, a lost connection, a
+//! crash, a restart. At the end every node must have the same rows, and the ones that the truth about who had seen
+//! whom demands. A schedule is its seed: `PGCONCORD_SEED=… cargo test --lib simulate` tells one as a story.
+
+pub mod check;
+pub mod complete;
+pub mod daemon;
+pub mod job;
+pub mod mood;
+pub mod node;
+pub mod oracle;
+pub mod random;
+pub mod rows;
+pub mod slow;
+pub mod wal;
+pub mod workload;
+pub mod world;
+
+#[cfg(test)]
+mod tests;
+
+use crate::model::{Lsn, NodeId};
+use rows::{Key, Row};
+
+/// A rule that is dropped, to see that the simulation finds out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mutation {
+    /// Writes over what was not decoded, and leaves decisions as they were.
+    NoGuardNoReopen,
+    /// Decides with locks but without a barrier.
+    NoBarrier,
+    /// Forgets a change as soon as every peer has applied it.
+    ForgetAtOnce,
+    /// Our own commits do not appear when a stream is read again.
+    ForgetMarks,
+    /// Decides between the incoming change and the one that stands.
+    Pairwise,
+    /// Goes on after a start before the streams are read again.
+    ResumeAtOnce,
+    /// An omitted body is read from the source's row, whatever that is by now.
+    AnyBody,
+    /// No server crashes; not a rule, but tells a schedule's failures apart.
+    NoCrash,
+}
+
+/// One simulation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// How many nodes.
+    pub nodes: usize,
+    /// How many steps before everything comes to rest.
+    pub steps: usize,
+    /// The skew up to which a batch waits for the target's clock, in the clock's units.
+    pub max_skew: i64,
+    /// Slots fall back when their server crashes.
+    pub lazy_slots: bool,
+    /// The daemon may die between confirming one slot and the next.
+    pub torn_confirms: bool,
+    /// What is broken.
+    pub mutation: Option<Mutation>,
+    /// Keeps a record of what happens.
+    pub story: bool,
+}
+
+impl Settings {
+    /// A whole and sound system.
+    pub fn new(nodes: usize, seed: u64) -> Settings {
+        let max_skew = if seed % 3 == 0 { 0 } else { 150 };
+        Settings {
+            seed,
+            nodes,
+            steps: 700,
+            max_skew,
+            lazy_slots: false,
+            torn_confirms: false,
+            mutation: None,
+            story: false,
+        }
+    }
+}
+
+/// What a schedule came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// How many decisions were taken.
+    pub decisions: u64,
+    /// How many of them were about rivals.
+    pub conflicts: u64,
+    /// How many transactions applications committed.
+    pub transactions: u64,
+}
+
+/// What is wrong.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nodes hold different rows.
+    #[error("the nodes differ at {key}: {rows:?}")]
+    Diverged {
+        /// Where.
+        key: Key,
+        /// What each node has.
+        rows: Vec<Option<Row>>,
+    },
+    /// All nodes hold the same row, but not the one that comes out of the set.
+    #[error("{key} is {row:?} everywhere and should be {expected:?}")]
+    Lost {
+        /// Where.
+        key: Key,
+        /// What all nodes have.
+        row: Option<Row>,
+        /// What they should have.
+        expected: Option<Row>,
+    },
+    /// Changes made one after the other were called rivals.
+    #[error("n{}: {incoming:?} and {rival:?} of {key} are no rivals", target.0)]
+    FalseConflict {
+        /// Where it was decided.
+        target: NodeId,
+        /// The key.
+        key: Key,
+        /// Source and place of the incoming change.
+        incoming: (NodeId, Lsn),
+        /// Those of the one it was held against.
+        rival: (NodeId, Lsn),
+    },
+    /// A value that must come back is nowhere any more: no failure, a person decides (R8).
+    #[error("{key} is held")]
+    Held {
+        /// The key.
+        key: Key,
+    },
+    /// It does not come to rest.
+    #[error("it does not come to rest")]
+    Stuck,
+    /// What is stable is not forgotten.
+    #[error("{transactions} transactions and {keys} keys are never forgotten")]
+    Leak {
+        /// Transactions left in the window.
+        transactions: usize,
+        /// Keys left in its index.
+        keys: usize,
+    },
+    /// The coordinator had an error.
+    #[error("{0}")]
+    Error(String),
+}
+
+/// Runs one schedule.
+///
+/// # Errors
+/// With what is wrong, and the story if the settings ask for one.
+pub fn run(settings: &Settings) -> Result<Tally, (Failure, Vec<String>)> {
+    let mut world = world::World::new(settings.clone());
+    let came_to = world.run();
+    if std::env::var("TELL").is_ok() {
+        world.story.iter().for_each(|l| println!("{l}"));
+    }
+    match came_to {
+        Ok(()) => {
+            let local = |entry: &&wal::Entry| matches!(entry.kind, wal::Kind::Local(_));
+            let count = |node: &node::Node| node.wal.entries().iter().filter(local).count() as u64;
+            let transactions = world.nodes.iter().map(count).sum();
+            Ok(Tally { decisions: world.decisions, conflicts: world.conflicts, transactions })
+        }
+        Err(failure) => Err((failure, world.story)),
+    }
+}

@@ -1,0 +1,149 @@
+//! Coming to rest, and what must be true then.
+
+use std::io;
+
+use crate::conflict::{ChangeRef, Decision};
+use crate::model::{Link, Lsn, NodeId};
+use crate::simulate::oracle::Truth;
+use crate::simulate::rows::{Key, Row};
+use crate::simulate::world::{World, tell};
+use crate::simulate::{Failure, Mutation};
+
+/// Rounds in which everything gets a turn; far more than any schedule needs.
+const ROUNDS: usize = 3000;
+
+impl World {
+    /// Delivers and applies everything.
+    ///
+    /// # Errors
+    /// If it does not come to an end.
+    pub fn come_to_rest(&mut self) -> Result<(), Failure> {
+        tell!(self, "the applications stop");
+        self.now += 10_000;
+        self.lag.fill(0);
+        for _ in 0..ROUNDS {
+            if self.is_at_rest() {
+                return Ok(());
+            }
+            self.round()?;
+        }
+        Err(Failure::Stuck)
+    }
+
+    fn round(&mut self) -> Result<(), Failure> {
+        self.now += 1;
+        for node in NodeId::all(self.nodes.len()) {
+            self.connect(node)?;
+            self.nodes[node.index()].wal.flush();
+            while self.deliver(node)? {}
+            self.read_horizon(node);
+            self.step_local();
+            for _ in 0..5 {
+                self.step_job(node)?;
+            }
+            if self.random.permille(200) {
+                self.settle_loser();
+            }
+        }
+        Ok(())
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let coordinator = &self.daemon.coordinator;
+        let read = self.nodes.iter().zip(&self.daemon.streams).all(|(node, stream)| {
+            stream.connected && coordinator.window().log(node.id).decoded >= node.wal.insert_lsn()
+        });
+        let idle = self.locals.is_empty() && self.losers.is_empty() && self.jobs.iter().all(Option::is_none);
+        let applied = self.links().all(|link| coordinator.queued(link) == 0);
+        read && idle && applied && coordinator.is_rebuilt() && coordinator.all_reopened().next().is_none()
+    }
+
+    fn links(&self) -> impl Iterator<Item = Link> + use<> {
+        let count = self.nodes.len();
+        let all = NodeId::all(count).flat_map(move |source| NodeId::all(count).map(move |target| (source, target)));
+        all.filter(|(source, target)| source != target).map(|(source, target)| Link { source, target })
+    }
+
+    /// Looks at the rows, then lets everything be forgotten.
+    ///
+    /// # Errors
+    /// With what is wrong.
+    pub fn check(&mut self) -> Result<(), Failure> {
+        let tables: Vec<_> = self.schema.tables().collect();
+        for table in tables {
+            for id in 0..self.workload.keys {
+                self.check_key(Key { table, id })?;
+            }
+        }
+        self.check_forgotten()
+    }
+
+    fn check_key(&self, key: Key) -> Result<(), Failure> {
+        let rows: Vec<Option<Row>> =
+            self.nodes.iter().map(|node| node.rows().get(&key).map(|version| version.row)).collect();
+        if rows.iter().any(|row| *row != rows[0]) {
+            return Err(Failure::Diverged { key, rows });
+        }
+        match Truth::of(&self.nodes, key).outcome() {
+            Some(expected) if expected != rows[0] => Err(Failure::Lost { key, row: rows[0], expected }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_forgotten(&mut self) -> Result<(), Failure> {
+        for _ in 0..12 {
+            for link in self.links().collect::<Vec<_>>() {
+                self.bump(link)?;
+            }
+            self.forget_quietly()?;
+        }
+        let window = self.daemon.coordinator.window();
+        let left: usize = NodeId::all(self.nodes.len()).map(|node| window.log(node).iter().count()).sum();
+        if left > 0 || window.keys() > 0 || window.contested().next().is_some() {
+            return Err(Failure::Leak { transactions: left, keys: window.keys() });
+        }
+        Ok(())
+    }
+
+    /// Brings the progress row up and reads the commit back.
+    fn bump(&mut self, link: Link) -> io::Result<()> {
+        if let Some(batch) = self.daemon.coordinator.plan_progress(link, 1) {
+            let node = &mut self.nodes[link.target.index()];
+            let xid = node.begin();
+            self.daemon.coordinator.commit_begins(link);
+            let at = node.commit_own(xid, link.source, batch.start_lsn, batch.end_lsn, &mut self.random);
+            self.daemon.coordinator.committed(link, at)?;
+        }
+        for node in NodeId::all(self.nodes.len()) {
+            self.nodes[node.index()].wal.flush();
+            while self.deliver(node)? {}
+        }
+        Ok(())
+    }
+
+    fn forget_quietly(&mut self) -> io::Result<()> {
+        let frontier = self.daemon.coordinator.frontier()?;
+        tell!(self, "confirms {frontier:?}");
+        self.daemon.coordinator.forget(&frontier)
+    }
+
+    /// Changes that were made one after the other are no rivals.
+    ///
+    /// # Errors
+    /// If the decision says so.
+    pub fn check_decision(&self, link: Link, key: Key, decision: &Decision) -> Result<(), Failure> {
+        let Some(rival) = decision.rival else { return Ok(()) };
+        if self.settings.mutation == Some(Mutation::ForgetMarks) {
+            return Ok(());
+        }
+        let place = |change: ChangeRef| -> (NodeId, Lsn) {
+            (change.source, self.daemon.coordinator.window().transaction(change).transaction.commit_lsn)
+        };
+        let (incoming, rival) = (place(decision.incoming), place(rival));
+        let truth = Truth::of(&self.nodes, key);
+        if truth.saw(incoming, rival) || truth.saw(rival, incoming) {
+            return Err(Failure::FalseConflict { target: link.target, key, incoming, rival });
+        }
+        Ok(())
+    }
+}

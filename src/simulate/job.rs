@@ -1,0 +1,418 @@
+//! What the daemon does at one target, step by step: look up, write guarded, lock what was refused, barrier,
+//! decide again, commit. Anything may happen between two steps.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+
+use crate::conflict::{Batch, Decision, Reopened};
+use crate::model::{Link, Lsn, NodeId, TableId, Xid};
+use crate::simulate::complete::{Standing, Value, value};
+use crate::simulate::node::{Done, Guard};
+use crate::simulate::rows::{Key, Row};
+use crate::simulate::world::{World, tell};
+use crate::simulate::{Failure, Mutation};
+
+/// Why there is a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To apply transactions, or to move the progress row.
+    Apply,
+    /// To write what came out of a decision that was taken again.
+    Reopen {
+        /// What is decided again.
+        reopened: Reopened,
+        /// Answers for what was known when it was decided.
+        ticket: u64,
+    },
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Locks the tables that it truncates.
+    Tables,
+    /// Looks a key up.
+    Look,
+    /// Writes what was decided, guarded.
+    Fast,
+    /// Locks the rows that were refused.
+    Lock,
+    /// Waits for this barrier.
+    Barrier(u64),
+    /// Empties tables.
+    Empty,
+    /// Decides again and writes.
+    Slow,
+    /// Is about to send COMMIT.
+    Commit,
+    /// Has sent it.
+    Sent,
+    /// The server has committed; the answer is under way.
+    Answered(Lsn),
+}
+
+/// A write that was decided.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    key: Key,
+    value: Value,
+    decoded: Option<Xid>,
+}
+
+/// One batch in progress.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The batch.
+    pub batch: Batch,
+    /// What for.
+    pub purpose: Purpose,
+    /// Its transaction at the target.
+    pub xid: Xid,
+    /// Where it is.
+    pub stage: Stage,
+    /// The guard's horizon as of the look-up.
+    pub horizon: Xid,
+    /// Tables to truncate.
+    pub tables: Vec<TableId>,
+    /// Keys to look up.
+    pub keys: VecDeque<Key>,
+    /// Writes to do guarded.
+    pub ready: VecDeque<Ready>,
+    /// Keys to lock and to decide again.
+    pub slow: VecDeque<Key>,
+    /// Rows that stand in the way of a unique value, locked with them.
+    pub holders: Vec<Key>,
+    /// Rows that gave up their unique value until their turn comes.
+    pub parked: BTreeMap<Key, Row>,
+    next: Stage,
+    blocked: u32,
+}
+
+/// What a step came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// There is more to do.
+    Next(Stage),
+    /// A lock is waited for.
+    Wait,
+    /// Rolled back, to be tried again.
+    Abort,
+    /// Committed.
+    Finished,
+}
+
+impl Job {
+    /// A barrier's message came.
+    pub fn arrived(&mut self, nonce: u64) {
+        if self.stage == Stage::Barrier(nonce) {
+            self.stage = self.next;
+        }
+    }
+}
+
+impl World {
+    /// Begins something at the node or goes on with what it does.
+    ///
+    /// # Errors
+    /// If the coordinator has one or an invariant is broken.
+    pub fn step_job(&mut self, target: NodeId) -> Result<bool, Failure> {
+        let Some(mut job) = self.jobs[target.index()].take() else { return Ok(self.begin_job(target)?) };
+        let step = match job.stage {
+            Stage::Tables => self.lock_tables(&mut job),
+            Stage::Look => self.look(&mut job)?,
+            Stage::Fast => self.write_guarded(&mut job),
+            Stage::Lock => self.lock_rows(&mut job),
+            Stage::Barrier(_) => Step::Next(job.stage),
+            Stage::Empty => self.empty_tables(&mut job)?,
+            Stage::Slow => self.write_slowly(&mut job)?,
+            Stage::Commit | Stage::Sent | Stage::Answered(_) => self.commit(&mut job)?,
+        };
+        match step {
+            Step::Next(stage) => {
+                job.blocked = 0;
+                job.stage = stage;
+            }
+            Step::Wait => job.blocked += 1,
+            Step::Abort | Step::Finished => {}
+        }
+        if step == Step::Abort || job.blocked > 6 {
+            tell!(self, "n{}: x{} rolls back", target.0, job.xid);
+            self.nodes[target.index()].roll_back(job.xid);
+            self.daemon.coordinator.aborted(job.batch.link);
+        } else if step != Step::Finished {
+            self.jobs[target.index()] = Some(job);
+        }
+        Ok(true)
+    }
+
+    fn begin_job(&mut self, target: NodeId) -> io::Result<bool> {
+        if !self.daemon.streams[target.index()].connected || !self.daemon.coordinator.is_ready(target) {
+            return Ok(false);
+        }
+        let source = NodeId(self.random.below(self.nodes.len()) as u8);
+        let link = Link { source, target };
+        if source == target || self.random.permille(self.lag_of(link)) {
+            return Ok(false);
+        }
+        if self.random.permille(400)
+            && let Some(reopened) = self.daemon.coordinator.next_reopened(target)
+        {
+            return Ok(self.begin_reopen(link, reopened));
+        }
+        let eager = std::mem::take(&mut self.eager[target.index()]);
+        let limit = if eager { u64::MAX } else { 1 + self.random.below(8) as u64 };
+        let mut batch = self.daemon.coordinator.plan(link, limit);
+        if batch.is_none() && self.random.permille(100) {
+            batch = self.daemon.coordinator.plan_progress(link, 1);
+        }
+        let Some(batch) = batch else { return Ok(false) };
+        if self.must_wait(&batch) {
+            self.daemon.coordinator.aborted(link);
+            return Ok(false);
+        }
+        let (tables, keys) = self.net(&batch)?;
+        let first = if tables.is_empty() { Stage::Look } else { Stage::Tables };
+        let job = self.job(batch, Purpose::Apply, first);
+        self.start(Job { tables, keys, ..job });
+        Ok(true)
+    }
+
+    fn begin_reopen(&mut self, link: Link, reopened: Reopened) -> bool {
+        if self.settings.mutation == Some(Mutation::NoGuardNoReopen) {
+            self.daemon.coordinator.reopen_done(link.target, reopened.key, u64::MAX);
+            return false;
+        }
+        let Some(batch) = self.daemon.coordinator.plan_reopen(link) else { return false };
+        let key = self.key_of(reopened);
+        let job = self.job(batch, Purpose::Reopen { reopened, ticket: 0 }, Stage::Lock);
+        self.start(Job { slow: [key].into(), ..job });
+        true
+    }
+
+    fn job(&mut self, batch: Batch, purpose: Purpose, stage: Stage) -> Job {
+        let target = batch.link.target;
+        let horizon = self.horizon(target);
+        let xid = self.nodes[target.index()].begin();
+        Job {
+            batch,
+            purpose,
+            xid,
+            stage,
+            horizon,
+            tables: Vec::new(),
+            keys: VecDeque::new(),
+            ready: VecDeque::new(),
+            slow: VecDeque::new(),
+            holders: Vec::new(),
+            parked: BTreeMap::new(),
+            next: Stage::Slow,
+            blocked: 0,
+        }
+    }
+
+    fn start(&mut self, job: Job) {
+        let Link { source, target } = job.batch.link;
+        let (from, to, xid) = (job.batch.start_lsn, job.batch.end_lsn, job.xid);
+        tell!(self, "n{}: x{xid} begins n{} {from}..{to} {:?} {:?}", target.0, source.0, job.purpose, job.keys);
+        self.jobs[target.index()] = Some(job);
+    }
+
+    /// Apply-wait (R2), up to the largest skew that is waited for.
+    fn must_wait(&self, batch: &Batch) -> bool {
+        let clock = self.now + self.nodes[batch.link.target.index()].skew;
+        let behind = batch.transactions.iter().map(|transaction| transaction.stamp.micros - clock).max();
+        behind.is_some_and(|behind| behind >= 0 && behind < self.settings.max_skew)
+    }
+
+    /// The tables truncated and the keys changed by a batch; a truncation drops what was before it.
+    fn net(&self, batch: &Batch) -> io::Result<(Vec<TableId>, VecDeque<Key>)> {
+        let (mut tables, mut keys) = (Vec::new(), Vec::new());
+        for change in batch.transactions.iter().flat_map(|transaction| transaction.changes()) {
+            let (_, change) = change?;
+            let table = change.relation.table_id();
+            let tuples = [change.old_tuple(), change.new_tuple()];
+            if tuples == [None, None] {
+                tables.push(table);
+                keys.retain(|key: &Key| key.table != table);
+            }
+            for tuple in tuples.into_iter().flatten() {
+                let key = self.schema.key_of(&change, tuple)?;
+                keys.retain(|known| *known != key);
+                keys.push(key);
+            }
+        }
+        tables.sort_unstable();
+        tables.dedup();
+        Ok((tables, keys.into()))
+    }
+
+    fn key_of(&self, reopened: Reopened) -> Key {
+        let mut keys = (0..self.workload.keys).map(|id| Key { table: reopened.table, id });
+        keys.find(|key| self.schema.key_id(*key) == reopened.key).expect("only the tables' keys are reopened")
+    }
+
+    fn lock_tables(&mut self, job: &mut Job) -> Step {
+        let node = &mut self.nodes[job.batch.link.target.index()];
+        for table in &job.tables {
+            if let Done::Blocked(_) = node.lock_table(job.xid, *table) {
+                return Step::Wait;
+            }
+        }
+        self.barrier(job, Stage::Empty)
+    }
+
+    /// Sends a barrier's message from another session.
+    fn barrier(&mut self, job: &mut Job, next: Stage) -> Step {
+        if self.settings.mutation == Some(Mutation::NoBarrier) {
+            return Step::Next(next);
+        }
+        self.nonce += 1;
+        job.next = next;
+        self.nodes[job.batch.link.target.index()].emit(self.nonce, &mut self.random);
+        Step::Next(Stage::Barrier(self.nonce))
+    }
+
+    /// Leaves of the truncated tables the rows that survive.
+    fn empty_tables(&mut self, job: &mut Job) -> io::Result<Step> {
+        let link = job.batch.link;
+        for table in job.tables.clone() {
+            let mut left = Vec::new();
+            for change in self.daemon.coordinator.survivors(link, table)? {
+                left.push(crate::simulate::complete::read(&self.daemon.coordinator, &self.schema, change)?.0);
+            }
+            let node = &mut self.nodes[link.target.index()];
+            for id in 0..self.workload.keys {
+                let key = Key { table, id };
+                if !left.contains(&key) {
+                    node.delete(job.xid, key, Guard::Open);
+                }
+            }
+            left.retain(|key| !job.keys.contains(key));
+            job.slow.extend(left);
+        }
+        let emptied = |key: &Key| job.tables.contains(&key.table);
+        job.slow.extend(job.keys.iter().copied().filter(emptied));
+        job.keys.retain(|key| !job.tables.contains(&key.table));
+        Ok(Step::Next(Stage::Look))
+    }
+
+    fn look(&mut self, job: &mut Job) -> Result<Step, Failure> {
+        let Some(key) = job.keys.pop_front() else { return Ok(Step::Next(Stage::Fast)) };
+        let (decision, before) = self.decide(job.batch.link, key)?;
+        if decision.write {
+            let value = value(&self.daemon.coordinator, &self.schema, key, decision.winner, before)?;
+            let window = self.daemon.coordinator.window();
+            let history = window.history(key.table, self.schema.key_id(key))?;
+            let newest = history.of(job.batch.link.target).last();
+            let decoded = newest.map(|newest| window.transaction(*newest).transaction.xid);
+            job.ready.push_back(Ready { key, value, decoded });
+        }
+        Ok(Step::Next(Stage::Look))
+    }
+
+    /// Asks for a decision and looks at it with the truth in hand.
+    ///
+    /// # Errors
+    /// If the coordinator has one or calls changes rivals that were made one after the other.
+    pub fn decide(&mut self, link: Link, key: Key) -> Result<(Decision, Standing), Failure> {
+        let id = self.schema.key_id(key);
+        let waits = self.daemon.coordinator.all_reopened().any(|(_, reopened)| reopened == id);
+        let mut decision = self.daemon.coordinator.decide(link, key.table, id)?;
+        self.decisions += 1;
+        self.conflicts += u64::from(decision.rival.is_some());
+        self.check_decision(link, key, &decision)?;
+        if self.settings.mutation == Some(Mutation::Pairwise) {
+            self.decide_pairwise(&mut decision);
+        }
+        tell!(self, "n{}: {key} decided {}", link.target.0, self.describe(&decision));
+        Ok((decision, if waits { Standing::Unknown } else { Standing::Change(decision.before) }))
+    }
+
+    fn write_guarded(&mut self, job: &mut Job) -> Step {
+        let Some(Ready { key, value, decoded }) = job.ready.pop_front() else {
+            return match job.slow.iter().any(|key| !job.tables.contains(&key.table)) {
+                true => Step::Next(Stage::Lock),
+                false => Step::Next(Stage::Slow),
+            };
+        };
+        let guard = match self.settings.mutation {
+            Some(Mutation::NoGuardNoReopen) => Guard::Open,
+            _ => Guard::Known { horizon: job.horizon, decoded },
+        };
+        let node = &mut self.nodes[job.batch.link.target.index()];
+        let done = match value {
+            Value::Gone => node.delete(job.xid, key, guard),
+            Value::Whole(row) => match node.update(job.xid, key, key, guard, |_| row) {
+                Done::Nothing if self.random.permille(500) => node.insert(job.xid, key, row),
+                done => done,
+            },
+            Value::KeepsBody(sent) => node.update(job.xid, key, key, guard, |old| sent.with(old.body)),
+            Value::AtSource(_) => Done::Refused,
+        };
+        match (done, value) {
+            (Done::Written, _) | (Done::Nothing, Value::Gone) => {}
+            (Done::Blocked(_), _) => {
+                job.ready.push_front(Ready { key, value, decoded });
+                return Step::Wait;
+            }
+            _ => job.slow.push_back(key),
+        }
+        Step::Next(Stage::Fast)
+    }
+
+    fn lock_rows(&mut self, job: &mut Job) -> Step {
+        let node = &mut self.nodes[job.batch.link.target.index()];
+        for key in job.slow.iter().chain(&job.holders) {
+            if let Done::Blocked(_) = node.lock(job.xid, *key) {
+                return Step::Wait;
+            }
+        }
+        self.barrier(job, Stage::Slow)
+    }
+
+    fn commit(&mut self, job: &mut Job) -> io::Result<Step> {
+        let link = job.batch.link;
+        let node = &mut self.nodes[link.target.index()];
+        match job.stage {
+            Stage::Commit => {
+                self.daemon.coordinator.commit_begins(link);
+                Ok(Step::Next(Stage::Sent))
+            }
+            Stage::Sent if self.random.permille(20) => {
+                node.roll_back(job.xid);
+                self.daemon.coordinator.commit_failed(link)?;
+                Ok(Step::Finished)
+            }
+            Stage::Sent => {
+                let (from, to) = (job.batch.start_lsn, job.batch.end_lsn);
+                let at = node.commit_own(job.xid, link.source, from, to, &mut self.random);
+                tell!(self, "n{}: x{} commits at {at}", link.target.0, job.xid);
+                Ok(Step::Next(Stage::Answered(at)))
+            }
+            Stage::Answered(at) => {
+                self.daemon.coordinator.committed(link, at)?;
+                if let Purpose::Reopen { reopened, ticket } = job.purpose {
+                    self.daemon.coordinator.reopen_done(link.target, reopened.key, ticket);
+                }
+                Ok(Step::Finished)
+            }
+            stage => Ok(Step::Next(stage)),
+        }
+    }
+
+    /// The session at the node is gone; a COMMIT that was sent may have been heard.
+    pub fn drop_session(&mut self, node: NodeId) {
+        let Some(job) = self.jobs[node.index()].take() else { return };
+        let server = &mut self.nodes[node.index()];
+        let heard = job.stage == Stage::Sent && self.random.permille(500);
+        match job.stage {
+            Stage::Answered(_) => {}
+            Stage::Sent if heard => {
+                let Batch { link, start_lsn, end_lsn, .. } = job.batch;
+                let at = server.commit_own(job.xid, link.source, start_lsn, end_lsn, &mut self.random);
+                tell!(self, "n{}: x{} commits at {at}, which nobody learns", node.0, job.xid);
+            }
+            _ => server.roll_back(job.xid),
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The slow path: with the rows locked and everything delivered, decide again and write; unique values (R12).
+
+use std::io;
+
+use crate::conflict::{ChangeRef, Decision};
+use crate::model::{Lsn, NodeId, Stamp};
+use crate::simulate::complete::{Standing, Value, read, value};
+use crate::simulate::job::{Job, Purpose, Stage, Step};
+use crate::simulate::node::{Author, Done, Guard, Version};
+use crate::simulate::rows::{Body, Key, Row, Sent};
+use crate::simulate::world::{Loser, World, tell};
+use crate::simulate::{Failure, Mutation};
+
+/// What a key is to become, by whose change, and whether that must be written.
+#[derive(Clone, Copy, Debug)]
+struct Verdict {
+    winner: ChangeRef,
+    before: Standing,
+    write: bool,
+}
+
+impl World {
+    /// Writes one of the keys on the slow path.
+    ///
+    /// # Errors
+    /// If the coordinator has one or an invariant is broken.
+    pub fn write_slowly(&mut self, job: &mut Job) -> Result<Step, Failure> {
+        let Some(key) = job.slow.front().copied() else { return Ok(Step::Next(Stage::Commit)) };
+        let target = job.batch.link.target;
+        let node = &self.nodes[target.index()];
+        let existing = node.see(job.xid, key);
+        if existing.is_some() && !node.holds(job.xid, key) {
+            return Ok(Step::Next(Stage::Lock)); // it appeared meanwhile
+        }
+        let existing = job.parked.get(&key).copied().or(existing);
+        let Some(verdict) = self.verdict(job, key)? else {
+            job.slow.pop_front();
+            return Ok(Step::Next(Stage::Slow));
+        };
+        if !verdict.write {
+            return self.put(job, key, existing, verdict.winner); // parked, and stays as it was
+        }
+        let value = value(&self.daemon.coordinator, &self.schema, key, verdict.winner, verdict.before)?;
+        let row = match (value, existing) {
+            (Value::Gone, _) => None,
+            (Value::Whole(row), _) => Some(row),
+            (Value::KeepsBody(sent), Some(old)) => Some(sent.with(old.body)),
+            (Value::AtSource(sent) | Value::KeepsBody(sent), _) => {
+                match self.at_source(target, key, verdict, sent, existing) {
+                    Fetched::Row(row) => Some(row),
+                    Fetched::TryLater => {
+                        self.eager[target.index()] = true;
+                        return Ok(Step::Abort);
+                    }
+                    Fetched::Held => return Err(Failure::Held { key }),
+                }
+            }
+        };
+        self.put(job, key, row, verdict.winner)
+    }
+
+    fn verdict(&mut self, job: &mut Job, key: Key) -> Result<Option<Verdict>, Failure> {
+        let link = job.batch.link;
+        let Purpose::Reopen { reopened, ticket } = &mut job.purpose else {
+            let (decision, before) = self.decide(link, key)?;
+            let Decision { winner, write, .. } = decision;
+            return Ok((write || job.parked.contains_key(&key)).then_some(Verdict { winner, before, write }));
+        };
+        let (winner, now) = self.daemon.coordinator.decide_again(link.target, *reopened)?;
+        *ticket = now;
+        tell!(self, "n{}: {key} decided again: {}", link.target.0, self.name(winner));
+        Ok(winner.map(|winner| Verdict { winner, before: Standing::Unknown, write: true }))
+    }
+
+    /// The row with the body that the source's row has, if that is still the row which the change left there.
+    fn at_source(&self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
+        let alike = |row: &Row| sent.with(row.body) == *row;
+        if let (Standing::Unknown, Some(row)) = (verdict.before, existing.filter(alike)) {
+            return Fetched::Row(row);
+        }
+        let Verdict { winner, .. } = verdict;
+        if winner.source == target {
+            return Fetched::Held;
+        }
+        if !self.daemon.streams[winner.source.index()].connected {
+            return Fetched::TryLater;
+        }
+        let xid = self.daemon.coordinator.window().transaction(winner).transaction.xid;
+        let left = |version: &&Version| {
+            self.settings.mutation == Some(Mutation::AnyBody) || version.xmin == xid && version.author == Author::Local
+        };
+        let version = self.nodes[winner.source.index()].rows().get(&key).filter(left);
+        version.map_or(Fetched::TryLater, |version| Fetched::Row(sent.with(version.row.body)))
+    }
+
+    fn put(&mut self, job: &mut Job, key: Key, row: Option<Row>, winner: ChangeRef) -> Result<Step, Failure> {
+        let node = &mut self.nodes[job.batch.link.target.index()];
+        let done = match (row, node.see(job.xid, key)) {
+            (None, None) => Done::Nothing,
+            (None, Some(_)) => node.delete(job.xid, key, Guard::Open),
+            (Some(row), Some(_)) => node.update(job.xid, key, key, Guard::Open, |_| row),
+            (Some(row), None) => node.insert(job.xid, key, row),
+        };
+        match (done, row) {
+            (Done::Blocked(_), _) => return Ok(Step::Wait),
+            (Done::Exists, _) => return Ok(Step::Next(Stage::Lock)),
+            (Done::Duplicate(holder), Some(row)) => return self.contend(job, key, row, winner, holder),
+            _ => {}
+        }
+        job.slow.pop_front();
+        Ok(Step::Next(Stage::Slow))
+    }
+
+    /// Another row holds the unique value: one of the two goes.
+    fn contend(&mut self, job: &mut Job, key: Key, row: Row, winner: ChangeRef, holder: Key) -> Result<Step, Failure> {
+        let link = job.batch.link;
+        let node = &mut self.nodes[link.target.index()];
+        if !node.holds(job.xid, holder) {
+            job.holders.push(holder);
+            return Ok(Step::Next(Stage::Lock));
+        }
+        if job.slow.contains(&holder) {
+            let old = node.see(job.xid, holder);
+            job.parked.extend(old.map(|old| (holder, old)));
+            node.update(job.xid, holder, holder, Guard::Open, |old| Row { unique: None, ..old }); // written later
+            return Ok(Step::Next(Stage::Slow));
+        }
+        let unique = row.unique.expect("a row without a unique value stands in nobody's way");
+        let held_by = self.daemon.coordinator.standing(link.target, holder.table, self.schema.key_id(holder))?;
+        let stamp = |change: ChangeRef| self.daemon.coordinator.window().transaction(change).transaction.stamp;
+        let older: Option<Stamp> = held_by.map(stamp);
+        if older < Some(stamp(winner)) {
+            let home = held_by.map_or(link.target, |change| change.source);
+            tell!(self, "n{}: {key} takes u{unique} from {holder}, at home at n{}", link.target.0, home.0);
+            self.lose(Loser { node: home, key: holder, unique });
+            return Ok(Step::Abort);
+        }
+        let lost = (winner.source, self.commit_lsn(winner), key);
+        tell!(self, "n{}: {key} yields u{unique} to {holder}", link.target.0);
+        if !self.settled.contains(&lost) {
+            self.lose(Loser { node: winner.source, key, unique });
+            self.settled.insert(lost);
+            return Ok(Step::Abort);
+        }
+        if self.losers.contains(&Loser { node: winner.source, key, unique }) {
+            return Ok(Step::Abort);
+        }
+        self.put(job, key, None, winner)
+    }
+
+    fn lose(&mut self, loser: Loser) {
+        if !self.losers.contains(&loser) {
+            self.losers.push(loser);
+        }
+    }
+
+    fn commit_lsn(&self, change: ChangeRef) -> Lsn {
+        self.daemon.coordinator.window().transaction(change).transaction.commit_lsn
+    }
+
+    /// Decides between the incoming change and the one that stands, as a system does that knows no sets.
+    pub fn decide_pairwise(&self, decision: &mut Decision) {
+        let Some(before) = decision.before else { return };
+        let incoming = self.daemon.coordinator.window().transaction(decision.incoming);
+        let standing = self.daemon.coordinator.window().transaction(before);
+        let saw = standing.transaction.commit_lsn < incoming.seen[before.source.index()];
+        let newer = incoming.transaction.stamp > standing.transaction.stamp;
+        decision.winner = if saw || newer { decision.incoming } else { before };
+        decision.write = decision.winner != before;
+    }
+
+    /// A change, for the story.
+    pub fn name(&self, change: Option<ChangeRef>) -> String {
+        let Some(change) = change else { return "nothing".to_owned() };
+        let row = read(&self.daemon.coordinator, &self.schema, change).map_or("gone".to_owned(), |(_, sent)| {
+            let body = sent.body.unwrap_or(Body { text: 0, toasted: true });
+            sent.with(body).to_string()
+        });
+        format!("n{}@{} {row}", change.source.0, self.commit_lsn(change))
+    }
+
+    /// A decision, for the story.
+    pub fn describe(&self, decision: &Decision) -> String {
+        let Decision { incoming, before, winner, rival, write } = *decision;
+        let [incoming, before, winner, rival] = [Some(incoming), before, Some(winner), rival].map(|c| self.name(c));
+        format!("{winner} of incoming {incoming}, standing {before}, rival {rival}, write {write}")
+    }
+}
+
+/// What reading the source's row came to.
+enum Fetched {
+    Row(Row),
+    TryLater,
+    Held,
+}
+
+/// Whether the error is the coordinator's.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Error(error.to_string())
+    }
+}

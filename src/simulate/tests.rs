@@ -1,0 +1,58 @@
+//! The properties, and that the simulation can fail.
+
+use super::*;
+
+fn failing(nodes: usize, seeds: std::ops::Range<u64>, change: impl Fn(&mut Settings)) -> Vec<u64> {
+    let settings = |seed| {
+        let mut settings = Settings::new(nodes, seed);
+        change(&mut settings);
+        settings
+    };
+    seeds.filter(|seed| run(&settings(*seed)).is_err()).collect()
+}
+
+#[test]
+fn probe() {
+    let var = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let (nodes, first, count) = (var("NODES", 2) as usize, var("FIRST", 0), var("COUNT", 300));
+    if let Ok(seed) = std::env::var("PGCONCORD_SEED") {
+        let mut settings = Settings::new(nodes, seed.parse().unwrap());
+        settings.story = true;
+        settings.lazy_slots = var("LAZY", 0) == 1;
+        settings.torn_confirms = var("TORN", 0) == 1;
+        match run(&settings) {
+            Ok(tally) => println!("{tally:?}"),
+            Err((failure, story)) => {
+                story.iter().for_each(|line| println!("{line}"));
+                println!("{failure}");
+            }
+        }
+        return;
+    }
+    let start = std::time::Instant::now();
+    let mut kinds: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
+    let mut total = Tally::default();
+    for seed in first..first + count {
+        let mut settings = Settings::new(nodes, seed);
+        settings.lazy_slots = var("LAZY", 0) == 1;
+        settings.torn_confirms = var("TORN", 0) == 1;
+        let outcome = std::panic::catch_unwind(|| run(&settings));
+        match outcome {
+            Ok(Ok(tally)) => {
+                total.decisions += tally.decisions;
+                total.conflicts += tally.conflicts;
+                total.transactions += tally.transactions;
+            }
+            Ok(Err((failure, _))) => {
+                let kind = format!("{failure:?}").split([' ', '(']).next().unwrap().to_owned();
+                kinds.entry(kind).or_default().push(seed);
+            }
+            Err(_) => kinds.entry("Panic".into()).or_default().push(seed),
+        }
+    }
+    println!("{total:?} in {:?}", start.elapsed());
+    for (kind, seeds) in kinds {
+        println!("{kind}: {} {:?}", seeds.len(), &seeds[..seeds.len().min(12)]);
+    }
+    let _ = failing(2, 0..0, |_| {});
+}
