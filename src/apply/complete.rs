@@ -13,9 +13,8 @@ use crate::apply::sql;
 use crate::conflict::coordinator::Coordinator;
 use crate::conflict::window::ChangeRef;
 use crate::model::key::KeyHasher;
-use crate::model::{Cell, Change, KeyId, Link, NodeId, Op, Table, TouchKind, Tuple};
+use crate::model::{Cell, Change, KeyId, Link, NodeId, Op, TouchKind, Tuple};
 use crate::node::NodeError;
-use crate::node::control::Control;
 use crate::wire::Pipeline;
 
 /// A row as far as the window can complete it.
@@ -25,8 +24,8 @@ pub enum Completed {
     Whole(Row),
     /// What is left out stands in the target's row of the same key (or of the key that the row moved from).
     AtTarget(Row),
-    /// What is left out must be read at this node.
-    AtSource(Row, NodeId),
+    /// What is left out must be read where this change was made.
+    AtSource(Row, ChangeRef),
 }
 
 /// What a change made of `key`.
@@ -71,8 +70,8 @@ pub fn complete(
     hasher: &KeyHasher,
 ) -> io::Result<Completed> {
     let table = row.table().id;
-    let (mut row, mut key, mut change) = (row, key, change);
-    let source = change.source;
+    let (mut row, mut key, made) = (row, key, change);
+    let mut change = made;
     while row.has_unchanged() {
         let record = coordinator.window().transaction(change).transaction.change_at(change.offset())?;
         if let Some(old) = old_row(&record).filter(|old| old.key(hasher) != key) {
@@ -81,17 +80,18 @@ pub fn complete(
             let place = (change.seq, change.offset());
             match coordinator.find_change(table, key, change.source, place)? {
                 Some(left) => change = left,
-                None => return Ok(Completed::AtSource(row, source)),
+                None => return Ok(Completed::AtSource(row, made)),
             }
         }
         let before = coordinator.predecessor(table, key, change)?;
-        if before == coordinator.standing(target, table, key)? {
+        // While a key waits to be decided again its row is not known to be what stands.
+        if !coordinator.is_reopened(target, key) && before == coordinator.standing(target, table, key)? {
             return Ok(Completed::AtTarget(row));
         }
-        let Some(before) = before else { return Ok(Completed::AtSource(row, source)) };
+        let Some(before) = before else { return Ok(Completed::AtSource(row, made)) };
         match content_of(coordinator, before, key, hasher)? {
             Content::Put(earlier) => row = row.filled_from(&earlier),
-            Content::Delete => return Ok(Completed::AtSource(row, source)),
+            Content::Delete => return Ok(Completed::AtSource(row, made)),
         }
         change = before;
     }
@@ -111,7 +111,7 @@ pub fn complete_net(
 ) -> io::Result<Completed> {
     match coordinator.find_change(net.table.id, net.key, link.source, net.place)? {
         Some(change) => complete(coordinator, link.target, row.clone(), net.key, change, hasher),
-        None => Ok(Completed::AtSource(row.clone(), link.source)),
+        None => Err(io::Error::other("a change of the batch in flight is not in the window")),
     }
 }
 
@@ -148,26 +148,33 @@ pub fn with_values(row: &Row, values: &[Option<Vec<u8>>]) -> Row {
     Row { relation: row.relation.clone(), tuple: Tuple::from_cells(cells.into_iter()) }
 }
 
-/// Reads what `row` leaves out at `node`. `None` if the row is not there any more: then a later change of that
-/// node, which removes it, is under way.
+/// Reads what `change` left out of `row` at the node where it was made, if the row there is still the one that the
+/// change left.
 ///
 /// # Errors
-/// If the node is not connected or the query fails.
-pub async fn read_at_source(shared: &Shared, node: NodeId, row: &Row) -> Result<Option<Row>, ApplyError> {
-    let at = shared.node(node);
-    let control: std::sync::Arc<Control> = at.control().ok_or_else(|| ApplyError::NodeDown {
-        node: at.name.clone(),
-        what: format!("a value of {} that the change left out", row.table()),
-    })?;
-    let table: &Table = row.table();
-    let texts: Vec<Option<String>> =
-        row.key_cells().map(|cell| sql::text_of(Some(cell)).map(|t| String::from_utf8_lossy(t).into_owned())).collect();
+/// [`ApplyError::MovedOn`] if it is not: a later change decides then; it is there already or on its way. Otherwise
+/// if the node is not connected or the query fails.
+pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Result<Row, ApplyError> {
+    let id = change.source;
+    let node = shared.node(id);
+    let moved_on = || ApplyError::MovedOn { table: row.table().to_string(), node: node.name.clone() };
+    shared.barrier(id).await?;
+    let (table, key) = (row.table().id, row.key(&shared.catalog.hasher));
+    {
+        let coordinator = shared.coordinator();
+        if coordinator.is_reopened(id, key) || coordinator.standing(id, table, key)? != Some(change) {
+            return Err(moved_on());
+        }
+    }
+    let down = || ApplyError::NodeDown { node: node.name.clone(), what: format!("a value of {}", row.table()) };
+    let control = node.control().ok_or_else(down)?;
+    let horizon = node.horizon().ok_or_else(down)?;
+    let text = |cell| sql::text_of(Some(cell)).map(|text| String::from_utf8_lossy(text).into_owned());
+    let texts: Vec<Option<String>> = row.key_cells().map(text).chain([Some(sql::xid_text(horizon))]).collect();
     let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-    let found = control.client().query_opt(&sql::read_one(table, &left_out(row)), &parameters).await;
-    let found = found.map_err(NodeError::doing("read a value that a change left out"))?;
-    let values = |found: tokio_postgres::Row| {
-        let value = |i| found.get::<_, Option<String>>(i).map(String::into_bytes);
-        (0..found.len()).map(value).collect::<Vec<_>>()
-    };
-    Ok(found.map(|found| with_values(row, &values(found))))
+    let query = sql::read_known(row.table(), &left_out(row));
+    let found = control.client().query_opt(&query, &parameters).await;
+    let found = found.map_err(NodeError::doing("read a value that a change left out"))?.ok_or_else(moved_on)?;
+    let value = |i| found.get::<_, Option<String>>(i).map(String::into_bytes);
+    Ok(with_values(row, &(0..found.len()).map(value).collect::<Vec<_>>()))
 }

@@ -48,6 +48,14 @@ pub enum ApplyError {
         /// What needs it.
         what: String,
     },
+    /// A value that a change left out can't be read any more, for its row has been changed since.
+    #[error("a value of {table} that a change left out has been changed at {node} since; waiting for that change")]
+    MovedOn {
+        /// The table.
+        table: String,
+        /// The node.
+        node: String,
+    },
     /// A unique value's loser is being removed at its home; the batch waits for that.
     #[error("{table} has two rows with one unique value; the older one is being removed at {home}")]
     UniqueLoser {
@@ -114,6 +122,7 @@ impl Classify for ApplyError {
             ApplyError::Node(error) => error.class(),
             ApplyError::BarrierTimeout(_)
             | ApplyError::NodeDown { .. }
+            | ApplyError::MovedOn { .. }
             | ApplyError::UniqueLoser { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,
             ApplyError::Spill(_)

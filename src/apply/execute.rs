@@ -166,7 +166,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
                     if row.has_unchanged() {
                         let completed =
                             complete::complete_net(&coordinator, link, net, row, &self.shared.catalog.hasher)?;
-                        plan.incomplete.push((write, there, completed));
+                        plan.incomplete.push(Incomplete { write, there, completed, last: decision.incoming });
                     } else if there {
                         plan.updates.push(write);
                     } else {
@@ -185,19 +185,23 @@ impl<'a, R: Recorder> Execution<'a, R> {
 
     /// Finds the values that changes left out (R8) and sorts their rows into the plan.
     async fn complete(&mut self, folded: &Folded, plan: &mut Plan) -> Result<(), ApplyError> {
-        for (mut write, there, completed) in std::mem::take(&mut plan.incomplete) {
+        for Incomplete { mut write, there, completed, last } in std::mem::take(&mut plan.incomplete) {
             let net = &folded.nets[write.net];
-            let row = match completed {
-                Completed::Whole(row) => Some(row),
-                Completed::AtTarget(row) if there && net.moved_from.is_none() => Some(row),
-                Completed::AtTarget(row) => match &net.moved_from {
-                    Some(from) => self.read_at_target(&row, from).await?,
-                    None => complete::read_at_source(self.shared, self.batch.link.source, &row).await?,
+            let moved = net.moved_from.as_ref();
+            write.row = match (completed, moved) {
+                (Completed::Whole(row), _) => row,
+                (Completed::AtTarget(row), None) if there => row,
+                (Completed::AtTarget(row), Some(from)) => match self.read_at_target(&row, from).await? {
+                    Some(row) => row,
+                    None => complete::read_at_source(self.shared, &row, last).await?,
                 },
-                Completed::AtSource(row, node) => complete::read_at_source(self.shared, node, &row).await?,
+                // The batch has a later change of the key, in another piece: that one decides.
+                (Completed::AtTarget(_) | Completed::AtSource(..), _) if (last.seq, last.offset()) != net.place => {
+                    continue;
+                }
+                (Completed::AtTarget(row), None) => complete::read_at_source(self.shared, &row, last).await?,
+                (Completed::AtSource(row, change), _) => complete::read_at_source(self.shared, &row, change).await?,
             };
-            let Some(row) = row else { continue }; // gone at its source: the change that took it is under way
-            write.row = row;
             if there { plan.updates.push(write) } else { plan.inserts.push(write) }
         }
         Ok(())
@@ -343,9 +347,19 @@ struct Plan {
     deletes: Vec<Write>,
     updates: Vec<Write>,
     inserts: Vec<Write>,
-    /// Rows with values left out; whether a row is there.
-    incomplete: Vec<(Write, bool, Completed)>,
+    incomplete: Vec<Incomplete>,
     slow: Vec<usize>,
+}
+
+/// A row with values left out.
+#[derive(Debug)]
+struct Incomplete {
+    write: Write,
+    /// Whether a row is there.
+    there: bool,
+    completed: Completed,
+    /// The batch's last change of the key.
+    last: ChangeRef,
 }
 
 /// What a set does.

@@ -12,7 +12,7 @@ use crate::apply::shared::Shared;
 use crate::apply::{note, slow, sql};
 use crate::conflict::coordinator::{Batch, Redecision, Reopened};
 use crate::conflict::resolve::Resolver;
-use crate::conflict::{ChangeRef, LocalRow, conflict_type};
+use crate::conflict::{LocalRow, conflict_type};
 use crate::model::{Resolution, TouchKind};
 use crate::wire::Param;
 
@@ -62,9 +62,7 @@ impl<R: Recorder> Execution<'_, R> {
             let done = match content {
                 None => true,
                 Some((Content::Delete, _)) if !there => true,
-                Some((content, completed)) => {
-                    self.write_outcome(&key_row, content, completed, decision.winner, there).await?
-                }
+                Some((content, completed)) => self.write_outcome(&key_row, content, completed, there).await?,
             };
             if done {
                 self.note_reopened(reopened, decision)?;
@@ -110,7 +108,7 @@ impl<R: Recorder> Execution<'_, R> {
             Content::Put(row) if row.has_unchanged() => {
                 // What stands is in doubt: only the window and the source are trusted.
                 Some(match complete::complete(&coordinator, target, row.clone(), reopened.key, winner, hasher)? {
-                    Completed::AtTarget(row) => Completed::AtSource(row, winner.source),
+                    Completed::AtTarget(row) => Completed::AtSource(row, winner),
                     completed => completed,
                 })
             }
@@ -125,19 +123,12 @@ impl<R: Recorder> Execution<'_, R> {
         key_row: &Row,
         content: Content,
         completed: Option<Completed>,
-        winner: Option<ChangeRef>,
         there: bool,
     ) -> Result<bool, ApplyError> {
         let content = match (content, completed) {
             (Content::Put(_), Some(Completed::Whole(row) | Completed::AtTarget(row))) => Content::Put(row),
-            (Content::Put(_), Some(Completed::AtSource(row, node))) => {
-                if Some(node) == winner.map(|winner| winner.source) && node == self.batch.link.target && there {
-                    return Ok(true); // the row is its own: what it left out stands in it
-                }
-                match complete::read_at_source(self.shared, node, &row).await? {
-                    Some(row) => Content::Put(row),
-                    None => return Ok(true),
-                }
+            (Content::Put(_), Some(Completed::AtSource(row, change))) => {
+                Content::Put(complete::read_at_source(self.shared, &row, change).await?)
             }
             (content, _) => content,
         };

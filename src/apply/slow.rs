@@ -156,24 +156,20 @@ impl<R: Recorder> Execution<'_, R> {
         for (mut verdict, completed, winner) in wanted {
             let moved = folded.nets[verdict.net].moved_from.is_some();
             if let Some(completed) = completed {
-                match self.whole(completed, verdict.there && !moved, winner).await? {
-                    Some(row) => verdict.content = Content::Put(row),
-                    None => continue,
-                }
+                verdict.content = Content::Put(self.whole(completed, verdict.there && !moved, winner).await?);
             }
             verdicts.push(verdict);
         }
         Ok(verdicts)
     }
 
-    /// The row with all its values, or without those that stand in the target's row; `None` if its source no
-    /// longer has it.
-    async fn whole(&mut self, completed: Completed, stays: bool, winner: ChangeRef) -> Result<Option<Row>, ApplyError> {
+    /// The row with all its values, or without those that stand in the target's row.
+    async fn whole(&mut self, completed: Completed, stays: bool, winner: ChangeRef) -> Result<Row, ApplyError> {
         match completed {
-            Completed::Whole(row) => Ok(Some(row)),
-            Completed::AtTarget(row) if stays => Ok(Some(row)),
-            Completed::AtTarget(row) => complete::read_at_source(self.shared, winner.source, &row).await,
-            Completed::AtSource(row, node) => complete::read_at_source(self.shared, node, &row).await,
+            Completed::Whole(row) => Ok(row),
+            Completed::AtTarget(row) if stays => Ok(row),
+            Completed::AtTarget(row) => complete::read_at_source(self.shared, &row, winner).await,
+            Completed::AtSource(row, change) => complete::read_at_source(self.shared, &row, change).await,
         }
     }
 

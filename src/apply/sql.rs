@@ -185,20 +185,24 @@ pub fn read(table: &Table, columns: &[usize]) -> String {
     format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_name(), shape.key_matches())
 }
 
-/// Reads `columns` as text of the row whose key is given as text parameters.
-pub fn read_one(table: &Table, columns: &[usize]) -> String {
+/// Reads `columns` as text of the row whose key is given as text parameters, if its version is older than the horizon
+/// that follows them.
+pub fn read_known(table: &Table, columns: &[usize]) -> String {
     let texts: Vec<_> =
         columns.iter().map(|c| format!("t.{}::pg_catalog.text", quote_identifier(&table.columns[*c].name))).collect();
-    let matches: Vec<_> = table
-        .key
-        .iter()
-        .enumerate()
-        .map(|(i, c)| {
-            let column = &table.columns[*c];
-            format!("t.{} = ${}::pg_catalog.text::{}", quote_identifier(&column.name), i + 1, column.sql_type)
-        })
-        .collect();
-    format!("SELECT {} FROM {} AS t WHERE {}", texts.join(", "), table.sql_name(), matches.join(" AND "))
+    let matches = |(i, c): (usize, &usize)| {
+        let column = &table.columns[*c];
+        format!("t.{} = ${}::pg_catalog.text::{}", quote_identifier(&column.name), i + 1, column.sql_type)
+    };
+    let matches: Vec<_> = table.key.iter().enumerate().map(matches).collect();
+    format!(
+        "SELECT {} FROM {} AS t WHERE {} \
+         AND pg_catalog.age(t.xmin) > pg_catalog.age(${}::pg_catalog.text::pg_catalog.xid)",
+        texts.join(", "),
+        table.sql_name(),
+        matches.join(" AND "),
+        table.key.len() + 1
+    )
 }
 
 /// An array of text in binary form, one dimension, from 1.

@@ -113,16 +113,26 @@ pub struct Inbound {
     /// Counters.
     pub stats: Arc<LinkStats>,
     mode: Mode,
+    reach: Reach,
     failures: u32,
     retry_at: Option<Instant>,
     progress_at: Instant,
 }
 
+/// How far a batch reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// As the settings say.
+    Usual,
+    /// To the end of the queue, for the change that the first ones wait for may be in it.
+    All,
+}
+
 impl Inbound {
     /// A link that has not failed yet.
     pub fn new(session: ApplySession, blocked: Option<String>, stats: Arc<LinkStats>) -> Inbound {
-        let mode = Mode::Sets;
-        Inbound { session, blocked, stats, mode, failures: 0, retry_at: None, progress_at: Instant::now() }
+        let (mode, reach, progress_at) = (Mode::Sets, Reach::Usual, Instant::now());
+        Inbound { session, blocked, stats, mode, reach, failures: 0, retry_at: None, progress_at }
     }
 
     fn link(&self) -> Link {
@@ -221,9 +231,10 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         }
         let link = inbound.link();
-        let most = match inbound.mode {
-            Mode::Sets => self.shared.settings.batch_changes,
-            Mode::OneByOne => 0,
+        let most = match (inbound.mode, inbound.reach) {
+            (Mode::OneByOne, _) => 0,
+            (Mode::Sets, Reach::Usual) => self.shared.settings.batch_changes,
+            (Mode::Sets, Reach::All) => u64::MAX,
         };
         let batch = {
             let mut coordinator = self.shared.coordinator();
@@ -246,7 +257,8 @@ impl<R: Recorder> Worker<R> {
         match applied {
             Ok(applied) => {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
-                (inbound.failures, inbound.retry_at, inbound.mode) = (0, None, Mode::Sets);
+                (inbound.failures, inbound.retry_at) = (0, None);
+                (inbound.mode, inbound.reach) = (Mode::Sets, Reach::Usual);
                 self.shared.wake_all();
                 Ok(true)
             }
@@ -309,6 +321,9 @@ impl Inbound {
             self.mode = Mode::OneByOne;
             self.retry_at = None;
             return;
+        }
+        if matches!(error, ApplyError::MovedOn { .. }) {
+            (self.mode, self.reach) = (Mode::Sets, Reach::All);
         }
         self.failures += 1;
         let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(12)).min(LAST_RETRY);

@@ -389,6 +389,15 @@ impl Coordinator {
         self.reopened[node.index()].iter().next().map(|(key, (table, _))| Reopened { table: *table, key: *key })
     }
 
+    /// Whether the key waits to be decided again at the node, or will once the batch in flight there commits.
+    pub fn is_reopened(&self, node: NodeId, key: KeyId) -> bool {
+        let suspect = |source| {
+            let in_flight = self.link(Link { source, target: node }).in_flight.as_ref();
+            in_flight.is_some_and(|batch| batch.suspects.contains_key(&key))
+        };
+        self.reopened[node.index()].contains_key(&key) || self.nodes().any(suspect)
+    }
+
     /// How many keys wait to be decided again at the node.
     pub fn reopened_count(&self, node: NodeId) -> usize {
         self.reopened[node.index()].len()
