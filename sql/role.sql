@@ -16,7 +16,9 @@ DO $$
 DECLARE
     origin_function regprocedure;
 BEGIN
-    FOR origin_function IN SELECT oid FROM pg_proc WHERE proname LIKE 'pg\_replication\_origin\_%' LOOP
+    FOR origin_function IN SELECT oid FROM pg_proc
+        WHERE proname LIKE 'pg\_replication\_origin\_%' OR proname = 'pg_show_replication_origin_status'
+    LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO pgconcord', origin_function);
     END LOOP;
 END $$;

@@ -121,11 +121,7 @@ pub fn queue_read(pipeline: &mut Pipeline<'_>, row: &Row, key_row: &Row) -> usiz
     let keys: Vec<_> =
         key_row.key_cells().map(|cell| sql::text_array([sql::text_of(Some(cell))].into_iter())).collect();
     let types = vec![sql::TEXT_ARRAY; keys.len()];
-    pipeline.query(
-        &sql::read(table, &columns),
-        &types,
-        keys.iter().map(|array| crate::wire::Param::Binary(array)),
-    )
+    pipeline.query(&sql::read(table, &columns), &types, keys.iter().map(|array| crate::wire::Param::Binary(array)))
 }
 
 /// The columns that a row leaves out, as indices into the table's columns.

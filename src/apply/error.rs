@@ -116,9 +116,11 @@ impl Classify for ApplyError {
             | ApplyError::NodeDown { .. }
             | ApplyError::UniqueLoser { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,
-            ApplyError::Spill(_) | ApplyError::Fenced { .. } | ApplyError::Operator { .. } | ApplyError::Journal(_) | ApplyError::Unmarked(_) => {
-                Class::Operator
-            }
+            ApplyError::Spill(_)
+            | ApplyError::Fenced { .. }
+            | ApplyError::Operator { .. }
+            | ApplyError::Journal(_)
+            | ApplyError::Unmarked(_) => Class::Operator,
         }
     }
 }

@@ -226,8 +226,10 @@ impl<'a, R: Recorder> Execution<'a, R> {
         inserts: Vec<Write>,
     ) -> Result<Refused, ApplyError> {
         let groups = [(Kind::Delete, deletes), (Kind::Update, updates), (Kind::Insert, inserts)];
-        let sets: Vec<(Kind, Set)> =
-            groups.into_iter().flat_map(|(kind, writes)| batch::into_sets(writes).into_iter().map(move |s| (kind, s))).collect();
+        let sets: Vec<(Kind, Set)> = groups
+            .into_iter()
+            .flat_map(|(kind, writes)| batch::into_sets(writes).into_iter().map(move |s| (kind, s)))
+            .collect();
         if sets.is_empty() {
             return Ok(Refused::default());
         }
@@ -403,5 +405,10 @@ pub(super) fn missed(outcome: &Outcome, writes: &[Write]) -> Result<Vec<usize>, 
 /// The first column of each row: ordinals from 1, here from 0.
 fn ordinals(outcome: &Outcome) -> Result<std::collections::HashSet<usize>, ApplyError> {
     let parse = |row: &crate::wire::Row| row.parse::<usize>(0).map(|ordinal| ordinal.saturating_sub(1));
-    outcome.rows.iter().map(parse).collect::<Result<_, _>>().map_err(ApplyError::wire("reading which rows were written"))
+    outcome
+        .rows
+        .iter()
+        .map(parse)
+        .collect::<Result<_, _>>()
+        .map_err(ApplyError::wire("reading which rows were written"))
 }

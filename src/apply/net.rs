@@ -139,7 +139,20 @@ impl Net {
     fn new(key: KeyId, op: Operation, key_row: Row, content: Content, old: Option<Row>, mark: Mark) -> Net {
         let table = key_row.table().clone();
         let Mark { place, view, xid } = mark;
-        Net { table, key, key_row, first: op, last: op, moved_from: None, rekeyed: false, content, old, place, xid, view }
+        Net {
+            table,
+            key,
+            key_row,
+            first: op,
+            last: op,
+            moved_from: None,
+            rekeyed: false,
+            content,
+            old,
+            place,
+            xid,
+            view,
+        }
     }
 
     fn follow(&mut self, op: Operation, content: Content, old: Option<Row>, mark: Mark) {
@@ -181,8 +194,8 @@ impl Folded {
         let mark = Mark { place, view, xid: change.xid };
         let relation = change.relation.clone();
         let row = |tuple: Tuple| Row { relation: relation.clone(), tuple };
-        self.bytes += change.new_tuple().map_or(0, |t| t.as_bytes().len())
-            + change.old_tuple().map_or(0, |t| t.as_bytes().len());
+        self.bytes +=
+            change.new_tuple().map_or(0, |t| t.as_bytes().len()) + change.old_tuple().map_or(0, |t| t.as_bytes().len());
         match change.op {
             Op::Insert { new } => self.put(Operation::Insert, row(new), None, mark, hasher),
             Op::Update { old, new } => {

@@ -114,7 +114,10 @@ impl<R: Recorder> Execution<'_, R> {
     ) -> Conflict {
         let source = self.batch.link.source;
         let transaction = &self.batch.transactions[usize::try_from(net.place.0 - self.batch.first).unwrap_or(0)];
-        debug_assert_eq!(coordinator.window().log(source).get(net.place.0).map(|l| l.transaction.xid), Some(transaction.xid));
+        debug_assert_eq!(
+            coordinator.window().log(source).get(net.place.0).map(|l| l.transaction.xid),
+            Some(transaction.xid)
+        );
         let row = match &net.content {
             Content::Put(row) => Some(row.clone()),
             Content::Delete => None,

@@ -198,10 +198,9 @@ impl Shared {
     /// If the node is not connected, or its stream does not deliver in time.
     pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
         let node = self.node(id);
-        let control = node.control().ok_or_else(|| ApplyError::NodeDown {
-            node: node.name.clone(),
-            what: "a barrier in its stream".into(),
-        })?;
+        let control = node
+            .control()
+            .ok_or_else(|| ApplyError::NodeDown { node: node.name.clone(), what: "a barrier in its stream".into() })?;
         let nonce = self.nonce();
         let arrival = self.expect_barrier(id, nonce);
         let outcome = tokio::time::timeout(self.settings.barrier_timeout, async {

@@ -60,7 +60,10 @@ impl<R: Recorder> Execution<'_, R> {
             left.retain(|net| match found.get(net) {
                 Some(_) => true,
                 // Inserted and deleted since: no row was expected, and a local one that is not known yet reopens.
-                None => !(matches!(folded.nets[*net].content, Content::Delete) && folded.nets[*net].first == Operation::Insert),
+                None => {
+                    !(matches!(folded.nets[*net].content, Content::Delete)
+                        && folded.nets[*net].first == Operation::Insert)
+                }
             });
             maybe.clear();
             if left.is_empty() {
@@ -165,12 +168,7 @@ impl<R: Recorder> Execution<'_, R> {
 
     /// The row with all its values, or without those that stand in the target's row; `None` if its source no
     /// longer has it.
-    async fn whole(
-        &mut self,
-        completed: Completed,
-        stays: bool,
-        winner: ChangeRef,
-    ) -> Result<Option<Row>, ApplyError> {
+    async fn whole(&mut self, completed: Completed, stays: bool, winner: ChangeRef) -> Result<Option<Row>, ApplyError> {
         match completed {
             Completed::Whole(row) => Ok(Some(row)),
             Completed::AtTarget(row) if stays => Ok(Some(row)),
@@ -192,8 +190,10 @@ impl<R: Recorder> Execution<'_, R> {
             };
             groups[place].1.push(Write { net: verdict.net, row, known: None });
         }
-        let sets: Vec<_> =
-            groups.into_iter().flat_map(|(kind, writes)| into_sets(writes).into_iter().map(move |set| (kind, set))).collect();
+        let sets: Vec<_> = groups
+            .into_iter()
+            .flat_map(|(kind, writes)| into_sets(writes).into_iter().map(move |set| (kind, set)))
+            .collect();
         let mut pipeline = self.begin();
         let mut statements = Vec::new();
         for (kind, set) in &sets {

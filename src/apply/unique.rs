@@ -160,7 +160,8 @@ impl<R: Recorder> Execution<'_, R> {
         origin: Option<&str>,
         cells: &[Cell<'_>],
     ) -> Result<Holder, ApplyError> {
-        let cell_of = |column: &Option<usize>| column.and_then(|column| cells.get(column).copied()).unwrap_or(Cell::Null);
+        let cell_of =
+            |column: &Option<usize>| column.and_then(|column| cells.get(column).copied()).unwrap_or(Cell::Null);
         let tuple = Tuple::from_cells(like.relation.column_of.iter().map(cell_of).collect::<Vec<_>>().into_iter());
         let row = Row { relation: like.relation.clone(), tuple };
         let target = self.batch.link.target;
@@ -235,8 +236,8 @@ pub fn calls_for_one_by_one(error: &ApplyError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::table::{Column, KeyForm};
     use crate::model::TableId;
+    use crate::model::table::{Column, KeyForm};
 
     #[test]
     fn a_holder_is_looked_for_by_value_and_not_by_its_own_key() {

@@ -265,8 +265,7 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         };
         let Some(batch) = self.shared.coordinator().plan_reopen(inbound.link()) else { return Ok(false) };
-        let written =
-            reopen::reopen(&self.shared, &mut inbound.session, &self.recorder, &batch, reopened).await;
+        let written = reopen::reopen(&self.shared, &mut inbound.session, &self.recorder, &batch, reopened).await;
         match written {
             Ok(applied) => {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
@@ -314,7 +313,8 @@ impl Inbound {
         } else {
             tracing::error!(source = names.0, target = names.1, %error, "the link stops until this is mended");
             self.stats.set_condition(Condition::Stopped(error.to_string()));
-            self.retry_at = Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
+            self.retry_at =
+                Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
         }
     }
 }

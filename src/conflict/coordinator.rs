@@ -457,7 +457,9 @@ impl Coordinator {
                 break;
             }
             transactions.push(logged.transaction.clone());
-            let others = |seen: &[Lsn]| seen.iter().enumerate().filter(|(n, _)| *n != link.source.index()).map(|(_, l)| *l).collect::<Vec<_>>();
+            let others = |seen: &[Lsn]| {
+                seen.iter().enumerate().filter(|(n, _)| *n != link.source.index()).map(|(_, l)| *l).collect::<Vec<_>>()
+            };
             let changed = last_seen.is_some_and(|before| others(before) != others(&logged.seen));
             views.push(views.last().copied().unwrap_or(0) + u64::from(changed));
             last_seen = Some(&logged.seen);
@@ -493,7 +495,8 @@ impl Coordinator {
             return None;
         }
         let (first, applied) = (state.cursor, state.applied);
-        let batch = Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn: applied, end_lsn: applied };
+        let batch =
+            Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn: applied, end_lsn: applied };
         self.take_off(&batch);
         Some(batch)
     }
@@ -563,7 +566,13 @@ impl Coordinator {
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
-    pub fn find_change(&self, table: TableId, key: KeyId, source: NodeId, place: (Seq, u64)) -> io::Result<Option<ChangeRef>> {
+    pub fn find_change(
+        &self,
+        table: TableId,
+        key: KeyId,
+        source: NodeId,
+        place: (Seq, u64),
+    ) -> io::Result<Option<ChangeRef>> {
         let history = self.window.history(table, key)?;
         Ok(history.of(source).iter().rfind(|change| (change.seq, change.offset()) == place).copied())
     }
