@@ -3,6 +3,7 @@ SELECT current_setting('server_version_num')::int AS version,
        current_setting('server_version') AS version_text,
        current_database()::text AS database,
        (SELECT system_identifier::text FROM pg_control_system()) AS system_id,
+       pg_postmaster_start_time()::text AS started,
        pg_is_in_recovery() AS in_recovery,
        current_setting('wal_level') AS wal_level,
        current_setting('track_commit_timestamp') = 'on' AS track_commit_timestamp,
@@ -29,7 +30,6 @@ SELECT current_setting('server_version_num')::int AS version,
        -- managed services give replication by membership
        OR EXISTS (SELECT FROM pg_roles m WHERE m.rolname IN ('rds_replication', 'rds_superuser')
                   AND pg_has_role(r.oid, m.oid, 'USAGE')) AS may_replicate,
-       r.rolbypassrls AS bypasses_rls,
        has_database_privilege(current_database(), 'CREATE') AS may_create,
        ARRAY(SELECT p.oid::regprocedure::text FROM pg_proc p
              WHERE p.pronamespace = 'pg_catalog'::regnamespace

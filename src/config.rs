@@ -33,7 +33,7 @@ pub struct Config {
     pub nodes: Vec<NodeConfig>,
     /// Which tables replicate.
     pub tables: TableFilter,
-    /// Where the conflict rules lie: a directory of `*.toml`.
+    /// Where the conflict rules lie: a directory of `*.toml`, or one file. Need not exist if the file names none.
     pub rules_path: PathBuf,
     /// The rules, in file-name order, then in the order of the file; the first that matches decides, and where
     /// none does, the last update wins.

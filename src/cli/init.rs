@@ -1,10 +1,12 @@
 //! `pgconcord init`: two or more connection strings → a commented pgconcord.toml and conflict-rules/default.toml.
 //!
-//! No password is written: a configuration is copied and committed, a password must not be.
+//! A password goes to a file of its own, which only its owner may read: a configuration is copied and committed,
+//! a password must not be.
 
 use std::collections::HashSet;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,9 +28,9 @@ pub struct Args {
     /// The cluster's name: a-z, 0-9 and _ [default: the first database's name]
     #[arg(long)]
     name: Option<String>,
-    /// Where to write
-    #[arg(long, default_value = ".", value_name = "DIRECTORY")]
-    dir: PathBuf,
+    /// Where to write pgconcord.toml and conflict-rules/ [default: where --config says]
+    #[arg(long, value_name = "DIRECTORY")]
+    dir: Option<PathBuf>,
     /// Overwrite files that exist
     #[arg(long)]
     force: bool,
@@ -43,11 +45,12 @@ struct Draft {
     name: String,
     /// Without password.
     dsn: String,
-    had_password: bool,
+    /// The password that it had.
+    password: Option<Vec<u8>>,
 }
 
 /// Runs the command.
-pub async fn run(_global: Global, args: Args) -> anyhow::Result<ExitCode> {
+pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
     let (cluster, drafts) = match read(&args) {
         Ok(read) => read,
         Err(problem) => {
@@ -55,25 +58,30 @@ pub async fn run(_global: Global, args: Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let config = args.dir.join("pgconcord.toml");
-    let rules = args.dir.join("conflict-rules/default.toml");
+    let config = args.dir.as_ref().map_or(global.config, |directory| directory.join("pgconcord.toml"));
+    let rules = config.parent().unwrap_or(Path::new("")).join("conflict-rules/default.toml");
     if !args.force
-        && let Some(exists) = [&config, &rules].into_iter().find(|path| path.exists())
+        && let Some(exists) = files(&config, &rules, &drafts).into_iter().find(|path| path.exists())
     {
         eprintln!("pgconcord: {} exists; --force overwrites it", exists.display());
         return Ok(ExitCode::FAILURE);
     }
-    write(&rules, RULES)?;
-    write(&config, &template::render(&cluster, &drafts))?;
+    write(&rules, RULES.as_bytes(), Readers::All)?;
+    write(&config, template::render(&cluster, &drafts).as_bytes(), Readers::All)?;
     println!("wrote {} and {}", config.display(), rules.display());
-    for draft in drafts.iter().filter(|draft| draft.had_password) {
-        println!(
-            "{}: the password was not written. Give it by PGPASSWORD, a passfile (~/.pgpass), or password_file = in \
-             the configuration",
-            draft.name
-        );
+    for draft in &drafts {
+        if let Some(password) = &draft.password {
+            let path = config.with_file_name(draft.password_file());
+            write(&path, password, Readers::Owner)?;
+            println!(
+                "wrote the password of {} to {}, for its owner only; keep it out of version control",
+                draft.name,
+                path.display()
+            );
+        }
     }
-    let flag = if args.dir == Path::new(".") { String::new() } else { format!(" --config {}", config.display()) };
+    let usual = config == Path::new("pgconcord.toml");
+    let flag = if usual { String::new() } else { format!(" --config {}", config.display()) };
     println!("\nNext:");
     println!("  pgconcord doctor{flag}   what to change at the servers");
     println!("  pgconcord setup{flag}    create publication, slot and origins");
@@ -81,16 +89,44 @@ pub async fn run(_global: Global, args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+impl Draft {
+    fn password_file(&self) -> String {
+        format!("{}.password", self.name)
+    }
+}
+
+/// All files that would be written.
+fn files(config: &Path, rules: &Path, drafts: &[Draft]) -> Vec<PathBuf> {
+    let passwords = drafts.iter().filter(|draft| draft.password.is_some());
+    let passwords = passwords.map(|draft| config.with_file_name(draft.password_file()));
+    [config.to_owned(), rules.to_owned()].into_iter().chain(passwords).collect()
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy)]
+enum Readers {
+    All,
+    Owner,
+}
+
+fn write(path: &Path, text: &[u8], readers: Readers) -> anyhow::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    let mode = match readers {
+        Readers::All => 0o644,
+        Readers::Owner => 0o600,
+    };
     let mut file = OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
+        .mode(mode)
         .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
+    // the mode above is for a new file only
+    file.set_permissions(std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("cannot protect {}", path.display()))?;
+    file.write_all(text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The cluster's name and its nodes; the error is a sentence.
@@ -116,8 +152,12 @@ fn read(args: &Args) -> Result<(String, Vec<Draft>), String> {
         if !taken.insert(name.clone()) {
             return Err(format!("two nodes are called {name:?}"));
         }
-        let (dsn, had_password) = password::strip(dsn);
-        drafts.push(Draft { name, dsn, had_password });
+        let (stripped, had_password) = password::strip(dsn);
+        let password = match had_password {
+            true => info.password(&info.hosts()[0]).map_err(|error| error.to_string())?.text,
+            false => None,
+        };
+        drafts.push(Draft { name, dsn: stripped, password });
     }
     let cluster = match &args.name {
         Some(name) if usable(name) => name.clone(),
@@ -160,7 +200,7 @@ mod tests {
 
     fn args(nodes: &[&str]) -> Args {
         let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
-        Args { name: None, dir: PathBuf::new(), force: false, nodes }
+        Args { name: None, dir: None, force: false, nodes }
     }
 
     fn names(nodes: &[&str]) -> Vec<String> {
@@ -191,13 +231,18 @@ mod tests {
     fn what_init_writes_is_a_good_configuration() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pgconcord.toml");
-        let (cluster, drafts) = read(&args(&["a=host=x user=u password='s e'", "b=postgres://u:pw@y/db"])).unwrap();
+        let (cluster, drafts) = read(&args(&["a=host=x user=u password='s e'", "b=postgres://u:p%20w@y/db"])).unwrap();
         let text = template::render(&cluster, &drafts);
-        assert!(!text.contains("s e") && !text.contains("pw"), "{text}");
-        write(&path, &text).unwrap();
-        write(&directory.path().join("conflict-rules/default.toml"), RULES).unwrap();
+        assert!(!text.contains("s e") && !text.contains("p w"), "{text}");
+        assert_eq!(drafts.iter().map(|draft| draft.password.clone().unwrap()).collect::<Vec<_>>(), [b"s e", b"p w"]);
+        write(&path, text.as_bytes(), Readers::All).unwrap();
+        write(&directory.path().join("conflict-rules/default.toml"), RULES.as_bytes(), Readers::All).unwrap();
+        for draft in &drafts {
+            write(&path.with_file_name(draft.password_file()), b"x", Readers::Owner).unwrap();
+        }
         let config = crate::config::Config::load(&path).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.nodes.len(), 2);
         assert!(config.http.is_some() && config.conflict_rules.len() == 1);
+        assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
@@ -212,27 +213,29 @@ fn tables(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<TableFi
     filter(&include, &exclude, problems)
 }
 
+/// Where the rules lie, and the files there. Without a `[rules]` section and without the usual directory the
+/// built-in rule holds, which is that of conflict-rules/default.toml.
 fn rule_files(root: &mut Section<'_>, base: &Path, problems: &mut Vec<Problem>) -> (PathBuf, Vec<PathBuf>) {
-    let mut span = 0..0;
-    let mut path = "conflict-rules".to_owned();
-    if let Some(mut section) = root.section("rules", problems) {
-        span = section.span.clone();
-        if let Some(typed) = section.text("path", problems) {
-            (path, span) = (typed.value, typed.span);
-        }
-        section.finish(problems);
-    }
-    let path = base.join(path);
-    match rules::files(&path) {
-        Ok(files) => (path, files),
-        Err(error) => {
-            let problem = Problem::error(span, format!("there are no conflict rules: {error}"));
-            problems.push(
-                problem.help("`pgconcord init` writes conflict-rules/default.toml; [rules] path = names the directory"),
-            );
-            (path, Vec::new())
-        }
-    }
+    let usual = base.join("conflict-rules");
+    let Some(mut section) = root.section("rules", problems) else {
+        let files = if usual.exists() { rules::files(&usual) } else { Ok(Vec::new()) };
+        return (usual, named(files, 0..0, problems));
+    };
+    let typed = section.text("path", problems);
+    let span = typed.as_ref().map_or(section.span.clone(), |typed| typed.span.clone());
+    section.finish(problems);
+    let path = typed.map_or(usual, |typed| base.join(typed.value));
+    let files = rules::files(&path);
+    (path, named(files, span, problems))
+}
+
+/// The files, or a problem at `span`.
+fn named(files: Result<Vec<PathBuf>, String>, span: Range<usize>, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+    files.unwrap_or_else(|error| {
+        let help = "`pgconcord init` writes conflict-rules/default.toml; [rules] path = names the directory";
+        problems.push(Problem::error(span, format!("there are no conflict rules: {error}")).help(help));
+        Vec::new()
+    })
 }
 
 fn journal(root: &mut Section<'_>, base: &Path, problems: &mut Vec<Problem>) -> JournalConfig {
@@ -406,6 +409,12 @@ listen = "127.0.0.1:7432"
         .unwrap();
         let config = load(&path).unwrap();
         assert!(config.warnings.render(Style::Plain).contains("others may read"));
+    }
+
+    #[test]
+    fn without_rules_the_built_in_one_holds() {
+        let text = GOOD.replace("[rules]\npath = \"rules\"", "");
+        assert!(load_text(&text).unwrap().conflict_rules.is_empty());
     }
 
     #[test]

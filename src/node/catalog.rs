@@ -81,13 +81,6 @@ impl ClusterCatalog {
             .map(TableShape::shown)
             .collect()
     }
-
-    /// Tables of the catalog that node `name` does not publish yet.
-    pub fn unpublished(&self, name: &str) -> Vec<&TableShape> {
-        let tables = self.shapes.iter().find(|(node, _)| node == name).map(|(_, tables)| tables.as_slice());
-        let fit = |table: &&TableShape| self.catalog.find(&table.schema, &table.name).is_some();
-        tables.unwrap_or_default().iter().filter(fit).filter(|table| !table.published).collect()
-    }
 }
 
 fn names(shapes: &[(String, Vec<TableShape>)]) -> BTreeSet<(String, String)> {
@@ -160,7 +153,6 @@ mod tests {
         assert_eq!(table.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["id", "name"]);
         assert!(table.columns[0].identity_always);
         assert_eq!((table.key.clone(), table.unique[0].columns.clone()), (vec![0], vec![1]));
-        assert_eq!(built.unpublished("west").len(), 1);
     }
 
     #[test]

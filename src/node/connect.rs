@@ -3,13 +3,16 @@
 //! Hosts, TLS and passwords are those of [`crate::wire`]; only the messages are tokio-postgres's. It pipelines
 //! and speaks the extended protocol, which is what catalog queries want; streams and batches never use it.
 
+use std::io;
 use std::sync::Once;
 
+use rustls::CertificateError;
 use tokio_postgres::config::{ChannelBinding, SslMode as TokioSslMode, SslNegotiation as TokioSslNegotiation};
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Client, Config, NoTls, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::model::Class;
 use crate::node::NodeError;
 use crate::node::error::Shown;
 use crate::wire::Conninfo;
@@ -76,40 +79,62 @@ fn is_refusal(error: &NodeError) -> bool {
 }
 
 async fn one_host(info: &Conninfo, host: &Host, application: &str, wanted: TargetSession) -> Result<Client, NodeError> {
-    let target = format!("{}@{host}/{}", info.user(), info.dbname());
-    let failed = |reason: String, error: Option<tokio_postgres::Error>| NodeError::Connect {
-        target: target.clone(),
+    let failed = |reason: String, class: Class| NodeError::Connect {
+        target: format!("{}@{host}/{}", info.user(), info.dbname()),
         reason,
-        error,
+        error: None,
+        class,
     };
-    let password = info.password(host).map_err(|error| failed(error.to_string(), None))?;
+    let password = info.password(host).map_err(|error| failed(error.to_string(), Class::Operator))?;
     let config = config(info, host, application, password.text);
     let opened = match &host.address {
         HostAddress::Tcp { name, .. } if info.ssl().mode != SslMode::Disable => {
-            let settings = tls::client_config(info.ssl(), name).map_err(|error| failed(error.to_string(), None))?;
+            let settings = tls::client_config(info.ssl(), name);
+            let settings = settings.map_err(|error| failed(error.to_string(), Class::Operator))?;
             open(&config, MakeRustlsConnect::new(settings)).await
         }
         _ => open(&config, NoTls).await,
     };
-    let client = opened.map_err(|error| failed(reason(&error, &password.source), Some(error)))?;
+    let client = opened.map_err(|error| explained(failed(String::new(), Class::Operator), error, &password.source))?;
     client.batch_execute(PINNED).await.map_err(NodeError::doing("pin the session's settings"))?;
     match mismatch(&client, wanted).await? {
         None => Ok(client),
-        Some(found) => Err(failed(format!("it is {found}, which target_session_attrs rules out"), None)),
+        // a failover may be under way
+        Some(found) => Err(failed(format!("it is {found}, which target_session_attrs rules out"), Class::Transient)),
     }
 }
 
-/// What the server said; with a login problem, where the password came from.
-fn reason(error: &tokio_postgres::Error, source: &PasswordSource) -> String {
+/// Fills in why a connection could not be opened.
+fn explained(mut failed: NodeError, why: tokio_postgres::Error, source: &PasswordSource) -> NodeError {
+    if let NodeError::Connect { reason, error, class, .. } = &mut failed {
+        (*reason, *class) = explain(&why, source);
+        *error = Some(why);
+    }
+    failed
+}
+
+/// What the server, TLS or the network said, and whether it may pass; with a login problem, where the password
+/// came from.
+fn explain(error: &tokio_postgres::Error, source: &PasswordSource) -> (String, Class) {
     let shown = Shown(error).to_string();
-    let cause = std::error::Error::source(error).filter(|_| error.as_db_error().is_none());
-    let shown = cause.map_or(shown.clone(), |cause| format!("{shown}: {cause}"));
     match error.code().map(|state| state.code()) {
-        Some("28P01") => format!("{shown}; the password came from {source}"),
-        None if shown.contains("password") => {
-            format!("{shown}; set PGPASSWORD, a passfile, or password_file = in the configuration")
+        Some("28P01") => return (format!("{shown}; the password came from {source}"), Class::Operator),
+        Some(_) => return (shown, Class::Operator),
+        None => {}
+    }
+    let Some(fault) = std::error::Error::source(error) else { return (shown, Class::Transient) };
+    match fault.downcast_ref::<io::Error>() {
+        Some(fault) => match fault.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(refusal))) => {
+                (format!("TLS: {}", refusal.0), Class::Operator)
+            }
+            Some(refusal) => (format!("TLS: {refusal}"), Class::Operator),
+            None => (fault.to_string(), Class::Transient),
+        },
+        None if fault.to_string().contains("password") => {
+            (format!("{fault}; set PGPASSWORD, a passfile, or password_file = in the configuration"), Class::Operator)
         }
-        _ => shown,
+        None => (format!("{shown}: {fault}"), Class::Operator),
     }
 }
 

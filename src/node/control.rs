@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row};
 
 use crate::model::{Lsn, Xid};
 use crate::node::NodeError;
-use crate::wire::Conninfo;
+use crate::wire::{Conninfo, Session, WireError};
 
 /// The prefix of our logical messages (`pg_logical_emit_message`), by which a stream knows them.
 pub const MESSAGE_PREFIX: &str = "pgconcord";
@@ -30,8 +30,42 @@ pub struct NodeIdentity {
     pub timeline: i32,
     /// `server_version_num`: 150018, 180004.
     pub server_version: u32,
+    /// When the server was started, for telling a copy, which has the same system identifier, from the server
+    /// itself.
+    pub started: String,
     /// Whether it is a standby, which can't be a node.
     pub in_recovery: bool,
+    /// What its WAL tells.
+    pub wal_level: WalLevel,
+}
+
+/// `wal_level`, as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalLevel {
+    /// Enough for logical decoding.
+    Logical,
+    /// `replica` or `minimal`.
+    Less,
+}
+
+/// What IDENTIFY_SYSTEM answers on a replication connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SystemIdentity {
+    /// Unique to the cluster of databases.
+    pub system_id: String,
+    /// Its timeline now.
+    pub timeline: i32,
+    /// How far its WAL is on disk.
+    pub flushed: Lsn,
+}
+
+/// Asks a session that was opened with `replication=database` who the server is: the same session that will
+/// read the stream, so that no failover can come between the question and the reading.
+pub async fn identify_system(session: &mut Session) -> Result<SystemIdentity, WireError> {
+    let outcomes = session.simple("IDENTIFY_SYSTEM").await?;
+    let none = || WireError::Protocol("IDENTIFY_SYSTEM was not answered".to_owned());
+    let row = outcomes.first().ok_or_else(none)?.one()?;
+    Ok(SystemIdentity { system_id: row.text(0)?.to_owned(), timeline: row.parse(1)?, flushed: row.parse(2)? })
 }
 
 /// A row of `pg_replication_slots`.
@@ -80,7 +114,8 @@ pub struct ProgressRow {
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC, for SQL.
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 946684800000000 AS micros";
 const IDENTIFY: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
-     pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS version, \
+     pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS version, current_setting('wal_level') AS wal_level, \
+     pg_postmaster_start_time()::text AS started, \
      (SELECT timeline_id FROM pg_control_checkpoint()) AS checkpoint_timeline";
 /// The control file's timeline is that of the last checkpoint, which after a promotion is the old one for a
 /// while; the name of the current WAL file has the true one.
@@ -126,7 +161,9 @@ impl Control {
             system_id: row.get("system_id"),
             timeline,
             server_version: row.get::<_, i32>("version").unsigned_abs(),
+            started: row.get("started"),
             in_recovery,
+            wal_level: if row.get::<_, &str>("wal_level") == "logical" { WalLevel::Logical } else { WalLevel::Less },
         })
     }
 

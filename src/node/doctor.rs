@@ -3,7 +3,7 @@
 //! First everything is read ([`facts`]); the checks, one file a group, judge what was read and ask nothing, so
 //! that they can be tested without a server. Nothing is changed anywhere.
 
-use crate::config::Config;
+use crate::config::{Config, NodeConfig};
 use crate::model::key::KeyHasher;
 use crate::node::catalog::ClusterCatalog;
 use crate::node::{Control, Finding, NodeError};
@@ -16,14 +16,14 @@ mod server;
 mod state;
 mod tables;
 
-use facts::Facts;
+pub(crate) use facts::Facts;
 
 /// Runs all checks.
 pub async fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut nodes = Vec::new();
     for node in &config.nodes {
-        match look(config, &node.name, &node.conninfo).await {
+        match look(config, node).await {
             Ok(facts) => {
                 findings.push(Finding::ok("connection", node.conninfo.describe()).at(&node.name));
                 nodes.push(facts);
@@ -35,9 +35,15 @@ pub async fn examine(config: &Config) -> Vec<Finding> {
     findings
 }
 
-async fn look(config: &Config, name: &str, conninfo: &crate::wire::Conninfo) -> Result<Facts, NodeError> {
-    let control = Control::connect(conninfo, "pgconcord doctor").await?;
-    facts::read(config, name, &control).await
+/// Reads one node.
+pub(crate) async fn look(config: &Config, node: &NodeConfig) -> Result<Facts, NodeError> {
+    let control = Control::connect(&node.conninfo, "pgconcord doctor").await?;
+    facts::read(config, &node.name, &control).await
+}
+
+/// The statements that give the role what it lacks to replicate.
+pub(crate) fn missing_privileges(facts: &Facts) -> Vec<String> {
+    privileges::to_replicate(facts).into_iter().filter_map(|finding| finding.fix).collect()
 }
 
 /// Judges what was read.

@@ -18,6 +18,8 @@ pub enum NodeError {
         reason: String,
         /// What tokio-postgres said, if it came that far.
         error: Option<tokio_postgres::Error>,
+        /// Where the server said nothing: a fault of the network may pass, a missing password does not.
+        class: Class,
     },
     /// The server, or the connection to it, refused a statement.
     #[error("cannot {doing}: {}", Shown(.error))]
@@ -75,6 +77,7 @@ impl Classify for NodeError {
         match (self, self.sqlstate()) {
             (NodeError::At { error, .. }, _) => error.class(),
             (NodeError::Operator(_) | NodeError::Answer { .. }, _) => Class::Operator,
+            (NodeError::Connect { class, .. }, None) => *class,
             (_, None) => Class::Transient,
             (_, Some(state)) => class_of(state),
         }

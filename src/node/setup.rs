@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::model::Lsn;
 use crate::node::catalog::ClusterCatalog;
-use crate::node::control::{NodeIdentity, ProgressRow, SlotInfo};
+use crate::node::control::{NodeIdentity, ProgressRow, SlotInfo, WalLevel};
 use crate::node::{Control, Finding, NodeError};
 
 mod publication;
@@ -110,10 +110,15 @@ fn refuse(config: &Config, sites: &[Site<'_>]) -> Result<(), NodeError> {
                 site.name
             )));
         }
-        if let Some(other) =
-            sites.iter().find(|o| o.name < site.name && o.identity.system_id == site.identity.system_id)
-        {
+        let server = |site: &Site<'_>| (site.identity.system_id.clone(), site.identity.started.clone());
+        if let Some(other) = sites.iter().find(|other| other.name < site.name && server(other) == server(site)) {
             return Err(NodeError::Operator(same_server(other.name, site.name)));
+        }
+        if site.identity.wal_level != WalLevel::Logical {
+            return Err(NodeError::Operator(format!(
+                "{}: wal_level is not logical: run ALTER SYSTEM SET wal_level = 'logical' there and restart the server",
+                site.name
+            )));
         }
         let known_by: Vec<&str> = sites
             .iter()
@@ -129,8 +134,8 @@ fn refuse(config: &Config, sites: &[Site<'_>]) -> Result<(), NodeError> {
 /// What doctor and setup say of two nodes on one server: slots and origins are the server's, not the database's.
 pub(crate) fn same_server(one: &str, other: &str) -> String {
     format!(
-        "{one} and {other} are the same server (equal system identifiers); its slot and origins can serve one node \
-         only. A copy made with pg_basebackup counts as the same server: initialise one of them with initdb"
+        "{one} and {other} are databases of one server, whose slot and origins can serve one node only: put them on \
+         two servers"
     )
 }
 

@@ -6,11 +6,16 @@ use crate::cli::init::Draft;
 pub(super) fn render(cluster: &str, nodes: &[Draft]) -> String {
     let nodes: String = nodes.iter().map(node).collect();
     format!(
-        r#"# pgconcord.toml: relative paths are relative to this file. `pgconcord doctor` checks what it names.
+        r#"# pgconcord.toml: what replicates between which primaries. Relative paths are relative to this file.
+# `pgconcord doctor` checks all that it names and says what to change; nothing is changed by it.
 
+# The name of the slot, the publication and the origins: pgconcord_{cluster}
 [cluster]
-name = "{cluster}"                     # names the slot, publication and origins: pgconcord_{cluster}
+name = "{cluster}"
 
+# Two or more writable primaries, connected to as libpq would: key=value or URI, several hosts with
+# target_session_attrs=read-write for a node that fails over, sslmode=require or better beyond this machine.
+# Without superuser: sql/role.sql shows what the role needs.
 {nodes}
 [tables]
 include = ["public.*"]             # patterns over schema.table
@@ -39,9 +44,9 @@ listen = "127.0.0.1:7432"          # /metrics /healthz /readyz /status
 
 fn node(draft: &Draft) -> String {
     let dsn = toml::Value::String(draft.dsn.clone());
-    let hint = match draft.had_password {
-        true => format!("# password_file = \"{}.password\"   # or PGPASSWORD, or a passfile\n", draft.name),
-        false => String::new(),
+    let hint = match draft.password {
+        Some(_) => format!("password_file = \"{}\"   # or PGPASSWORD, or a passfile\n", draft.password_file()),
+        None => String::new(),
     };
     format!("[[node]]\nname = \"{}\"\ndsn = {dsn}\n{hint}", draft.name)
 }

@@ -7,7 +7,7 @@ use tokio_postgres::{Client, Row};
 use crate::config::TableFilter;
 use crate::node::NodeError;
 use crate::node::catalog::key_form::Determinism;
-use crate::node::catalog::shape::{ColumnShape, IndexShape, ReplicaIdentity, TableKind, TableShape};
+use crate::node::catalog::shape::{ColumnShape, IndexShape, ReplicaIdentity, RowSecurity, TableKind, TableShape};
 
 const TABLES: &str = include_str!("../../../sql/tables.sql");
 const COLUMNS: &str = include_str!("../../../sql/columns.sql");
@@ -55,7 +55,11 @@ fn table(row: &Row) -> TableShape {
         owned: row.get("owned"),
         owner: row.get("owner"),
         owner_is_superuser: row.get("owner_is_superuser"),
-        row_security: row.get("row_security"),
+        row_security: match (row.get("row_security"), row.get("row_security_active")) {
+            (false, _) => RowSecurity::Off,
+            (true, false) => RowSecurity::Bypassed,
+            (true, true) => RowSecurity::Active,
+        },
         exclusions: row.get("exclusions"),
         columns: Vec::new(),
         indexes: Vec::new(),

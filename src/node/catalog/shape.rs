@@ -26,8 +26,8 @@ pub struct TableShape {
     pub owner: String,
     /// The owner is superuser, so nobody should be made a member of it.
     pub owner_is_superuser: bool,
-    /// Row level security applies to the connected role.
-    pub row_security: bool,
+    /// Row level security.
+    pub row_security: RowSecurity,
     /// Names of its exclusion constraints.
     pub exclusions: Vec<String>,
     /// In order, generated ones included.
@@ -53,6 +53,17 @@ pub enum TableKind {
     Foreign,
     /// Created by an extension.
     Extension,
+}
+
+/// What row level security does to the connected role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowSecurity {
+    /// There is none.
+    Off,
+    /// There is, and the role may pass it by.
+    Bypassed,
+    /// Rows are hidden from the role.
+    Active,
 }
 
 /// What a table's old tuples hold.
@@ -210,7 +221,7 @@ impl TableShape {
             owned: true,
             owner: "app".to_owned(),
             owner_is_superuser: false,
-            row_security: false,
+            row_security: RowSecurity::Off,
             exclusions: Vec::new(),
             columns: vec![
                 ColumnShape::of("id", "integer", "pg_catalog.int4"),

@@ -21,7 +21,7 @@ const SAMPLES: usize = 7;
 
 /// One node as doctor sees it.
 #[derive(Clone, Debug)]
-pub(super) struct Facts {
+pub(crate) struct Facts {
     pub node: String,
     pub server: Server,
     pub timeline: i32,
@@ -42,11 +42,13 @@ pub(super) struct Facts {
 
 /// The server and the connected role; `sql/server.sql` explains the columns.
 #[derive(Clone, Debug)]
-pub(super) struct Server {
+pub(crate) struct Server {
     pub version: i32,
     pub version_text: String,
     pub database: String,
     pub system_id: String,
+    /// When the server was started: tells a copy from the server itself.
+    pub started: String,
     pub in_recovery: bool,
     pub wal_level: String,
     pub track_commit_timestamp: bool,
@@ -66,7 +68,6 @@ pub(super) struct Server {
     pub role: String,
     pub is_superuser: bool,
     pub may_replicate: bool,
-    pub bypasses_rls: bool,
     pub may_create: bool,
     pub missing_functions: Vec<String>,
     pub may_read_origins: bool,
@@ -76,7 +77,7 @@ pub(super) struct Server {
 
 /// A trigger or rule that fires for replicated rows.
 #[derive(Clone, Debug)]
-pub(super) struct Trigger {
+pub(crate) struct Trigger {
     pub table: String,
     pub sql_table: String,
     pub name: String,
@@ -88,7 +89,7 @@ pub(super) struct Trigger {
 
 /// A sequence behind a column.
 #[derive(Clone, Debug)]
-pub(super) struct Sequence {
+pub(crate) struct Sequence {
     pub table: String,
     pub column: String,
     /// Quoted, with schema.
@@ -103,7 +104,7 @@ pub(super) struct Sequence {
 
 /// How a node's clock stands to ours.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     /// Its clock minus ours, microseconds.
     pub offset: i64,
     /// The offset may be wrong by this much: half the round trip.
@@ -112,7 +113,7 @@ pub(super) struct Clock {
 
 /// Whether `session_replication_role = replica` can be set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum ReplicaRole {
+pub(crate) enum ReplicaRole {
     Allowed,
     Denied,
 }
@@ -152,6 +153,7 @@ fn server(row: &Row) -> Server {
         version_text: row.get("version_text"),
         database: row.get("database"),
         system_id: row.get("system_id"),
+        started: row.get("started"),
         in_recovery: row.get("in_recovery"),
         wal_level: row.get("wal_level"),
         track_commit_timestamp: row.get("track_commit_timestamp"),
@@ -170,7 +172,6 @@ fn server(row: &Row) -> Server {
         role: row.get("role"),
         is_superuser: row.get("is_superuser"),
         may_replicate: row.get("may_replicate"),
-        bypasses_rls: row.get("bypasses_rls"),
         may_create: row.get("may_create"),
         missing_functions: row.get("missing_functions"),
         may_read_origins: row.get("may_read_origins"),
@@ -296,6 +297,7 @@ impl Server {
             version_text: "15.18".to_owned(),
             database: "shop".to_owned(),
             system_id: "77".to_owned(),
+            started: "2026-01-01 00:00:00.000001+00".to_owned(),
             in_recovery: false,
             wal_level: "logical".to_owned(),
             track_commit_timestamp: true,
@@ -314,7 +316,6 @@ impl Server {
             role: "pgc".to_owned(),
             is_superuser: true,
             may_replicate: true,
-            bypasses_rls: false,
             may_create: true,
             missing_functions: Vec::new(),
             may_read_origins: true,

@@ -3,25 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::table::quote_identifier;
-use crate::node::Finding;
-use crate::node::catalog::shape::TableShape;
+use crate::node::catalog::shape::{RowSecurity, TableShape};
 use crate::node::doctor::facts::{Facts, ReplicaRole};
+use crate::node::{Finding, Level};
 
 const CHECK: &str = "privileges";
 
 pub(super) fn check(facts: &Facts) -> Vec<Finding> {
+    let mut findings = to_replicate(facts);
+    findings.extend(to_set_up(facts));
+    findings.extend(progress(facts));
+    if findings.iter().all(|finding| finding.level == Level::Ok) {
+        let kind = if facts.server.is_superuser { " (superuser)" } else { "" };
+        findings.push(Finding::ok(CHECK, format!("{}{kind} has all that is needed", facts.server.role)));
+    }
+    findings
+}
+
+/// What `pgconcord run` needs and setup does not create.
+pub(super) fn to_replicate(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(role(facts));
     findings.extend(origins(facts));
     findings.extend(replica_role(facts));
-    findings.extend(to_set_up(facts));
-    findings.extend(progress(facts));
     findings.extend(writes(facts));
     findings.extend(facts.tables.iter().filter_map(|table| row_security(facts, table)));
-    if findings.is_empty() {
-        let kind = if facts.server.is_superuser { " (superuser)" } else { "" };
-        findings.push(Finding::ok(CHECK, format!("{}{kind} has all that is needed", facts.server.role)));
-    }
     findings
 }
 
@@ -61,7 +67,7 @@ fn replica_role(facts: &Facts) -> Option<Finding> {
         15_00_00.. => {
             finding.fix(format!("GRANT SET ON PARAMETER session_replication_role TO {};", quoted_role(facts)))
         }
-        _ => finding.fix("before PostgreSQL 15 only a superuser may"),
+        _ => finding.fix("-- before PostgreSQL 15 only a superuser may"),
     })
 }
 
@@ -92,7 +98,7 @@ fn ownership(facts: &Facts, role: &str, instead: &str) -> Vec<Finding> {
         let names: Vec<String> = tables.iter().map(|table| table.shown()).collect();
         let what = format!("{} is not {owner}, so it can't publish {}", facts.server.role, names.join(", "));
         let fix = match tables.iter().any(|table| table.owner_is_superuser) {
-            true => "let an administrator run what `pgconcord setup --print-sql` prints".to_owned(),
+            true => instead.trim_start_matches("-- or ").to_owned(),
             false => format!("GRANT {} TO {role};\n{instead}", quote_identifier(owner)),
         };
         Finding::error(CHECK, what).fix(fix)
@@ -139,18 +145,19 @@ fn write_grants(facts: &Facts, missing: &[String], tables: &[&TableShape]) -> Fi
 
 /// Under row level security an UPDATE silently hits no row.
 fn row_security(facts: &Facts, table: &TableShape) -> Option<Finding> {
-    if !table.row_security || facts.server.bypasses_rls {
-        return None;
-    }
-    let what = format!("row level security hides rows from {}", facts.server.role);
-    let fix = format!("ALTER ROLE {} BYPASSRLS;", quoted_role(facts));
-    Some(Finding::error("row_security", what).about(table.shown()).fix(fix))
+    let role = &facts.server.role;
+    let finding = match table.row_security {
+        RowSecurity::Off => return None,
+        RowSecurity::Bypassed => Finding::ok("row_security", format!("is on, and {role} sees all rows")),
+        RowSecurity::Active => Finding::error("row_security", format!("hides rows from {role}"))
+            .fix(format!("ALTER ROLE {} BYPASSRLS;", quoted_role(facts))),
+    };
+    Some(finding.about(table.shown()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::Level;
 
     #[test]
     fn a_role_with_everything_passes() {
@@ -170,7 +177,7 @@ mod tests {
         facts.tables = vec![TableShape {
             missing_privileges: vec!["INSERT".to_owned(), "USAGE".to_owned()],
             owned: false,
-            row_security: true,
+            row_security: RowSecurity::Active,
             ..TableShape::sample()
         }];
         let fixes: String =

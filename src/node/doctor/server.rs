@@ -140,11 +140,12 @@ fn failover(config: &Config, server: &Server) -> Option<Finding> {
 
 /// What must differ, or be alike, between nodes.
 pub(super) fn check_distinct(nodes: &[Facts]) -> Vec<Finding> {
+    let server = |facts: &Facts| (facts.server.system_id.clone(), facts.server.started.clone());
     let mut findings = Vec::new();
     for (i, facts) in nodes.iter().enumerate() {
         let before = &nodes[..i];
-        if let Some(other) = before.iter().find(|other| other.server.system_id == facts.server.system_id) {
-            findings.push(Finding::error("system_identifier", same_server(&other.node, &facts.node)).at(&facts.node));
+        if let Some(other) = before.iter().find(|other| server(other) == server(facts)) {
+            findings.push(Finding::error("same_server", same_server(&other.node, &facts.node)).at(&facts.node));
         }
         if let Some(first) = before.first().filter(|first| first.server.encoding != facts.server.encoding) {
             let what = format!(
@@ -205,7 +206,9 @@ mod tests {
     #[test]
     fn two_names_of_one_server_are_told() {
         let nodes = [Facts::sample(), Facts { node: "west".to_owned(), ..Facts::sample() }];
-        assert_eq!(check_distinct(&nodes)[0].check, "system_identifier");
+        assert_eq!(check_distinct(&nodes)[0].check, "same_server");
+        let copy = with(|server| server.started = "2026-01-01 00:00:07+00".to_owned());
+        assert_eq!(check_distinct(&[Facts::sample(), copy]), vec![]);
     }
 
     #[test]

@@ -62,7 +62,11 @@ pub(super) async fn bring_up(
 }
 
 /// What must be run, if anything.
-fn statement(name: &str, found: Option<&Publication>, tables: &[Arc<Table>]) -> Result<Option<String>, NodeError> {
+pub(super) fn statement(
+    name: &str,
+    found: Option<&Publication>,
+    tables: &[Arc<Table>],
+) -> Result<Option<String>, NodeError> {
     let quoted = quote_identifier(name);
     let Some(found) = found else { return Ok(Some(create(name, tables))) };
     if found.all_tables {
@@ -83,8 +87,7 @@ fn statement(name: &str, found: Option<&Publication>, tables: &[Arc<Table>]) -> 
 
 const OPTIONS: &str = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
 
-/// The statement that creates the publication.
-pub(super) fn create(name: &str, tables: &[Arc<Table>]) -> String {
+fn create(name: &str, tables: &[Arc<Table>]) -> String {
     format!("CREATE PUBLICATION {} FOR TABLE {} WITH ({OPTIONS});", quote_identifier(name), list(tables))
 }
 
