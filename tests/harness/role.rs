@@ -5,7 +5,7 @@ use super::servers;
 /// Creates `pgconcord` with what it needs, and no more, in a database whose tables `shop_owner` owns.
 pub fn ordinary_role() -> String {
     let password = servers().password();
-    let grants = include_str!("../../sql/grants.sql").replace("@ROLE@", "'pgconcord'");
+    let grants = include_str!("../../sql/role.sql");
     format!(
         "CREATE ROLE shop_owner;
          ALTER TABLE item OWNER TO shop_owner;

@@ -23,14 +23,14 @@ use crate::throwaway::{Binaries, Options, SUPERUSER, Server, Servers, Stop, free
 const NAMES: [&str; 2] = ["east", "west"];
 /// The replicated database.
 const DATABASE: &str = "shop";
-/// The role that pgconcord connects as: no superuser.
+/// The role that pgconcord connects as: no superuser. `sql/role.sql` has the same name.
 const ROLE: &str = "pgconcord";
 /// Tables and rows.
 const SHOP: &str = include_str!("../../../sql/demo.sql");
 /// How conflicts are settled.
 const RULES: &str = include_str!("../../../conflict-rules/default.toml");
 /// What the role needs beside its rights on the tables.
-const GRANTS: &str = include_str!("../../../sql/grants.sql");
+const GRANTS: &str = include_str!("../../../sql/role.sql");
 /// How long the daemon may take to come up, or to stop.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often we look.
@@ -72,11 +72,10 @@ impl Site {
         node.sql(DATABASE, &format!("SET ROLE shop_owner; {SHOP}")).await?;
         let password = self.servers.password();
         let role = format!(
-            "CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '{password}'; GRANT shop_owner TO {ROLE};
-             GRANT CREATE ON DATABASE {DATABASE} TO {ROLE}"
+            "CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '{password}'; GRANT shop_owner TO {ROLE}"
         );
         node.sql(DATABASE, &role).await?;
-        node.sql(DATABASE, &GRANTS.replace("@ROLE@", &format!("'{ROLE}'"))).await?;
+        node.sql(DATABASE, GRANTS).await?;
         Ok(())
     }
 
