@@ -150,26 +150,27 @@ impl World {
         if older < Some(stamp(winner)) {
             let home = held_by.map_or(link.target, |change| change.source);
             tell!(self, "n{}: {key} takes u{unique} from {holder}, at home at n{}", link.target.0, home.0);
-            self.lose(Loser { node: home, key: holder, unique });
-            return Ok(Step::Abort);
+            let at = held_by.map_or(Lsn::ZERO, |change| self.commit_lsn(change));
+            if !self.is_settled(Loser { node: home, key: holder, unique }, at) {
+                return Ok(Step::Abort);
+            }
+            self.nodes[link.target.index()].delete(job.xid, holder, Guard::Open);
+            return Ok(Step::Next(Stage::Slow));
         }
-        let lost = (winner.source, self.commit_lsn(winner), key);
         tell!(self, "n{}: {key} yields u{unique} to {holder}", link.target.0);
-        if !self.settled.contains(&lost) {
-            self.lose(Loser { node: winner.source, key, unique });
-            self.settled.insert(lost);
-            return Ok(Step::Abort);
-        }
-        if self.losers.contains(&Loser { node: winner.source, key, unique }) {
+        if !self.is_settled(Loser { node: winner.source, key, unique }, self.commit_lsn(winner)) {
             return Ok(Step::Abort);
         }
         self.put(job, key, None, winner)
     }
 
-    fn lose(&mut self, loser: Loser) {
-        if !self.losers.contains(&loser) {
+    /// Whether the loser has been deleted at its home, or had changed there already. Then it may go at the target
+    /// before that arrives: waiting for it could wait for another link that waits for this one.
+    fn is_settled(&mut self, loser: Loser, at: Lsn) -> bool {
+        if self.settled.insert((loser.node, at, loser.key)) {
             self.losers.push(loser);
         }
+        !self.losers.contains(&loser)
     }
 
     fn commit_lsn(&self, change: ChangeRef) -> Lsn {
