@@ -52,6 +52,7 @@ impl World {
                         self.eager[target.index()] = true;
                         return Ok(Step::Abort);
                     }
+                    Fetched::LeftOut => None,
                     Fetched::Held => return Err(Failure::Held { key }),
                 }
             }
@@ -77,7 +78,7 @@ impl World {
     }
 
     /// The row with the body that the source's row has, if that is still the row which the change left there.
-    fn at_source(&self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
+    fn at_source(&mut self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
         let alike = |row: &Row| sent.with(row.body) == *row;
         if let (Standing::Unknown, Some(row)) = (verdict.before, existing.filter(alike)) {
             return Fetched::Row(row);
@@ -91,7 +92,8 @@ impl World {
         }
         match self.nodes[winner.source.index()].rows().get(&key) {
             Some(version) if self.left_by(winner, key, sent, version) => Fetched::Row(sent.with(version.row.body)),
-            _ => Fetched::TryLater,
+            _ if self.random.permille(500) => Fetched::TryLater,
+            _ => Fetched::LeftOut,
         }
     }
 
@@ -209,7 +211,11 @@ impl World {
 /// What reading the source's row came to.
 enum Fetched {
     Row(Row),
+    /// The source is not there, or more of its changes are wanted first.
     TryLater,
+    /// The source has moved on: what did so is under way and brings the whole row. To wait for it could be to
+    /// wait for a link that waits for this one; until then there is no row, for a wrong one might be updated.
+    LeftOut,
     Held,
 }
 
