@@ -74,7 +74,7 @@ impl Settings {
         Settings {
             seed,
             nodes,
-            steps: 700,
+            steps: 1500,
             max_skew,
             lazy_slots: false,
             torn_confirms: false,

@@ -52,6 +52,11 @@ const USUAL: [(Action, usize); 14] = [
     (Action::SaveSlot, 4),
 ];
 
+/// Without these the daemon would only fall behind.
+fn keeps_up(action: Action) -> bool {
+    matches!(action, Action::Deliver | Action::StepJob | Action::Connect | Action::StepLocal)
+}
+
 /// The weights of one schedule.
 #[derive(Clone, Debug)]
 pub struct Mood {
@@ -69,7 +74,9 @@ impl Mood {
             match (fault, calm) {
                 (true, true) => 0,
                 (true, false) => usual * random.pick(&[0, 4, 8, 16]),
-                _ => usual * random.pick(&[1, 2, 4, 8, 16]),
+                (false, _) if matches!(action, Action::BeginLocal) => usual * random.pick(&[2, 4, 8]),
+                (false, _) if keeps_up(action) => usual * random.pick(&[8, 16, 32]),
+                (false, _) => usual * random.pick(&[1, 4, 16]),
             }
         };
         let weights = USUAL.iter().map(|(action, usual)| (*action, weight(*action, *usual, random))).collect();

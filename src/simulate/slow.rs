@@ -53,10 +53,15 @@ impl World {
                         self.eager[target.index()] = true;
                         return Ok(Step::Abort);
                     }
+                    Fetched::LeftOut => None,
                     Fetched::Held => return Err(Failure::Held { key }),
                 }
             }
         };
+        if row == self.nodes[target.index()].see(job.xid, key) {
+            job.slow.pop_front();
+            return Ok(Step::Next(Stage::Slow));
+        }
         self.put(job, key, row, verdict.winner)
     }
 
@@ -74,7 +79,7 @@ impl World {
     }
 
     /// The row with the body that the source's row has, if that is still the row which the change left there.
-    fn at_source(&self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
+    fn at_source(&mut self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
         let alike = |row: &Row| sent.with(row.body) == *row;
         if let (Standing::Unknown, Some(row)) = (verdict.before, existing.filter(alike)) {
             return Fetched::Row(row);
@@ -86,12 +91,27 @@ impl World {
         if !self.daemon.streams[winner.source.index()].connected {
             return Fetched::TryLater;
         }
-        let xid = self.daemon.coordinator.window().transaction(winner).transaction.xid;
-        let left = |version: &&Version| {
-            self.settings.mutation == Some(Mutation::AnyBody) || version.xmin == xid && version.author == Author::Local
-        };
-        let version = self.nodes[winner.source.index()].rows().get(&key).filter(left);
-        version.map_or(Fetched::TryLater, |version| Fetched::Row(sent.with(version.row.body)))
+        match self.nodes[winner.source.index()].rows().get(&key) {
+            Some(version) if self.left_by(winner, key, sent, version) => Fetched::Row(sent.with(version.row.body)),
+            _ if self.random.permille(500) => Fetched::TryLater,
+            _ => Fetched::LeftOut,
+        }
+    }
+
+    /// Whether a row version at the home of `change` is the one that the change left there: its own, or one that
+    /// we wrote there when that change came out.
+    fn left_by(&self, change: ChangeRef, key: Key, sent: Sent, version: &Version) -> bool {
+        let coordinator = &self.daemon.coordinator;
+        let home = change.source;
+        let standing = coordinator.standing(home, key.table, self.schema.key_id(key));
+        let quiet = self.jobs[home.index()].is_none();
+        match version.author {
+            _ if self.settings.mutation == Some(Mutation::AnyBody) => true,
+            Author::Local => version.xmin == coordinator.window().transaction(change).transaction.xid,
+            Author::Ours => {
+                quiet && standing.is_ok_and(|s| s == Some(change)) && sent.with(version.row.body) == version.row
+            }
+        }
     }
 
     fn put(&mut self, job: &mut Job, key: Key, row: Option<Row>, winner: ChangeRef) -> Result<Step, Failure> {
@@ -133,26 +153,27 @@ impl World {
         if older < Some(stamp(winner)) {
             let home = held_by.map_or(link.target, |change| change.source);
             tell!(self, "n{}: {key} takes u{unique} from {holder}, at home at n{}", link.target.0, home.0);
-            self.lose(Loser { node: home, key: holder, unique });
-            return Ok(Step::Abort);
+            let at = held_by.map_or(Lsn::ZERO, |change| self.commit_lsn(change));
+            if !self.is_settled(Loser { node: home, key: holder, unique }, at) {
+                return Ok(Step::Abort);
+            }
+            self.nodes[link.target.index()].delete(job.xid, holder, Guard::Open);
+            return Ok(Step::Next(Stage::Slow));
         }
-        let lost = (winner.source, self.commit_lsn(winner), key);
         tell!(self, "n{}: {key} yields u{unique} to {holder}", link.target.0);
-        if !self.settled.contains(&lost) {
-            self.lose(Loser { node: winner.source, key, unique });
-            self.settled.insert(lost);
-            return Ok(Step::Abort);
-        }
-        if self.losers.contains(&Loser { node: winner.source, key, unique }) {
+        if !self.is_settled(Loser { node: winner.source, key, unique }, self.commit_lsn(winner)) {
             return Ok(Step::Abort);
         }
         self.put(job, key, None, winner)
     }
 
-    fn lose(&mut self, loser: Loser) {
-        if !self.losers.contains(&loser) {
+    /// Whether the loser has been deleted at its home, or had changed there already. Then it may go at the target
+    /// before that arrives: waiting for it could wait for another link that waits for this one.
+    fn is_settled(&mut self, loser: Loser, at: Lsn) -> bool {
+        if self.settled.insert((loser.node, at, loser.key)) {
             self.losers.push(loser);
         }
+        !self.losers.contains(&loser)
     }
 
     fn commit_lsn(&self, change: ChangeRef) -> Lsn {
@@ -191,7 +212,11 @@ impl World {
 /// What reading the source's row came to.
 enum Fetched {
     Row(Row),
+    /// The source is not there, or more of its changes are wanted first.
     TryLater,
+    /// The source has moved on: what did so is under way and brings the whole row. To wait for it could be to
+    /// wait for a link that waits for this one; until then there is no row, for a wrong one might be updated.
+    LeftOut,
     Held,
 }
 
