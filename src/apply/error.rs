@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::apply::unique::Removal;
 use crate::model::{Class, Classify, Lsn};
 use crate::wire::{PipelineError, WireError};
 
@@ -57,12 +58,12 @@ pub enum ApplyError {
         node: String,
     },
     /// A unique value's loser is being removed at its home; the batch waits for that.
-    #[error("{table} has two rows with one unique value; the older one is being removed at {home}")]
+    #[error("{table} has two rows with one unique value; the older one is removed at its home first")]
     UniqueLoser {
         /// The table.
         table: String,
-        /// The loser's home node.
-        home: String,
+        /// The losers, each with where the change committed that stands there.
+        removals: Vec<(Removal, Option<Lsn>)>,
     },
     /// Somebody must act.
     #[error("{what}; {advice}")]

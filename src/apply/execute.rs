@@ -9,7 +9,7 @@ use std::hash::BuildHasherDefault;
 use crate::apply::batch::{self, Pieces, SET_ROWS, Set, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::net::{Content, Folded};
+use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
@@ -19,7 +19,7 @@ use crate::conflict::coordinator::Batch;
 use crate::conflict::window::KeyHash;
 use crate::conflict::{ChangeRef, Operation};
 use crate::model::{KeyId, Lsn, Stamp, TouchKind};
-use crate::wire::{Outcome, Param, Pipeline};
+use crate::wire::{self, Outcome, Param, Pipeline};
 
 /// How a batch is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +28,9 @@ pub enum Mode {
     Sets,
     /// Change by change, each behind a savepoint: after a unique violation (R7, R12).
     OneByOne,
+    /// In sets, and where a value can't be had because the row has moved on at its source, without the row: the
+    /// change that moved on brings it whole, and waiting could be waiting for a link that waits for this one.
+    LeavingOut,
 }
 
 /// What a batch did.
@@ -55,6 +58,7 @@ pub struct Execution<'a, R> {
     pub(super) applied: Applied,
     /// Rows of published tables written: without any the commit must be made visible in the stream.
     pub(super) rows: u64,
+    pub(super) mode: Mode,
     began: bool,
 }
 
@@ -78,10 +82,11 @@ pub async fn apply<R: Recorder>(
         conflicts: HashMap::default(),
         applied: Applied::default(),
         rows: 0,
+        mode,
         began: false,
     };
     let written = match mode {
-        Mode::Sets => execution.write().await,
+        Mode::Sets | Mode::LeavingOut => execution.write().await,
         Mode::OneByOne => execution.write_one_by_one().await,
     };
     execution.end(written).await
@@ -91,7 +96,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
     /// For a transaction that writes no batch: a reopened decision.
     pub(super) fn new(shared: &'a Shared, session: &'a mut ApplySession, recorder: &'a R, batch: &'a Batch) -> Self {
         let (conflicts, applied) = (HashMap::default(), Applied::default());
-        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, began: false }
+        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, mode: Mode::Sets, began: false }
     }
 
     /// Commits what was written, or rolls back.
@@ -188,30 +193,40 @@ impl<'a, R: Recorder> Execution<'a, R> {
         for Incomplete { mut write, there, completed, last } in std::mem::take(&mut plan.incomplete) {
             let net = &folded.nets[write.net];
             let moved = net.moved_from.as_ref();
-            write.row = match (completed, moved) {
-                (Completed::Whole(row), _) => row,
-                (Completed::AtTarget(row), None) if there => row,
+            let row = match (completed, moved) {
+                (Completed::Whole(row), _) => Some(row),
+                (Completed::AtTarget(row), None) if there => Some(row),
                 (Completed::AtTarget(row), Some(from)) => match self.read_at_target(&row, from).await? {
-                    Some(row) => row,
-                    None => complete::read_at_source(self.shared, &row, last).await?,
+                    Some(row) => Some(row),
+                    None => self.read_at_source(&row, last).await?,
                 },
                 // The batch has a later change of the key, in another piece: that one decides.
                 (Completed::AtTarget(_) | Completed::AtSource(..), _) if (last.seq, last.offset()) != net.place => {
                     continue;
                 }
-                (Completed::AtTarget(row), None) => complete::read_at_source(self.shared, &row, last).await?,
-                (Completed::AtSource(row, change), _) => complete::read_at_source(self.shared, &row, change).await?,
+                (Completed::AtTarget(row), None) => self.read_at_source(&row, last).await?,
+                (Completed::AtSource(row, change), _) => self.read_at_source(&row, change).await?,
             };
+            let Some(row) = row else {
+                plan.deletes.push(write);
+                continue;
+            };
+            write.row = row;
             if there { plan.updates.push(write) } else { plan.inserts.push(write) }
         }
         Ok(())
     }
 
-    async fn read_at_target(
-        &mut self,
-        row: &crate::apply::net::Row,
-        from: &crate::apply::net::Row,
-    ) -> Result<Option<crate::apply::net::Row>, ApplyError> {
+    /// `None` if the row has moved on and is to be left out.
+    pub(super) async fn read_at_source(&self, row: &Row, change: ChangeRef) -> Result<Option<Row>, ApplyError> {
+        match complete::read_at_source(self.shared, row, change).await {
+            Ok(row) => Ok(Some(row)),
+            Err(ApplyError::MovedOn { .. }) if self.mode == Mode::LeavingOut => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_at_target(&mut self, row: &Row, from: &Row) -> Result<Option<Row>, ApplyError> {
         let mut pipeline = self.begin();
         let at = complete::queue_read(&mut pipeline, row, from);
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("reading a row that moved"))?;
@@ -419,7 +434,7 @@ pub(super) fn missed(outcome: &Outcome, writes: &[Write]) -> Result<Vec<usize>, 
 
 /// The first column of each row: ordinals from 1, here from 0.
 fn ordinals(outcome: &Outcome) -> Result<std::collections::HashSet<usize>, ApplyError> {
-    let parse = |row: &crate::wire::Row| row.parse::<usize>(0).map(|ordinal| ordinal.saturating_sub(1));
+    let parse = |row: &wire::Row| row.parse::<usize>(0).map(|ordinal| ordinal.saturating_sub(1));
     outcome
         .rows
         .iter()

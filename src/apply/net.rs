@@ -173,7 +173,7 @@ pub struct Truncation {
 }
 
 /// The folded changes of a piece of a batch: first the truncations, then the rows.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Folded {
     /// One for each TRUNCATE statement.
     pub truncations: Vec<Truncation>,

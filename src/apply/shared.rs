@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 
 use crate::apply::error::ApplyError;
+use crate::apply::unique::Removed;
 use crate::conflict::{Coordinator, Event};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
@@ -138,6 +139,7 @@ pub struct Shared {
     pub nodes: Vec<NodeShared>,
     coordinator: Mutex<Coordinator>,
     nonces: AtomicU64,
+    removed: Mutex<Removed>,
 }
 
 impl Shared {
@@ -158,12 +160,18 @@ impl Shared {
             nodes,
             coordinator: Mutex::new(coordinator),
             nonces: AtomicU64::new(start >> 1),
+            removed: Mutex::default(),
         }
     }
 
     /// The coordinator; held only for moments, never across an await.
     pub fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
         lock(&self.coordinator)
+    }
+
+    /// The losers of unique values that have been removed at their homes.
+    pub fn removed(&self) -> MutexGuard<'_, Removed> {
+        lock(&self.removed)
     }
 
     /// The node of that id.

@@ -156,20 +156,22 @@ impl<R: Recorder> Execution<'_, R> {
         for (mut verdict, completed, winner) in wanted {
             let moved = folded.nets[verdict.net].moved_from.is_some();
             if let Some(completed) = completed {
-                verdict.content = Content::Put(self.whole(completed, verdict.there && !moved, winner).await?);
+                let whole = self.whole(completed, verdict.there && !moved, winner).await?;
+                verdict.content = whole.map_or(Content::Delete, Content::Put);
             }
             verdicts.push(verdict);
         }
         Ok(verdicts)
     }
 
-    /// The row with all its values, or without those that stand in the target's row.
-    async fn whole(&mut self, completed: Completed, stays: bool, winner: ChangeRef) -> Result<Row, ApplyError> {
+    /// The row with all its values, or without those that stand in the target's row; `None` if it is to be left
+    /// out.
+    async fn whole(&self, completed: Completed, stays: bool, winner: ChangeRef) -> Result<Option<Row>, ApplyError> {
         match completed {
-            Completed::Whole(row) => Ok(row),
-            Completed::AtTarget(row) if stays => Ok(row),
-            Completed::AtTarget(row) => complete::read_at_source(self.shared, &row, winner).await,
-            Completed::AtSource(row, change) => complete::read_at_source(self.shared, &row, change).await,
+            Completed::Whole(row) => Ok(Some(row)),
+            Completed::AtTarget(row) if stays => Ok(Some(row)),
+            Completed::AtTarget(row) => self.read_at_source(&row, winner).await,
+            Completed::AtSource(row, change) => self.read_at_source(&row, change).await,
         }
     }
 

@@ -153,6 +153,8 @@ const PROGRESS_BYTES: u64 = 64 << 10;
 const PROGRESS_BYTES_AT_ONCE: u64 = 4 << 20;
 /// A worker that has nothing to do looks again after this, for what nobody rings for.
 const TICK: Duration = Duration::from_millis(500);
+/// How often a batch waits for a row that has moved on at its source before it is written without the row.
+const PATIENT_ROUNDS: u32 = 5;
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const OPERATOR_RETRY: Duration = Duration::from_secs(10);
@@ -233,8 +235,8 @@ impl<R: Recorder> Worker<R> {
         let link = inbound.link();
         let most = match (inbound.mode, inbound.reach) {
             (Mode::OneByOne, _) => 0,
-            (Mode::Sets, Reach::Usual) => self.shared.settings.batch_changes,
-            (Mode::Sets, Reach::All) => u64::MAX,
+            (_, Reach::Usual) => self.shared.settings.batch_changes,
+            (_, Reach::All) => u64::MAX,
         };
         let batch = {
             let mut coordinator = self.shared.coordinator();
@@ -265,6 +267,14 @@ impl<R: Recorder> Worker<R> {
             Err(error) if error.loses_session() => {
                 inbound.stats.set_condition(Condition::Retrying(error.to_string()));
                 Err(error)
+            }
+            Err(ApplyError::UniqueLoser { table, removals }) => {
+                match unique::remove(&self.shared, &removals).await {
+                    Ok(()) => inbound.retry_at = None,
+                    Err(error) => inbound.failed(&error),
+                }
+                tracing::debug!(table, "made room for a unique value");
+                Ok(inbound.retry_at.is_none())
             }
             Err(error) => {
                 inbound.failed(&error);
@@ -322,10 +332,11 @@ impl Inbound {
             self.retry_at = None;
             return;
         }
-        if matches!(error, ApplyError::MovedOn { .. }) {
-            (self.mode, self.reach) = (Mode::Sets, Reach::All);
-        }
         self.failures += 1;
+        if matches!(error, ApplyError::MovedOn { .. }) {
+            self.reach = Reach::All;
+            self.mode = if self.failures > PATIENT_ROUNDS { Mode::LeavingOut } else { Mode::Sets };
+        }
         let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(12)).min(LAST_RETRY);
         if error.class() == Class::Transient {
             tracing::info!(source = names.0, target = names.1, %error, ?wait, "the batch is tried again");

@@ -64,6 +64,8 @@ fn confirm(daemon: &Daemon) -> Result<(), DaemonError> {
         coordinator.forget(&frontier)?;
         frontier
     };
+    // A removal that is made twice is harmless, so those of rows that are stable need not be remembered.
+    daemon.shared.removed().retain(|(home, _, lsn)| lsn.is_some_and(|lsn| lsn >= frontier[home.index()]));
     for (confirmed, lsn) in daemon.confirmed.iter().zip(frontier) {
         confirmed.send_if_modified(|known| {
             let news = lsn > *known;
