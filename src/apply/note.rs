@@ -90,6 +90,10 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(());
         }
         let link = self.batch.link;
+        let made_room = self.shared.removed().iter().any(|(_, key, _)| *key == net.key);
+        if !there && made_room {
+            return Ok(()); // the loser of a unique value: on record as that
+        }
         if !there && coordinator.is_ahead(link, net.table.id, net.key, decision.incoming)? {
             return Ok(());
         }
