@@ -140,6 +140,8 @@ pub struct Coordinator {
     arrived: Vec<(NodeId, u64)>,
     /// By node: the keys to decide again, with a count of the reasons.
     reopened: Vec<KeyMap<(TableId, u64)>>,
+    /// By node: keys that were decided again by a commit that ends there, which the server may still lose.
+    rewritten: Vec<Vec<(Lsn, TableId, KeyId)>>,
     reasons: u64,
     resolver: Resolver,
 }
@@ -159,6 +161,7 @@ impl Coordinator {
             waiting: vec![VecDeque::new(); nodes],
             arrived: Vec::new(),
             reopened: vec![KeyMap::default(); nodes],
+            rewritten: vec![Vec::new(); nodes],
             reasons: 0,
             resolver,
         }
@@ -174,6 +177,9 @@ impl Coordinator {
         self.waiting[node.index()].clear();
         self.committing[node.index()] = 0;
         self.marks[node.index()].cut(slot);
+        for (_, table, key) in std::mem::take(&mut self.rewritten[node.index()]) {
+            self.reopen(node, table, key);
+        }
         for source in self.nodes().filter(|source| *source != node) {
             self.link_mut(Link { source, target: node }).in_flight = None;
         }
@@ -403,11 +409,16 @@ impl Coordinator {
         self.reopened[node.index()].len()
     }
 
-    /// Every key that waits to be decided again, at any node.
+    /// Every key that waits to be decided again, at any node, or was and is not known to be durable.
     pub fn all_reopened(&self) -> impl Iterator<Item = (TableId, KeyId)> + '_ {
         let suspects = self.links.iter().filter_map(|link| link.in_flight.as_ref()).flat_map(|batch| &batch.suspects);
         let suspects = suspects.map(|(key, table)| (*table, *key));
-        self.reopened.iter().flatten().map(|(key, (table, _))| (*table, *key)).chain(suspects)
+        let at_risk = self.nodes().flat_map(|node| {
+            let decoded = self.window.log(node).decoded;
+            self.rewritten[node.index()].iter().filter(move |(at, ..)| *at > decoded)
+        });
+        let at_risk = at_risk.map(|(_, table, key)| (*table, *key));
+        self.reopened.iter().flatten().map(|(key, (table, _))| (*table, *key)).chain(suspects).chain(at_risk)
     }
 
     /// What a reopened key must be at the node: the outcome of all that is present, to be asked after a barrier
@@ -436,11 +447,15 @@ impl Coordinator {
         self.reopen(node, table, key);
     }
 
-    /// The outcome has been written; a reason that came up since the decision keeps the key open.
-    pub fn reopen_done(&mut self, node: NodeId, key: KeyId, ticket: u64) {
+    /// The outcome has been written by the commit that ends at `at`; a reason that came up since the decision
+    /// keeps the key open. Until the commit is durable nothing of the key is forgotten.
+    pub fn reopen_done(&mut self, node: NodeId, key: KeyId, ticket: u64, at: Lsn) {
+        let decoded = self.window.log(node).decoded;
+        self.rewritten[node.index()].retain(|(at, ..)| *at > decoded);
         let keys = &mut self.reopened[node.index()];
-        if keys.get(&key).is_some_and(|(_, reason)| *reason <= ticket) {
+        if let Some((table, _)) = keys.get(&key).copied().filter(|(_, reason)| *reason <= ticket) {
             keys.remove(&key);
+            self.rewritten[node.index()].push((at, table, key));
         }
     }
 

@@ -180,7 +180,7 @@ impl World {
 
     fn begin_reopen(&mut self, link: Link, reopened: Reopened) -> bool {
         if self.settings.mutation == Some(Mutation::NoGuardNoReopen) {
-            self.daemon.coordinator.reopen_done(link.target, reopened.key, u64::MAX);
+            self.daemon.coordinator.reopen_done(link.target, reopened.key, u64::MAX, Lsn::ZERO);
             return false;
         }
         let Some(batch) = self.daemon.coordinator.plan_reopen(link) else { return false };
@@ -397,7 +397,7 @@ impl World {
             Stage::Answered(at) => {
                 self.daemon.coordinator.committed(link, at)?;
                 if let Purpose::Reopen { reopened, ticket } = job.purpose {
-                    self.daemon.coordinator.reopen_done(link.target, reopened.key, ticket);
+                    self.daemon.coordinator.reopen_done(link.target, reopened.key, ticket, at);
                 }
                 Ok(Step::Finished)
             }

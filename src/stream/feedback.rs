@@ -15,21 +15,26 @@ use crate::wire::{CopyWriter, WireError};
 
 /// A new position is told at most this much later.
 const WHEN_NEW: Duration = Duration::from_secs(1);
-/// Something is told at least this often: far below any `wal_sender_timeout` in use (default 60 s).
+/// Something is told at least this often, or three times within the server's patience: its own reminder is not read
+/// while nobody takes the events.
 const ALWAYS: Duration = Duration::from_secs(10);
 
 /// Tells until the connection fails, or until the other end of `stop` is dropped; then once more, and ends our side.
+///
+/// `patience` is the server's `wal_sender_timeout`.
 pub async fn run(
     mut writer: CopyWriter,
+    patience: Option<Duration>,
     mut confirmed: watch::Receiver<Lsn>,
     asked: Arc<Notify>,
     mut stop: oneshot::Receiver<()>,
 ) -> Result<(), WireError> {
+    let always = patience.map_or(ALWAYS, |patience| ALWAYS.min(patience / 3));
     loop {
         let told = *confirmed.borrow_and_update();
         writer.send(&status(told, SystemTime::now())).await?;
         tokio::select! {
-            () = wait(told, &mut confirmed, &asked) => {}
+            () = wait(told, always, &mut confirmed, &asked) => {}
             _ = &mut stop => break,
         }
     }
@@ -39,9 +44,9 @@ pub async fn run(
 }
 
 /// Returns when it is time to tell again.
-async fn wait(told: Lsn, confirmed: &mut watch::Receiver<Lsn>, asked: &Notify) {
+async fn wait(told: Lsn, always: Duration, confirmed: &mut watch::Receiver<Lsn>, asked: &Notify) {
     let begin = Instant::now();
-    let mut due = begin + ALWAYS;
+    let mut due = begin + always;
     let mut open = true;
     loop {
         tokio::select! {
@@ -50,7 +55,7 @@ async fn wait(told: Lsn, confirmed: &mut watch::Receiver<Lsn>, asked: &Notify) {
             changed = confirmed.changed(), if open => {
                 open = changed.is_ok();
                 if *confirmed.borrow_and_update() != told {
-                    due = begin + WHEN_NEW;
+                    due = due.min(begin + WHEN_NEW);
                 }
             }
         }
@@ -93,16 +98,16 @@ mod tests {
         let (give, mut confirmed) = watch::channel(Lsn(1));
         let asked = Notify::new();
         let begin = Instant::now();
-        wait(Lsn(1), &mut confirmed, &asked).await;
+        wait(Lsn(1), ALWAYS, &mut confirmed, &asked).await;
         assert_eq!(begin.elapsed().as_secs(), 10);
         let begin = Instant::now();
         give.send(Lsn(2)).unwrap();
-        wait(Lsn(1), &mut confirmed, &asked).await;
+        wait(Lsn(1), ALWAYS, &mut confirmed, &asked).await;
         assert_eq!(begin.elapsed().as_secs(), 1);
         // the one who confirms has gone: the last position goes on being told
         drop(give);
         let begin = Instant::now();
-        wait(Lsn(2), &mut confirmed, &asked).await;
+        wait(Lsn(2), ALWAYS, &mut confirmed, &asked).await;
         assert_eq!(begin.elapsed().as_secs(), 10);
     }
 
@@ -112,7 +117,7 @@ mod tests {
         let asked = Notify::new();
         asked.notify_one();
         let begin = Instant::now();
-        wait(Lsn(1), &mut confirmed, &asked).await;
+        wait(Lsn(1), ALWAYS, &mut confirmed, &asked).await;
         assert_eq!(begin.elapsed(), Duration::ZERO);
     }
 }

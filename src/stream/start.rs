@@ -2,6 +2,8 @@
 //!
 //! <https://www.postgresql.org/docs/current/protocol-logical-replication.html>
 
+use std::time::Duration;
+
 use crate::model::Lsn;
 use crate::model::table::{quote_identifier, quote_literal};
 use crate::stream::source::{Echo, SourceSettings};
@@ -24,19 +26,32 @@ const PINNED: [(&str, &str); 12] = [
     ("row_security", "off"),
 ];
 
+/// A stream that has begun.
+pub struct Started {
+    /// What the server sends.
+    pub reader: CopyReader,
+    /// What is sent to the server.
+    pub writer: CopyWriter,
+    /// How long the server waits for a sign of life; `None` is for ever.
+    pub patience: Option<Duration>,
+}
+
 /// Connects and starts the stream at `start`; 0/0 is where the slot stands.
-pub async fn open(settings: &SourceSettings, echo: Echo, start: Lsn) -> Result<(CopyReader, CopyWriter), SourceError> {
+pub async fn open(settings: &SourceSettings, echo: Echo, start: Lsn) -> Result<Started, SourceError> {
     let startup = [("replication", "database"), ("application_name", settings.application_name.as_str())];
     let mut session = Session::connect(&settings.conninfo, &startup).await?;
     let dialect = Dialect::of(session.server_version())?;
     session.simple(&dialect.pin()).await?;
-    check(&mut session, settings).await?;
+    let patience = check(&mut session, settings).await?;
     let command = dialect.start_replication(&settings.slot, &settings.publication, echo, start);
-    session.start_replication(&command).await.map_err(|error| SourceError::at_start(&settings.slot, error))
+    let halves = session.start_replication(&command).await;
+    let (reader, writer) = halves.map_err(|error| SourceError::at_start(&settings.slot, error))?;
+    Ok(Started { reader, writer, patience })
 }
 
-/// Finds what makes the stream impossible before the server says it in its own words, or fails to say it.
-async fn check(session: &mut Session, settings: &SourceSettings) -> Result<(), SourceError> {
+/// Finds what makes the stream impossible before the server says it in its own words, or fails to say it; returns
+/// `wal_sender_timeout`.
+async fn check(session: &mut Session, settings: &SourceSettings) -> Result<Option<Duration>, SourceError> {
     let outcomes = session.simple(&check_statement(&settings.slot, &settings.publication)).await?;
     let [outcome] = outcomes.as_slice() else { return Err(SourceError::Unexpected("the answer to the checks")) };
     let row = outcome.one()?;
@@ -47,7 +62,7 @@ async fn check(session: &mut Session, settings: &SourceSettings) -> Result<(), S
         }
         ("logical", None, _) => Err(SourceError::SlotGone { slot }),
         ("logical", Some(_), "f") => Err(SourceError::PublicationGone { publication }),
-        ("logical", Some(_), _) => Ok(()),
+        ("logical", Some(_), _) => Ok(Some(row.parse(3)?).filter(|ms| *ms > 0).map(Duration::from_millis)),
         (level, _, _) => Err(SourceError::WalLevel(level.to_owned())),
     }
 }
@@ -56,7 +71,8 @@ fn check_statement(slot: &str, publication: &str) -> String {
     format!(
         "SELECT pg_catalog.current_setting('wal_level'), \
          (SELECT coalesce(wal_status, 'unknown') FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), \
-         EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {})",
+         EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {}), \
+         (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout')",
         quote_literal(slot),
         quote_literal(publication)
     )
