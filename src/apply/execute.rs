@@ -15,7 +15,7 @@ use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::sql::{self, Guard, OnConflict};
-use crate::conflict::coordinator::Batch;
+use crate::conflict::Batch;
 use crate::conflict::window::KeyHash;
 use crate::conflict::{ChangeRef, Operation};
 use crate::model::{KeyId, Lsn, Stamp, TouchKind};

@@ -7,9 +7,9 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Net};
 use crate::apply::record::{Conflict, Recorder, Side};
-use crate::conflict::coordinator::{Coordinator, Decision};
 use crate::conflict::resolve::Resolver;
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
+use crate::conflict::{Coordinator, Decision};
 use crate::model::{ConflictType, Op, Resolution, TouchKind};
 
 impl Net {

@@ -10,8 +10,8 @@ use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
 use crate::apply::{note, slow, sql};
-use crate::conflict::coordinator::{Batch, Redecision, Reopened};
 use crate::conflict::resolve::Resolver;
+use crate::conflict::{Batch, Redecision, Reopened};
 use crate::conflict::{LocalRow, conflict_type};
 use crate::model::{Resolution, TouchKind};
 use crate::wire::Param;
@@ -42,7 +42,7 @@ pub async fn reopen<R: Recorder>(
     };
     let applied = execution.end(written).await?;
     if let Some(ticket) = ticket {
-        shared.coordinator().reopen_done(target, reopened.key, ticket);
+        shared.coordinator().reopen_done(target, reopened.key, ticket, applied.at);
     }
     Ok(applied)
 }

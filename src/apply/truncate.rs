@@ -9,7 +9,7 @@ use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::{note, slow, sql};
-use crate::conflict::coordinator::Survivor;
+use crate::conflict::Survivor;
 use crate::conflict::resolve::Resolver;
 use crate::conflict::{LocalRow, Operation, conflict_type};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};

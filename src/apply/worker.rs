@@ -14,7 +14,7 @@ use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
 use crate::apply::shared::{Shared, lock};
 use crate::apply::{reopen, slow, unique};
-use crate::conflict::coordinator::Reopened;
+use crate::conflict::Reopened;
 use crate::model::{Class, Classify, Link, Lsn, NodeId};
 
 /// Whether to go on.

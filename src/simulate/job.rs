@@ -60,6 +60,9 @@ pub struct Ready {
     decoded: Option<Xid>,
 }
 
+/// Truncated tables, each with the place of its last truncation.
+type Emptied = BTreeMap<TableId, (Seq, u64)>;
+
 /// One batch in progress.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -74,7 +77,7 @@ pub struct Job {
     /// The guard's horizon as of the look-up.
     pub horizon: Xid,
     /// Tables to truncate.
-    pub tables: BTreeMap<TableId, (Seq, u64)>,
+    pub tables: Emptied,
     /// Keys to look up.
     pub keys: VecDeque<Key>,
     /// Writes to do guarded.
@@ -226,7 +229,7 @@ impl World {
     }
 
     /// The tables truncated and the keys changed by a batch; a truncation drops what was before it.
-    fn net(&self, batch: &Batch) -> io::Result<(BTreeMap<TableId, (Seq, u64)>, VecDeque<Key>)> {
+    fn net(&self, batch: &Batch) -> io::Result<(Emptied, VecDeque<Key>)> {
         let (mut tables, mut keys) = (BTreeMap::new(), Vec::new());
         let numbered = (batch.first..).zip(&batch.transactions);
         for (seq, change) in numbered.flat_map(|(seq, transaction)| transaction.changes().map(move |c| (seq, c))) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::conflict::coordinator::Redecision;
+use crate::conflict::Redecision;
 use crate::conflict::{ChangeRef, Decision};
 use crate::model::{Lsn, NodeId, Stamp};
 use crate::simulate::complete::{Standing, Value, read, value};
