@@ -83,10 +83,7 @@ impl Coordinator {
                 break;
             }
             transactions.push(logged.transaction.clone());
-            let others = |seen: &[Lsn]| {
-                seen.iter().enumerate().filter(|(n, _)| *n != link.source.index()).map(|(_, l)| *l).collect::<Vec<_>>()
-            };
-            let changed = last_seen.is_some_and(|before| others(before) != others(&logged.seen));
+            let changed = last_seen.is_some_and(|before| !alike_but_for(link.source, before, &logged.seen));
             views.push(views.last().copied().unwrap_or(0) + u64::from(changed));
             last_seen = Some(&logged.seen);
         }
@@ -308,4 +305,9 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// Whether two authors at `source` had seen the same of every other node.
+fn alike_but_for(source: NodeId, a: &[Lsn], b: &[Lsn]) -> bool {
+    a.iter().zip(b).enumerate().all(|(node, (a, b))| node == source.index() || a == b)
 }
