@@ -1,1 +1,18 @@
 //! The window, and what comes out of a set of changes: pure, no I/O and no clock.
+//!
+//! A [`Coordinator`] is told what was decoded and what was committed, and answers what to write, what to decide
+//! again and what may be forgotten. Everything it holds can be rebuilt from the slots and the progress rows.
+
+pub mod coordinator;
+pub mod detect;
+pub mod frontier;
+pub mod history;
+pub mod marks;
+pub mod resolve;
+pub mod window;
+
+pub use coordinator::{Batch, Coordinator, Decision, Event, Reopened};
+pub use detect::{LocalRow, Operation, conflict_type};
+pub use marks::Marks;
+pub use resolve::{Candidate, Resolver};
+pub use window::{ChangeRef, Window};

@@ -20,7 +20,7 @@ mod server;
 mod servers;
 
 pub use binaries::Binaries;
-pub use server::{Options, Server, Stop};
+pub use server::{Options, Server, Stop, free_port};
 pub use servers::Servers;
 
 /// The superuser of every throwaway server.

@@ -3,20 +3,20 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::harness::{Cluster, Plan, SOON};
+use crate::harness::{Plan, SOON};
 
 const ROWS: &str = "
     CREATE TABLE item (id int PRIMARY KEY, n int NOT NULL);
     INSERT INTO item SELECT i, 0 FROM generate_series(0, 99) i;
 ";
 
-fn apart() -> Cluster {
-    Plan::two().schema(ROWS).clock(1, 5).run()
+fn apart() -> Plan {
+    Plan::two().schema(ROWS).clock(1, 5)
 }
 
 #[test]
 fn the_clocks_are_apart() {
-    let cluster = apart();
+    let cluster = apart().servers_only();
     let clock =
         |place| -> f64 { cluster.value(place, "SELECT extract(epoch FROM clock_timestamp())").parse().unwrap() };
     let difference = clock(1) - clock(0);
@@ -25,7 +25,7 @@ fn the_clocks_are_apart() {
 
 #[test]
 fn a_thousand_edits_in_turn_are_no_conflict() {
-    let mut cluster = apart();
+    let mut cluster = apart().run();
     let sessions = [cluster.sql(0), cluster.sql(1)];
     for edit in 1..=1000 {
         let (author, reader) = (&sessions[edit % 2], &sessions[(edit + 1) % 2]);
@@ -45,7 +45,7 @@ fn a_thousand_edits_in_turn_are_no_conflict() {
 
 #[test]
 fn concurrent_edits_are_resolved_alike_with_one_entry_a_link() {
-    let mut cluster = apart();
+    let mut cluster = apart().run();
     cluster.stop_daemon();
     for row in 20..40 {
         cluster.rows(row % 2, &format!("UPDATE item SET n = 1 WHERE id = {row}"));

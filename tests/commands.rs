@@ -126,7 +126,7 @@ fn a_second_daemon_on_the_same_address_is_told_so() {
 fn an_ordinary_role_is_enough() {
     let cluster = Plan::two().schema(ITEM).servers_only();
     for place in [0, 1] {
-        cluster.rows(place, &crate::harness::ordinary_role(cluster.server_version(place)));
+        cluster.rows(place, &crate::harness::ordinary_role());
     }
     let mut cluster = cluster.into_ordinary_role();
     let doctor = cluster.pgconcord(&["doctor"]);

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sys::signal::Signal;
-use pgconcord::throwaway::Stop;
+use pgconcord::throwaway::{Stop, free_port};
 
-use crate::harness::{Cluster, Daemon, LATER, Plan, SOON, free_port, wait_for};
+use crate::harness::{Cluster, Daemon, LATER, Plan, SOON, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -95,7 +95,7 @@ fn a_slot_in_use_is_taken_over_once_it_is_free() {
     write_at_both(&cluster, "meanwhile");
     let config = cluster.directory().join("second.toml");
     let text = fs::read_to_string(cluster.config()).expect("the configuration");
-    let http = free_port();
+    let http = free_port().expect("a free port");
     let text = text.replace(&format!("127.0.0.1:{}", cluster.http()), &format!("127.0.0.1:{http}"));
     fs::write(&config, text).expect("a second configuration");
     let second = Daemon::start(&config, &cluster.log_file(), http);
@@ -244,50 +244,61 @@ fn a_full_disk_under_the_journal_stops_deciding_and_loses_nothing() {
     drop(cluster);
 }
 
-/// A configuration with one mistake, and what the message must name.
-const MISTAKES: [(&str, &str, &[&str]); 12] = [
-    ("not TOML", "[cluster\nname = 1", &["1"]),
-    ("no cluster", "[[node]]\nname = \"a\"\ndsn = \"host=x\"\n[[node]]\nname = \"b\"\ndsn = \"host=y\"", &["cluster"]),
-    ("one node", "[cluster]\nname = \"c\"\n[[node]]\nname = \"a\"\ndsn = \"host=x\"", &["two"]),
-    ("an unknown key", "GOOD[limits]\nmemroy = \"1GB\"", &["memroy"]),
-    ("a bad size", "GOOD[limits]\nmemory = \"much\"", &["memory", "much"]),
-    ("a bad duration", "GOOD[limits]\nmax_clock_skew = \"1 fortnight\"", &["max_clock_skew", "fortnight"]),
-    ("a bad address", "GOOD[http]\nlisten = \"everywhere\"", &["listen", "everywhere"]),
-    ("a bad pattern", "GOOD[tables]\ninclude = [\"public.[\"]", &["include"]),
-    (
-        "two nodes of one name",
-        "[cluster]\nname = \"c\"\n[[node]]\nname = \"a\"\ndsn = \"host=x\"\n[[node]]\nname = \"a\"\ndsn = \"host=y\"",
-        &["\"a\""],
-    ),
-    (
-        "a bad connection string",
-        "[cluster]\nname = \"c\"\n[[node]]\nname = \"a\"\ndsn = \"hots=x\"\n[[node]]\nname = \"b\"\ndsn = \"host=y\"",
-        &["hots"],
-    ),
-    (
-        "a bad node name",
-        "[cluster]\nname = \"c\"\n[[node]]\nname = \"A b\"\ndsn = \"host=x\"\n[[node]]\nname = \"b\"\ndsn = \"host=y\"",
-        &["A b"],
-    ),
-    ("a value of the wrong type", "GOOD[journal]\npath = 7", &["path"]),
+/// A configuration with one mistake, made of [`WHOLE`] by replacing one piece, and what the message must name.
+const MISTAKES: [(&str, &str, &str, &[&str]); 14] = [
+    ("not TOML", "[cluster]", "[cluster", &["[cluster"]),
+    ("no cluster", "[cluster]\nname = \"c\"", "", &["[cluster]", "missing"]),
+    ("one node", "[[node]]\nname = \"b\"\ndsn = \"host=y\"", "", &["at least two"]),
+    ("two nodes of one name", "name = \"b\"", "name = \"a\"", &["two nodes", "\"a\""]),
+    ("a bad node name", "name = \"b\"", "name = \"B b\"", &["B b"]),
+    ("a bad connection string", "host=y", "hots=y", &["hots"]),
+    ("an unknown section", "[limits]", "[limit]", &["limit"]),
+    ("an unknown key", "memory", "memroy", &["memroy"]),
+    ("a bad size", "1GB", "much", &["much"]),
+    ("a bad duration", "1s", "1 fortnight", &["fortnight"]),
+    ("a bad address", "127.0.0.1:7432", "everywhere", &["everywhere"]),
+    ("a bad pattern", "public.*", "public.[", &["public.["]),
+    ("a value of the wrong type", "path = \"p.db\"", "path = 7", &["path"]),
+    ("rules that are not there", "path = \"rules\"", "path = \"nowhere\"", &["nowhere"]),
 ];
 
-const GOOD: &str =
-    "[cluster]\nname = \"c\"\n[[node]]\nname = \"a\"\ndsn = \"host=x\"\n[[node]]\nname = \"b\"\ndsn = \"host=y\"\n";
+const WHOLE: &str = r#"
+[cluster]
+name = "c"
+[[node]]
+name = "a"
+dsn = "host=x"
+[[node]]
+name = "b"
+dsn = "host=y"
+[tables]
+include = ["public.*"]
+[rules]
+path = "rules"
+[journal]
+path = "p.db"
+[limits]
+memory = "1GB"
+max_clock_skew = "1s"
+[http]
+listen = "127.0.0.1:7432"
+"#;
 
 /// Exit code and messages of a command with that configuration.
 fn configured(text: &str) -> (i32, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let config = directory.path().join("pgconcord.toml");
-    fs::write(&config, text.replace("GOOD", GOOD)).expect("a configuration");
+    fs::create_dir(directory.path().join("rules")).expect("a directory for the rules");
+    fs::write(&config, text).expect("a configuration");
     let output = crate::harness::pgconcord(&config, &["run"]);
     (output.code, output.text())
 }
 
 #[test]
 fn every_mistake_in_the_configuration_is_named() {
-    for (what, text, parts) in MISTAKES {
-        let (code, said) = configured(text);
+    for (what, right, wrong, parts) in MISTAKES {
+        assert!(WHOLE.contains(right), "{what}: {right:?} is not in the whole configuration");
+        let (code, said) = configured(&WHOLE.replace(right, wrong));
         assert_eq!(code, 2, "{what}: {said}");
         for part in parts {
             assert!(said.contains(part), "{what}: {part:?} is not in {said}");
@@ -298,10 +309,10 @@ fn every_mistake_in_the_configuration_is_named() {
 
 #[test]
 fn all_mistakes_are_shown_at_once() {
-    let (code, said) =
-        configured("GOOD[limits]\nmemory = \"much\"\nmax_clock_skew = \"never\"\n[http]\nlisten = \"x\"");
+    let wrong = WHOLE.replace("1GB", "much").replace("1s", "never").replace("127.0.0.1:7432", "everywhere");
+    let (code, said) = configured(&wrong);
     assert_eq!(code, 2);
-    for part in ["much", "never", "listen"] {
+    for part in ["much", "never", "everywhere"] {
         assert!(said.contains(part), "{part:?} is not in {said}");
     }
 }

@@ -18,7 +18,7 @@ mod proxy;
 mod role;
 mod sql;
 
-pub use cluster::{Cluster, free_port};
+pub use cluster::Cluster;
 pub use daemon::{Daemon, Output, run as pgconcord};
 pub use ledger::{LEDGER, Writers};
 pub use npm::Version;

@@ -33,9 +33,17 @@ fn with_one_node_down_the_others_go_on_and_the_status_tells_what_is_kept_for_it(
     cluster.settle_among(&[0, 1], LATER);
     assert!(cluster.daemon().get("/healthz").is_some_and(|(status, _)| status == 200), "the daemon is alive");
     assert!(!cluster.daemon().is_ready(), "not all nodes stream");
-    let status = cluster.pgconcord(&["status"]);
-    assert_eq!(status.code, 1, "a node is down: {status}");
-    assert!(status.stdout.contains("north"), "{status}");
+    let printed = cluster.pgconcord(&["status"]);
+    assert_eq!(printed.code, 1, "a node is down: {printed}");
+    assert!(printed.stdout.contains("node north is down"), "{printed}");
+    let status = cluster.status();
+    for place in [0, 1] {
+        let node = &status["nodes"][place];
+        let kept = node["retained_for"].as_array().expect("a list");
+        let north = kept.iter().find(|kept| kept["node"] == "north").unwrap_or_else(|| panic!("{node}"));
+        assert!(north["bytes"].as_u64() > Some(100_000), "{} transactions are kept: {node}", written[place].1);
+        assert!(node["retained_bytes"].as_u64() >= north["bytes"].as_u64(), "{node}");
+    }
     cluster.server(2).start().expect("it comes back");
     cluster.daemon().wait_ready();
     cluster.settle();

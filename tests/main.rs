@@ -30,3 +30,5 @@ mod links;
 mod opposites;
 /// Keys, TOAST, TRUNCATE, unique values, on plain tables.
 mod tables;
+/// The wire session: logins, TLS, windows of statements, streams, against real servers.
+mod wire;

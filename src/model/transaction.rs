@@ -110,6 +110,46 @@ impl Transaction {
         })
     }
 
+    /// Calls `found` with each key touched; in order of the changes for a small transaction, else by run.
+    ///
+    /// # Errors
+    /// If a run on disk can't be read.
+    pub fn each_key(&self, mut found: impl FnMut(KeyId)) -> io::Result<()> {
+        self.each_touch(|touch| found(touch.key))
+    }
+
+    /// Calls `found` with each key of `table` touched. Walks the payload.
+    ///
+    /// # Errors
+    /// If the payload or a run on disk can't be read.
+    pub fn each_key_of(&self, table: TableId, mut found: impl FnMut(KeyId)) -> io::Result<()> {
+        let mut records = std::collections::HashSet::new();
+        for change in self.changes() {
+            let (offset, change) = change?;
+            if change.relation.table_id() == table {
+                records.insert(offset);
+            }
+        }
+        self.each_touch(|touch| {
+            if records.contains(&touch.offset) {
+                found(touch.key);
+            }
+        })
+    }
+
+    fn each_touch(&self, mut found: impl FnMut(Touch)) -> io::Result<()> {
+        match &self.touches {
+            Touches::List(touches) => touches.iter().for_each(|touch| found(*touch)),
+            Touches::Runs(runs) => {
+                for entry in runs.iter().flat_map(Run::entries) {
+                    let entry = entry?;
+                    found(Touch::unpack(entry.key, entry.value[1]));
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn next_record(&self, buffered: &mut Bytes, next: &mut u64) -> io::Result<Bytes> {
         if buffered.len() < HEADER {
             *buffered = self.payload.read(*next, WALK_READ)?;

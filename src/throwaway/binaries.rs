@@ -44,6 +44,7 @@ impl Binaries {
         let searched = places.iter().map(|place| place.display().to_string()).collect::<Vec<_>>().join(", ");
         places
             .into_iter()
+            .rev() // of equal versions the first place counts
             .filter_map(|place| Binaries::at(place).ok())
             .max_by_key(|found| found.major)
             .ok_or(Error::NoBinaries { searched })

@@ -266,7 +266,10 @@ fn row_of(message: &SimpleQueryMessage) -> Option<Vec<Option<String>>> {
     Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
 }
 
-/// A port that nobody listens on just now.
-fn free_port() -> io::Result<u16> {
+/// A loopback port that nobody listens on just now.
+///
+/// # Errors
+/// If there is none left.
+pub fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -3,6 +3,7 @@
 //!
 //! PostgreSQL's documentation, "Streaming Replication Protocol". What the payloads mean is the caller's business.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -106,6 +107,12 @@ impl CopyReader {
     }
 }
 
+impl fmt::Debug for CopyReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CopyReader({})", if self.ended { "ended" } else { "open" })
+    }
+}
+
 /// What is sent to the server.
 pub struct CopyWriter {
     writer: WriteHalf<Stream>,
@@ -133,5 +140,11 @@ impl CopyWriter {
             self.writer.write_buf(&mut self.pending).await.map_err(failed)?;
         }
         self.writer.flush().await.map_err(failed)
+    }
+}
+
+impl fmt::Debug for CopyWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CopyWriter({}, {} bytes pending)", self.peer, self.pending.len())
     }
 }

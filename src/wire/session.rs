@@ -1,6 +1,7 @@
 //! One session with a server: connecting, requests in turn, the state between them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -194,6 +195,12 @@ impl Session {
         let outcomes = self.simple(sql).await?;
         let outcome = outcomes.first().ok_or_else(|| WireError::Protocol(format!("{sql} answered nothing")))?;
         Ok(outcome.one()?.text(0)? == "on")
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Session({}, process {}, {:?}, {:?})", self.peer, self.process_id(), self.condition, self.status)
     }
 }
 

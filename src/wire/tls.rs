@@ -75,7 +75,7 @@ async fn offered(tcp: &mut TcpStream, host: &Host) -> Result<bool, WireError> {
         _ => match answer {
             [b'S'] => Ok(true),
             [b'N'] => Ok(false),
-            // An ErrorResponse: the server could not start a process for us. Its text cannot be trusted, so it is not read.
+            // An ErrorResponse: the server could not start a process for us. Nobody vouches for its text yet.
             [b'E'] => Err(WireError::Closed { target: host.to_string() }),
             [other] => Err(WireError::Protocol(format!(
                 "{host} answers a request for TLS with {:?}; is it a PostgreSQL server?",

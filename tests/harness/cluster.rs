@@ -1,13 +1,12 @@
 //! A cluster: servers, configuration, daemon, and what a test wants to know about them.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use pgconcord::throwaway::{SUPERUSER, Server};
+use pgconcord::throwaway::{SUPERUSER, Server, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -47,7 +46,7 @@ impl Cluster {
         };
         let nodes: Vec<Node> = (0..plan.versions.len()).map(node).collect();
         let directory = tempfile::tempdir().expect("a directory for the configuration");
-        let http = free_port();
+        let http = free_port().expect("a free port");
         let journal = plan.journal.clone().unwrap_or_else(|| directory.path().join("pgconcord.db"));
         let cluster =
             Cluster { daemon: None, nodes, directory, journal, http, role: SUPERUSER, marks: 0, _alone: alone };
@@ -141,11 +140,6 @@ impl Cluster {
         self.role = "pgconcord";
         self.write_config();
         self
-    }
-
-    /// The major version of a node's server.
-    pub fn server_version(&self, place: usize) -> u64 {
-        self.sql(place).number("SELECT current_setting('server_version_num')::int / 10000")
     }
 
     /// A session at a node, past the proxy.
@@ -366,9 +360,4 @@ impl Drop for Cluster {
         }
         self.daemon.take();
     }
-}
-
-/// A port that nobody listens on just now.
-pub fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).expect("a free port").local_addr().expect("its address").port()
 }

@@ -12,11 +12,12 @@ pub struct Pgbench(Option<Child>);
 impl Pgbench {
     /// Starts it against one server's database.
     pub fn start(server: &Server, database: &str, arguments: &[&str]) -> Pgbench {
-        let mut command = Command::new(Version::Installed.binaries().program("pgbench"));
+        let beside = Version::Installed.binaries().program("pgbench");
+        let mut command = if beside.exists() { Command::new(beside) } else { Command::new("pgbench") };
         command.args(["-h", "127.0.0.1", "-p", &server.port().to_string(), "-U", SUPERUSER]);
         command.args(arguments).arg(database).env("PGPASSWORD", servers().password());
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Pgbench(Some(child.expect("this test needs pgbench beside the server binaries (Debian: postgresql)")))
+        Pgbench(Some(child.expect("this test needs pgbench (Debian, Ubuntu: apt-get install postgresql)")))
     }
 
     /// Waits for the end of `pgbench -i`.

@@ -22,18 +22,18 @@ fn syntax(problem: impl Into<String>) -> ConninfoError {
 /// `host=a port=5432 dbname='with space'`: a backslash takes the next character as it is, quoted or not.
 fn key_values(text: &str) -> Result<Vec<Pair>, ConninfoError> {
     let mut pairs = Vec::new();
-    let mut rest = text.trim_start();
+    let mut rest = text.trim_ascii_start();
     while !rest.is_empty() {
         let end = rest.find(|c: char| c == '=' || c.is_ascii_whitespace()).unwrap_or(rest.len());
         let keyword = &rest[..end];
-        rest = rest[end..].trim_start();
+        rest = rest[end..].trim_ascii_start();
         rest = rest
             .strip_prefix('=')
             .ok_or_else(|| syntax(format!("missing \"=\" after \"{}\"", shown(keyword))))?
-            .trim_start();
+            .trim_ascii_start();
         let (value, after) = value(rest)?;
         pairs.push((keyword.to_owned(), value));
-        rest = after.trim_start();
+        rest = after.trim_ascii_start();
     }
     Ok(pairs)
 }
@@ -261,6 +261,19 @@ mod tests {
         }
         for text in ["postgres://h?user", "postgres://h?user=a=b", "postgres://h?&"] {
             assert!(pairs(text).is_err(), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in r"(postgres://)?[a-z=%'\\\\@:/?&,\\[\\] é]{0,40}") {
+            let _ = pairs(&text);
+        }
+
+        #[test]
+        fn a_quoted_value_reads_back(value in r"[a-z'\\\\ =é]{0,20}") {
+            let quoted = value.replace('\\', r"\\").replace('\'', r"\'");
+            proptest::prop_assert_eq!(read(&format!("password='{quoted}'")), [("password".to_owned(), value)]);
         }
     }
 

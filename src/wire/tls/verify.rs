@@ -104,7 +104,14 @@ impl Verifier {
         }
         match ParsedCertificate::try_from(end_entity) {
             Ok(parsed) => {
-                verify_server_cert_signed_by_trust_anchor(&parsed, store, intermediates, now, self.algorithms.all)
+                let schemes = self.algorithms.all;
+                match verify_server_cert_signed_by_trust_anchor(&parsed, store, intermediates, now, schemes) {
+                    // A self-signed authority that is not in the file: webpki names another of its sins.
+                    Err(Error::InvalidCertificate(CertificateError::Other(_))) if self_signed(&parse(end_entity)?) => {
+                        Err(CertificateError::UnknownIssuer.into())
+                    }
+                    result => result,
+                }
             }
             Err(error) => match parse(end_entity)? {
                 leaf if leaf.tbs_certificate().version() == Version::V1 => self.version1(&leaf, certificates, now),
@@ -150,6 +157,10 @@ impl Verifier {
 fn identifier(algorithm: &AlgorithmIdentifierOwned) -> Option<Vec<u8>> {
     let der = algorithm.to_der().ok()?;
     (*der.get(1)? < 0x80).then(|| der[2..].to_vec())
+}
+
+fn self_signed(certificate: &Certificate) -> bool {
+    certificate.tbs_certificate().subject() == certificate.tbs_certificate().issuer()
 }
 
 fn parse(certificate: &CertificateDer<'_>) -> Result<Certificate, Error> {

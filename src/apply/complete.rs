@@ -1,0 +1,177 @@
+//! Rows never mix (R8): a value that the server left out comes from the row that the author changed, or not at all.
+//!
+//! The author's row before a change is the outcome of what the author had seen. Where the target has just that,
+//! the value may stay where it is; else it is taken from the change in the window that brought it, else from the
+//! source's row as it is now: if that has moved on, a later change is under way and brings its own value.
+
+use std::io;
+
+use crate::apply::error::ApplyError;
+use crate::apply::net::{Content, Net, Row};
+use crate::apply::shared::Shared;
+use crate::apply::sql;
+use crate::conflict::coordinator::Coordinator;
+use crate::conflict::window::ChangeRef;
+use crate::model::key::KeyHasher;
+use crate::model::{Cell, Change, KeyId, Link, NodeId, Op, Table, TouchKind, Tuple};
+use crate::node::NodeError;
+use crate::node::control::Control;
+use crate::wire::Pipeline;
+
+/// A row as far as the window can complete it.
+#[derive(Clone, Debug)]
+pub enum Completed {
+    /// Every value is there.
+    Whole(Row),
+    /// What is left out stands in the target's row of the same key (or of the key that the row moved from).
+    AtTarget(Row),
+    /// What is left out must be read at this node.
+    AtSource(Row, NodeId),
+}
+
+/// What a change made of `key`.
+///
+/// # Errors
+/// If a spilled transaction can't be read.
+pub fn content_of(coordinator: &Coordinator, change: ChangeRef, key: KeyId, hasher: &KeyHasher) -> io::Result<Content> {
+    if change.kind() == TouchKind::Delete {
+        return Ok(Content::Delete);
+    }
+    let record = coordinator.window().transaction(change).transaction.change_at(change.offset())?;
+    let row = new_row(&record).expect("a change that puts a row has one");
+    debug_assert_eq!(row.key(hasher), key);
+    Ok(Content::Put(row))
+}
+
+/// The row after a change, with the values that the old tuple has where the new one leaves them out.
+pub fn new_row(change: &Change) -> Option<Row> {
+    let row = |tuple: &Tuple| Row { relation: change.relation.clone(), tuple: tuple.clone() };
+    match &change.op {
+        Op::Insert { new } => Some(row(new)),
+        Op::Update { old, new } => Some(row(new).with_old_values(old.as_ref().map(row).as_ref())),
+        Op::Delete { .. } | Op::Truncate { .. } => None,
+    }
+}
+
+/// The row before a change, as far as the source sent it.
+pub fn old_row(change: &Change) -> Option<Row> {
+    change.old_tuple().map(|tuple| Row { relation: change.relation.clone(), tuple: tuple.clone() })
+}
+
+/// Completes the row that `change` left at `key`, for a target where `standing` gives what stands at a key now.
+///
+/// # Errors
+/// If a spilled transaction can't be read.
+pub fn complete(
+    coordinator: &Coordinator,
+    target: NodeId,
+    row: Row,
+    key: KeyId,
+    change: ChangeRef,
+    hasher: &KeyHasher,
+) -> io::Result<Completed> {
+    let table = row.table().id;
+    let (mut row, mut key, mut change) = (row, key, change);
+    let source = change.source;
+    while row.has_unchanged() {
+        let record = coordinator.window().transaction(change).transaction.change_at(change.offset())?;
+        if let Some(old) = old_row(&record).filter(|old| old.key(hasher) != key) {
+            // The row came from another key: go on there, from the delete that this change was for it.
+            key = old.key(hasher);
+            let place = (change.seq, change.offset());
+            match coordinator.find_change(table, key, change.source, place)? {
+                Some(left) => change = left,
+                None => return Ok(Completed::AtSource(row, source)),
+            }
+        }
+        let before = coordinator.predecessor(table, key, change)?;
+        if before == coordinator.standing(target, table, key)? {
+            return Ok(Completed::AtTarget(row));
+        }
+        let Some(before) = before else { return Ok(Completed::AtSource(row, source)) };
+        match content_of(coordinator, before, key, hasher)? {
+            Content::Put(earlier) => row = row.filled_from(&earlier),
+            Content::Delete => return Ok(Completed::AtSource(row, source)),
+        }
+        change = before;
+    }
+    Ok(Completed::Whole(row))
+}
+
+/// The completion of a net change's own row.
+///
+/// # Errors
+/// If a spilled transaction can't be read.
+pub fn complete_net(
+    coordinator: &Coordinator,
+    link: Link,
+    net: &Net,
+    row: &Row,
+    hasher: &KeyHasher,
+) -> io::Result<Completed> {
+    match coordinator.find_change(net.table.id, net.key, link.source, net.place)? {
+        Some(change) => complete(coordinator, link.target, row.clone(), net.key, change, hasher),
+        None => Ok(Completed::AtSource(row.clone(), link.source)),
+    }
+}
+
+/// Reads the columns that `row` leaves out from the row with the key of `key_row` in the pipeline's session.
+pub fn queue_read(pipeline: &mut Pipeline<'_>, row: &Row, key_row: &Row) -> usize {
+    let (table, columns) = (row.table(), left_out(row));
+    let keys: Vec<_> =
+        key_row.key_cells().map(|cell| sql::text_array([sql::text_of(Some(cell))].into_iter())).collect();
+    let types = vec![sql::TEXT_ARRAY; keys.len()];
+    pipeline.query(
+        &sql::read(table, &columns),
+        &types,
+        keys.iter().map(|array| crate::wire::Param::Binary(array)),
+    )
+}
+
+/// The columns that a row leaves out, as indices into the table's columns.
+fn left_out(row: &Row) -> Vec<usize> {
+    let named = row.tuple.cells().zip(&row.relation.column_of);
+    named.filter(|(cell, _)| *cell == Cell::Unchanged).filter_map(|(_, column)| *column).collect()
+}
+
+/// `row` with the values that were read, in order of the columns that it leaves out.
+pub fn with_values(row: &Row, values: &[Option<Vec<u8>>]) -> Row {
+    let mut values = values.iter();
+    let cells: Vec<_> = row
+        .tuple
+        .cells()
+        .zip(&row.relation.column_of)
+        .map(|(cell, column)| match (cell, column) {
+            (Cell::Unchanged, Some(_)) => match values.next() {
+                Some(Some(text)) => Cell::Text(text),
+                _ => Cell::Null,
+            },
+            _ => cell,
+        })
+        .collect();
+    Row { relation: row.relation.clone(), tuple: Tuple::from_cells(cells.into_iter()) }
+}
+
+/// Reads what `row` leaves out at `node`. `None` if the row is not there any more: then a later change of that
+/// node, which removes it, is under way.
+///
+/// # Errors
+/// If the node is not connected or the query fails.
+pub async fn read_at_source(shared: &Shared, node: NodeId, row: &Row) -> Result<Option<Row>, ApplyError> {
+    let at = shared.node(node);
+    let control: std::sync::Arc<Control> = at.control().ok_or_else(|| ApplyError::NodeDown {
+        node: at.name.clone(),
+        what: format!("a value of {} that the change left out", row.table()),
+    })?;
+    let table: &Table = row.table();
+    let texts: Vec<Option<String>> =
+        row.key_cells().map(|cell| sql::text_of(Some(cell)).map(|t| String::from_utf8_lossy(t).into_owned())).collect();
+    let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+    let found = control.client().query_opt(&sql::read_one(table, &left_out(row)), &parameters).await;
+    let found = found.map_err(NodeError::doing("read a value that a change left out"))?;
+    let values = |found: tokio_postgres::Row| {
+        let value = |i| found.get::<_, Option<String>>(i).map(String::into_bytes);
+        (0..found.len()).map(value).collect::<Vec<_>>()
+    };
+    Ok(found.map(|found| with_values(row, &values(found))))
+}

@@ -1,0 +1,407 @@
+//! All changes that are not stable yet, by key (R4, R5).
+//!
+//! Each source's transactions stand in a log in commit order; an index finds the changes of a key. Keys of large
+//! transactions are not indexed one by one: their sorted runs are searched in place.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::conflict::history::History;
+use crate::model::{KeyId, Lsn, NodeId, TableId, Touch, TouchKind, Touches, Transaction};
+
+/// A transaction by its number in its source's log; numbers count from the start of this process.
+pub type Seq = u64;
+
+/// One change of one key, by its place; ordered by place within a source.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ChangeRef {
+    /// The transaction's number in the log of its source.
+    pub seq: Seq,
+    /// Offset of the record and kind of the change, as [`Touch::pack`] makes it.
+    word: u64,
+    /// The source.
+    pub source: NodeId,
+}
+
+impl ChangeRef {
+    fn new(source: NodeId, seq: Seq, word: u64) -> ChangeRef {
+        ChangeRef { source, seq, word }
+    }
+
+    /// Where the change's record begins in its transaction's payload.
+    pub fn offset(self) -> u64 {
+        Touch::unpack(KeyId([0, 0]), self.word).offset
+    }
+
+    /// Whether there is a row afterwards.
+    pub fn kind(self) -> TouchKind {
+        Touch::unpack(KeyId([0, 0]), self.word).kind
+    }
+}
+
+/// A transaction in the window, with what its author had seen.
+#[derive(Debug)]
+pub struct Logged {
+    /// The transaction.
+    pub transaction: Arc<Transaction>,
+    /// For each node the position below which its changes had been applied at the source when it committed.
+    pub seen: Box<[Lsn]>,
+}
+
+/// One source's transactions that are not stable yet, in commit order.
+#[derive(Debug, Default)]
+pub struct SourceLog {
+    first: Seq,
+    entries: VecDeque<Logged>,
+    /// Everything that committed at the source before this has been decoded.
+    pub decoded: Lsn,
+}
+
+impl SourceLog {
+    /// The number that the next transaction will get.
+    pub fn end(&self) -> Seq {
+        self.first + self.entries.len() as Seq
+    }
+
+    /// The number of the oldest transaction held.
+    pub fn first(&self) -> Seq {
+        self.first
+    }
+
+    /// The transaction of that number, if it is still held.
+    pub fn get(&self, seq: Seq) -> Option<&Logged> {
+        self.entries.get(usize::try_from(seq.checked_sub(self.first)?).ok()?)
+    }
+
+    /// The number of the first transaction whose commit record begins at or after `lsn`.
+    pub fn seq_at(&self, lsn: Lsn) -> Seq {
+        self.first + self.entries.partition_point(|logged| logged.transaction.commit_lsn < lsn) as Seq
+    }
+
+    /// The transactions held, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Logged> {
+        self.entries.iter()
+    }
+}
+
+/// The identity: keys are hashes already.
+#[derive(Default)]
+pub struct KeyHash(u64);
+
+impl Hasher for KeyHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only KeyId is hashed, which writes one u64")
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+}
+
+/// A set of keys.
+pub type KeySet = HashSet<KeyId, BuildHasherDefault<KeyHash>>;
+/// A map by key.
+pub type KeyMap<V> = HashMap<KeyId, V, BuildHasherDefault<KeyHash>>;
+
+/// The changes of one key in the index: mostly there is one.
+#[derive(Debug)]
+enum Refs {
+    One(ChangeRef),
+    /// A list a source, in order.
+    Many(Box<[VecDeque<ChangeRef>]>),
+}
+
+impl Refs {
+    fn push(&mut self, change: ChangeRef, nodes: usize) {
+        if let Refs::One(first) = *self {
+            let mut lists = vec![VecDeque::new(); nodes].into_boxed_slice();
+            lists[first.source.index()].push_back(first);
+            *self = Refs::Many(lists);
+        }
+        if let Refs::Many(lists) = self {
+            lists[change.source.index()].push_back(change);
+        }
+    }
+
+    /// Forgets the changes of `source` before `first`; whether any of any source is left.
+    fn forget(&mut self, source: NodeId, first: Seq) -> bool {
+        match self {
+            Refs::One(change) => change.source != source || change.seq >= first,
+            Refs::Many(lists) => {
+                let list = &mut lists[source.index()];
+                while list.front().is_some_and(|change| change.seq < first) {
+                    list.pop_front();
+                }
+                lists.iter().any(|list| !list.is_empty())
+            }
+        }
+    }
+}
+
+/// The window.
+#[derive(Debug)]
+pub struct Window {
+    logs: Vec<SourceLog>,
+    index: KeyMap<Refs>,
+    /// Keys that more than one source changed.
+    contested: KeySet,
+    /// Transactions whose keys are searched in their own runs.
+    large: Vec<(NodeId, Seq, Arc<Transaction>)>,
+    truncates: HashMap<TableId, Vec<ChangeRef>>,
+}
+
+impl Window {
+    /// An empty window over `nodes` sources; source `i` has been decoded up to `decoded[i]`.
+    pub fn new(decoded: &[Lsn]) -> Window {
+        Window {
+            logs: decoded.iter().map(|&decoded| SourceLog { decoded, ..SourceLog::default() }).collect(),
+            index: KeyMap::default(),
+            contested: KeySet::default(),
+            large: Vec::new(),
+            truncates: HashMap::new(),
+        }
+    }
+
+    /// The log of a source.
+    pub fn log(&self, source: NodeId) -> &SourceLog {
+        &self.logs[source.index()]
+    }
+
+    /// The number of nodes.
+    pub fn nodes(&self) -> usize {
+        self.logs.len()
+    }
+
+    /// The number of keys in the index; keys of large transactions are not counted.
+    pub fn keys(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The transaction of a change that is in the window.
+    pub fn transaction(&self, change: ChangeRef) -> &Logged {
+        self.log(change.source).get(change.seq).expect("a change in hand is held by the window until it is stable")
+    }
+
+    /// All of `source` before `lsn` has been delivered.
+    pub fn advance(&mut self, source: NodeId, lsn: Lsn) {
+        let decoded = &mut self.logs[source.index()].decoded;
+        *decoded = (*decoded).max(lsn);
+    }
+
+    /// Takes the next transaction of its source.
+    pub fn push(&mut self, transaction: Arc<Transaction>, seen: Box<[Lsn]>) -> io::Result<Seq> {
+        let source = transaction.source;
+        let seq = self.log(source).end();
+        match &transaction.touches {
+            Touches::List(touches) => {
+                for touch in touches {
+                    self.insert(touch.key, ChangeRef::new(source, seq, touch.pack()))?;
+                }
+            }
+            Touches::Runs(runs) => {
+                for run in runs {
+                    for entry in run.entries() {
+                        let key = entry?.key;
+                        if self.elsewhere(key, source)? {
+                            self.contested.insert(key);
+                        }
+                    }
+                }
+                self.large.push((source, seq, transaction.clone()));
+            }
+        }
+        for &(table, offset) in &transaction.truncates {
+            let word = Touch { key: KeyId([0, 0]), offset, kind: TouchKind::Delete }.pack();
+            self.truncates.entry(table).or_default().push(ChangeRef::new(source, seq, word));
+        }
+        self.advance(source, transaction.end_lsn);
+        self.logs[source.index()].entries.push_back(Logged { transaction, seen });
+        Ok(seq)
+    }
+
+    fn insert(&mut self, key: KeyId, change: ChangeRef) -> io::Result<()> {
+        if self.nodes_but(change.source).any(|other| !self.logs[other].entries.is_empty())
+            && self.elsewhere(key, change.source)?
+        {
+            self.contested.insert(key);
+        }
+        let nodes = self.logs.len();
+        match self.index.entry(key) {
+            std::collections::hash_map::Entry::Vacant(vacant) => {
+                vacant.insert(Refs::One(change));
+            }
+            std::collections::hash_map::Entry::Occupied(mut refs) => refs.get_mut().push(change, nodes),
+        }
+        Ok(())
+    }
+
+    fn nodes_but(&self, source: NodeId) -> impl Iterator<Item = usize> + use<> {
+        (0..self.logs.len()).filter(move |other| *other != source.index())
+    }
+
+    /// Whether another source changed the key.
+    fn elsewhere(&self, key: KeyId, source: NodeId) -> io::Result<bool> {
+        let indexed = match self.index.get(&key) {
+            None => false,
+            Some(Refs::One(change)) => change.source != source,
+            Some(Refs::Many(lists)) => self.nodes_but(source).any(|other| !lists[other].is_empty()),
+        };
+        if indexed {
+            return Ok(true);
+        }
+        for (_, _, transaction) in self.large.iter().filter(|(other, ..)| *other != source) {
+            let mut found = false;
+            visit_large(transaction, key, |_| found = true)?;
+            if found {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The only change of the key, if there is just one and no truncation or large transaction could add to it.
+    pub fn only_change(&self, table: TableId, key: KeyId) -> Option<ChangeRef> {
+        match self.index.get(&key) {
+            Some(Refs::One(change)) if self.large.is_empty() && !self.truncates.contains_key(&table) => Some(*change),
+            _ => None,
+        }
+    }
+
+    /// All changes of a key, truncations of its table included.
+    pub fn history(&self, table: TableId, key: KeyId) -> io::Result<History> {
+        self.collect(key, self.truncates.get(&table).map_or(&[], Vec::as_slice))
+    }
+
+    /// All changes of a key, truncations left out.
+    pub fn indexed(&self, key: KeyId) -> io::Result<History> {
+        self.collect(key, &[])
+    }
+
+    fn collect(&self, key: KeyId, truncates: &[ChangeRef]) -> io::Result<History> {
+        let mut lists: SmallVec<[Vec<ChangeRef>; 4]> = SmallVec::from_elem(Vec::new(), self.nodes());
+        match self.index.get(&key) {
+            None => {}
+            Some(Refs::One(change)) => lists[change.source.index()].push(*change),
+            Some(Refs::Many(all)) => {
+                lists.iter_mut().zip(all.iter()).for_each(|(list, all)| list.extend(all.iter().copied()));
+            }
+        }
+        let mut mixed = false;
+        for (source, seq, transaction) in &self.large {
+            let list = &mut lists[source.index()];
+            visit_large(transaction, key, |word| list.push(ChangeRef::new(*source, *seq, word)))?;
+            mixed = true;
+        }
+        for change in truncates {
+            lists[change.source.index()].push(*change);
+            mixed = true;
+        }
+        if mixed {
+            lists.iter_mut().for_each(|list| list.sort_unstable());
+        }
+        Ok(History::new(lists))
+    }
+
+    /// Keys that more than one source changed.
+    pub fn contested(&self) -> impl Iterator<Item = KeyId> + '_ {
+        self.contested.iter().copied()
+    }
+
+    /// Whether more than one source changed the key.
+    pub fn is_contested(&self, key: KeyId) -> bool {
+        self.contested.contains(&key)
+    }
+
+    /// All truncations.
+    pub fn truncates(&self) -> impl Iterator<Item = (TableId, ChangeRef)> + '_ {
+        self.truncates.iter().flat_map(|(table, changes)| changes.iter().map(|change| (*table, *change)))
+    }
+
+    /// Forgets the transactions of `source` that end at or before `lsn`.
+    pub fn prune(&mut self, source: NodeId, lsn: Lsn) -> io::Result<()> {
+        let log = &mut self.logs[source.index()];
+        let mut gone = Vec::new();
+        while log.entries.front().is_some_and(|logged| logged.transaction.end_lsn <= lsn) {
+            gone.extend(log.entries.pop_front());
+            log.first += 1;
+        }
+        let first = log.first;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        self.large.retain(|(other, seq, _)| *other != source || *seq >= first);
+        self.truncates.retain(|_, changes| {
+            changes.retain(|change| change.source != source || change.seq >= first);
+            !changes.is_empty()
+        });
+        for logged in &gone {
+            match &logged.transaction.touches {
+                Touches::List(touches) => {
+                    for touch in touches {
+                        self.forget(touch.key, source, first)?;
+                    }
+                }
+                Touches::Runs(runs) => {
+                    for run in runs {
+                        for entry in run.entries() {
+                            self.forget(entry?.key, source, first)?;
+                        }
+                    }
+                }
+            }
+        }
+        self.shrink();
+        Ok(())
+    }
+
+    fn forget(&mut self, key: KeyId, source: NodeId, first: Seq) -> io::Result<()> {
+        if self.index.get_mut(&key).is_some_and(|refs| !refs.forget(source, first)) {
+            self.index.remove(&key);
+        }
+        if self.contested.contains(&key) && self.sources_of(key)? < 2 {
+            self.contested.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// How many sources changed the key.
+    fn sources_of(&self, key: KeyId) -> io::Result<usize> {
+        let mut changed: SmallVec<[bool; 8]> = SmallVec::from_elem(false, self.nodes());
+        match self.index.get(&key) {
+            None => {}
+            Some(Refs::One(change)) => changed[change.source.index()] = true,
+            Some(Refs::Many(lists)) => {
+                changed.iter_mut().zip(lists.iter()).for_each(|(any, list)| *any = !list.is_empty());
+            }
+        }
+        for (source, _, transaction) in &self.large {
+            if !changed[source.index()] {
+                visit_large(transaction, key, |_| changed[source.index()] = true)?;
+            }
+        }
+        Ok(changed.iter().filter(|any| **any).count())
+    }
+
+    /// Gives memory back after a large backlog has drained.
+    fn shrink(&mut self) {
+        const WORTHWHILE: usize = 1 << 16;
+        if self.index.capacity() > WORTHWHILE && self.index.len() < self.index.capacity() / 8 {
+            self.index.shrink_to_fit();
+        }
+    }
+}
+
+fn visit_large(transaction: &Transaction, key: KeyId, mut found: impl FnMut(u64)) -> io::Result<()> {
+    match &transaction.touches {
+        Touches::Runs(runs) => runs.iter().try_for_each(|run| run.find(key, |value| found(value[1]))),
+        Touches::List(_) => unreachable!("only transactions with runs are kept as large"),
+    }
+}
