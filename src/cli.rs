@@ -2,19 +2,24 @@
 //!
 //! 0 all is well, 1 something is wrong, 2 the command line or the configuration is.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, report};
 
 pub mod conflicts;
 pub mod demo;
 pub mod doctor;
 pub mod init;
 pub mod run;
+mod settings;
 pub mod setup;
 pub mod status;
 pub mod teardown;
+mod text;
 
 /// Exit code for a usage or configuration error.
 pub const USAGE: u8 = 2;
@@ -35,6 +40,28 @@ pub struct Global {
     /// The configuration file
     #[arg(long, global = true, env = "PGCONCORD_CONFIG", default_value = "pgconcord.toml", value_name = "FILE")]
     pub config: PathBuf,
+}
+
+impl Global {
+    /// The configuration, its warnings shown; or all its errors shown, and the exit code for them.
+    pub fn load(&self) -> Result<Config, ExitCode> {
+        let style = match std::io::stderr().is_terminal() {
+            true => report::Style::Coloured,
+            false => report::Style::Plain,
+        };
+        match Config::load(&self.config) {
+            Ok(config) => {
+                if !config.warnings.is_empty() {
+                    eprintln!("{}\n", config.warnings.render(style));
+                }
+                Ok(config)
+            }
+            Err(errors) => {
+                eprintln!("{}", errors.0.render(style));
+                Err(ExitCode::from(USAGE))
+            }
+        }
+    }
 }
 
 #[derive(Subcommand, Debug)]

@@ -3,16 +3,20 @@
 //! A [`Coordinator`] is told what was decoded and what was committed, and answers what to write, what to decide
 //! again and what may be forgotten. Everything it holds can be rebuilt from the slots and the progress rows.
 
+pub mod batch;
 pub mod coordinator;
 pub mod detect;
 pub mod frontier;
 pub mod history;
 pub mod marks;
+pub mod reopen;
 pub mod resolve;
 pub mod window;
 
-pub use coordinator::{Batch, Coordinator, Decision, Event, Reopened};
+pub use batch::{Batch, Decision, Survivor};
+pub use coordinator::{Coordinator, Event};
 pub use detect::{LocalRow, Operation, conflict_type};
 pub use marks::Marks;
+pub use reopen::{Redecision, Reopened};
 pub use resolve::{Candidate, Resolver};
 pub use window::{ChangeRef, Window};

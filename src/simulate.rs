@@ -68,7 +68,7 @@ pub struct Settings {
 impl Settings {
     /// A whole and sound system.
     pub fn new(nodes: usize, seed: u64) -> Settings {
-        let max_skew = if seed % 3 == 0 { 0 } else { 150 };
+        let max_skew = if seed.is_multiple_of(3) { 0 } else { 150 };
         Settings { seed, nodes, steps: 1500, max_skew, mutation: None, story: false }
     }
 }

@@ -1,14 +1,38 @@
-//! `pgconcord run`.
+//! `pgconcord run`: the daemon in the foreground.
 
 use std::process::ExitCode;
 
-use crate::cli::Global;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Global, USAGE};
+use crate::config::Config;
+use crate::daemon;
 
 /// Arguments of `pgconcord run`.
 #[derive(clap::Args, Debug)]
 pub struct Args {}
 
 /// Runs the command.
-pub async fn run(_global: Global, _args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("run is under construction")
+pub async fn run(global: Global, _args: Args) -> anyhow::Result<ExitCode> {
+    let config = match Config::load(&global.config) {
+        Ok(config) => config,
+        Err(errors) => {
+            eprintln!("{errors}");
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    let filter = EnvFilter::try_from_env("PGCONCORD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = config.cluster, "pgconcord starts");
+    daemon::run(config, shutdown).await?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -10,8 +10,8 @@ use smallvec::SmallVec;
 use crate::conflict::history::History;
 use crate::conflict::marks::{Mark, Marks};
 use crate::conflict::resolve::{Candidate, Resolver};
-use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq, Window};
-use crate::model::{KeyId, Link, Lsn, NodeId, TableId, TouchKind, Transaction};
+use crate::conflict::window::{ChangeRef, KeyMap, Seq, Window};
+use crate::model::{KeyId, Link, Lsn, NodeId, TableId, Transaction};
 
 /// What a node's stream delivered, in stream order.
 #[derive(Clone, Debug)]
@@ -35,88 +35,42 @@ pub enum Event {
 
 /// One direction's state.
 #[derive(Debug, Default)]
-struct LinkState {
+pub(super) struct LinkState {
     /// Number of the next transaction to apply.
-    cursor: Seq,
+    pub(super) cursor: Seq,
     /// The position in the target's progress row.
-    applied: Lsn,
-    in_flight: Option<InFlight>,
+    pub(super) applied: Lsn,
+    pub(super) in_flight: Option<InFlight>,
 }
 
 #[derive(Debug)]
-struct InFlight {
-    end: Seq,
-    end_lsn: Lsn,
+pub(super) struct InFlight {
+    pub(super) end: Seq,
+    pub(super) end_lsn: Lsn,
     /// Keys of the batch that a local change touched which was decoded after the batch decided on them.
-    suspects: KeyMap<TableId>,
-}
-
-/// Consecutive transactions of one link, to be applied as one.
-#[derive(Clone, Debug)]
-pub struct Batch {
-    /// The link.
-    pub link: Link,
-    /// Number of the first transaction.
-    pub first: Seq,
-    /// The transactions; none if the batch only moves the progress row.
-    pub transactions: Vec<Arc<Transaction>>,
-    /// Progress before.
-    pub start_lsn: Lsn,
-    /// Progress afterwards.
-    pub end_lsn: Lsn,
-}
-
-impl Batch {
-    /// The number after the last transaction.
-    pub fn end(&self) -> Seq {
-        self.first + self.transactions.len() as Seq
-    }
-}
-
-/// What is to become of one key at the target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Decision {
-    /// The batch's last change of the key.
-    pub incoming: ChangeRef,
-    /// The change whose value the key has now, if it is in the window.
-    pub before: Option<ChangeRef>,
-    /// The change whose value it must have.
-    pub winner: ChangeRef,
-    /// The change present that conflicts with the incoming one.
-    pub rival: Option<ChangeRef>,
-    /// The value must be written.
-    pub write: bool,
-}
-
-/// A key that must be decided again at a node.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Reopened {
-    /// Its table.
-    pub table: TableId,
-    /// The key.
-    pub key: KeyId,
+    pub(super) suspects: KeyMap<TableId>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Coordinator {
-    window: Window,
-    marks: Vec<Marks>,
-    links: Vec<LinkState>,
+    pub(super) window: Window,
+    pub(super) marks: Vec<Marks>,
+    pub(super) links: Vec<LinkState>,
     confirmed: Vec<Lsn>,
     /// Whether the node's stream has been read again up to where it was when we connected.
     rebuilt: Vec<bool>,
     /// Whether that was so for every node at one time since the start.
     complete: bool,
     /// While a commit of ours at the node is on its way, what its later changes had seen is not known.
-    committing: Vec<usize>,
-    waiting: Vec<VecDeque<Event>>,
+    pub(super) committing: Vec<usize>,
+    pub(super) waiting: Vec<VecDeque<Event>>,
     arrived: Vec<(NodeId, u64)>,
     /// By node: the keys to decide again, with a count of the reasons.
-    reopened: Vec<KeyMap<(TableId, u64)>>,
+    pub(super) reopened: Vec<KeyMap<(TableId, u64)>>,
     /// By node: keys that were decided again by a commit that ends there, which the server may still lose.
-    rewritten: Vec<Vec<(Lsn, TableId, KeyId)>>,
-    reasons: u64,
+    pub(super) rewritten: Vec<Vec<(Lsn, TableId, KeyId)>>,
+    pub(super) reasons: u64,
     resolver: Resolver,
 }
 
@@ -182,15 +136,6 @@ impl Coordinator {
         if self.complete { self.reopen_unknown(|_| true) } else { Ok(()) }
     }
 
-    fn reopen_unknown(&mut self, at: impl Fn(NodeId) -> bool) -> io::Result<()> {
-        let contested: Vec<KeyId> = self.window.contested().collect();
-        for key in contested {
-            self.reopen_contested(key, &at)?;
-        }
-        let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| at(change.source)).collect();
-        truncates.into_iter().try_for_each(|(table, change)| self.reopen_after_truncate(table, change))
-    }
-
     /// Whether every node's stream has been read again.
     pub fn is_rebuilt(&self) -> bool {
         self.rebuilt.iter().all(|rebuilt| *rebuilt)
@@ -217,7 +162,7 @@ impl Coordinator {
         self.admit(node, event)
     }
 
-    fn admit(&mut self, node: NodeId, event: Event) -> io::Result<()> {
+    pub(super) fn admit(&mut self, node: NodeId, event: Event) -> io::Result<()> {
         match event {
             Event::Position(lsn) => self.window.advance(node, lsn),
             Event::Barrier(nonce) => self.arrived.push((node, nonce)),
@@ -256,358 +201,6 @@ impl Coordinator {
     /// The barriers that arrived since the last call.
     pub fn take_barriers(&mut self) -> Vec<(NodeId, u64)> {
         std::mem::take(&mut self.arrived)
-    }
-
-    // === reopening (R4) ===
-
-    /// A local change came to light: where a change that its author had not seen is applied at its node already,
-    /// the decision there did not know it.
-    fn reopen_decided(&mut self, node: NodeId, seq: Seq) -> io::Result<()> {
-        let keys = self.contested_keys(node, seq)?;
-        for key in keys {
-            let history = self.window.indexed(key)?;
-            let Some(local) = history.latest(node, seq + 1) else { continue };
-            for source in self.nodes().filter(|source| *source != node) {
-                let link = self.link(Link { source, target: node });
-                let in_flight = link.in_flight.as_ref().map_or(link.cursor, |batch| batch.end);
-                let unseen = self.window.log(source).seq_at(self.window.transaction(local).seen[source.index()]);
-                let Some(last) = history.latest(source, in_flight).filter(|last| last.seq >= unseen) else { continue };
-                let decided = history.latest(source, link.cursor).is_some_and(|last| last.seq >= unseen);
-                let table = self.table_of(local)?;
-                if decided {
-                    self.reopen(node, table, key);
-                }
-                if last.seq >= self.link(Link { source, target: node }).cursor
-                    && let Some(batch) = &mut self.link_mut(Link { source, target: node }).in_flight
-                {
-                    batch.suspects.insert(key, table);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The keys of a transaction that other sources changed too.
-    fn contested_keys(&self, node: NodeId, seq: Seq) -> io::Result<Vec<KeyId>> {
-        let mut keys = Vec::new();
-        let transaction = &self.window.log(node).get(seq).expect("just pushed").transaction;
-        transaction.each_key(|key| {
-            if self.window.is_contested(key) {
-                keys.push(key);
-            }
-        })?;
-        Ok(keys)
-    }
-
-    fn table_of(&self, change: ChangeRef) -> io::Result<TableId> {
-        Ok(self.window.transaction(change).transaction.change_at(change.offset())?.relation.table_id())
-    }
-
-    /// After the window was built again: wherever two changes of a key did not see each other, the node of one
-    /// may have decided on the other without knowing its own.
-    fn reopen_contested(&mut self, key: KeyId, at: &impl Fn(NodeId) -> bool) -> io::Result<()> {
-        let history = self.window.indexed(key)?;
-        for link in self.all_links().into_iter().filter(|link| at(link.target)) {
-            let Some(theirs) = history.latest(link.source, self.link(link).cursor) else { continue };
-            let Some(local) = history.latest(link.target, self.window.log(link.target).end()) else { continue };
-            if self.apart(&history, theirs, local) {
-                let table = self.table_of(local)?;
-                self.reopen(link.target, table, key);
-            }
-        }
-        Ok(())
-    }
-
-    fn apart(&self, history: &History, theirs: ChangeRef, local: ChangeRef) -> bool {
-        let lists = (history.of(theirs.source), history.of(local.source));
-        let any_local = |change: &ChangeRef| {
-            let seen = &self.window.transaction(*change).seen;
-            let unseen = self.window.log(local.source).seq_at(seen[local.source.index()]);
-            let missed = |local: &ChangeRef| {
-                let seen = self.window.transaction(*local).seen[change.source.index()];
-                self.window.log(change.source).seq_at(seen) <= change.seq
-            };
-            lists.1.get(lists.1.partition_point(|local| local.seq < unseen)).is_some_and(missed)
-        };
-        lists.0.iter().take_while(|change| change.seq <= theirs.seq).any(any_local)
-    }
-
-    /// A local truncation came to light: rows that were put meanwhile without knowing it are decided again.
-    fn reopen_after_truncate(&mut self, table: TableId, truncate: ChangeRef) -> io::Result<()> {
-        let node = truncate.source;
-        let mut keys = Vec::new();
-        for source in self.nodes().filter(|source| *source != node) {
-            let log = self.window.log(source);
-            let unseen = log.seq_at(self.window.transaction(truncate).seen[source.index()]);
-            let link = self.link(Link { source, target: node });
-            let end = link.in_flight.as_ref().map_or(link.cursor, |batch| batch.end);
-            for seq in unseen..end.max(unseen) {
-                if let Some(logged) = log.get(seq) {
-                    logged.transaction.each_key_of(table, |key| keys.push((source, seq, key)))?;
-                }
-            }
-        }
-        for (source, seq, key) in keys {
-            let link = self.link_mut(Link { source, target: node });
-            match &mut link.in_flight {
-                Some(batch) if seq >= link.cursor => {
-                    batch.suspects.insert(key, table);
-                }
-                _ => self.reopen(node, table, key),
-            }
-        }
-        Ok(())
-    }
-
-    fn reopen(&mut self, node: NodeId, table: TableId, key: KeyId) {
-        self.reasons += 1;
-        self.reopened[node.index()].insert(key, (table, self.reasons));
-    }
-
-    /// A key to decide again at the node, if there is one.
-    pub fn next_reopened(&self, node: NodeId) -> Option<Reopened> {
-        self.reopened[node.index()].iter().next().map(|(key, (table, _))| Reopened { table: *table, key: *key })
-    }
-
-    /// How many keys wait to be decided again at the node.
-    pub fn reopened_count(&self, node: NodeId) -> usize {
-        self.reopened[node.index()].len()
-    }
-
-    /// Every key that waits to be decided again, at any node, or was and is not known to be durable.
-    pub fn all_reopened(&self) -> impl Iterator<Item = (TableId, KeyId)> + '_ {
-        let suspects = self.links.iter().filter_map(|link| link.in_flight.as_ref()).flat_map(|batch| &batch.suspects);
-        let suspects = suspects.map(|(key, table)| (*table, *key));
-        let at_risk = self.nodes().flat_map(|node| {
-            let decoded = self.window.log(node).decoded;
-            self.rewritten[node.index()].iter().filter(move |(at, ..)| *at > decoded)
-        });
-        let at_risk = at_risk.map(|(_, table, key)| (*table, *key));
-        self.reopened.iter().flatten().map(|(key, (table, _))| (*table, *key)).chain(suspects).chain(at_risk)
-    }
-
-    /// What a reopened key must be at the node: the outcome of all that is present, to be asked after a barrier
-    /// under the row's lock, and a ticket for [`Coordinator::reopen_done`].
-    ///
-    /// # Errors
-    /// If the keys of a spilled transaction can't be read.
-    pub fn decide_again(&self, node: NodeId, reopened: Reopened) -> io::Result<(Option<ChangeRef>, u64)> {
-        let history = self.window.history(reopened.table, reopened.key)?;
-        let ticket = self.reopened[node.index()].get(&reopened.key).map_or(0, |(_, reason)| *reason);
-        Ok((self.outcome(&history, &self.present(node)), ticket))
-    }
-
-    /// The outcome has been written by the commit that ends at `at`; a reason that came up since the decision
-    /// keeps the key open. Until the commit is durable nothing of the key is forgotten.
-    pub fn reopen_done(&mut self, node: NodeId, key: KeyId, ticket: u64, at: Lsn) {
-        let decoded = self.window.log(node).decoded;
-        self.rewritten[node.index()].retain(|(at, ..)| *at > decoded);
-        let keys = &mut self.reopened[node.index()];
-        if let Some((table, _)) = keys.get(&key).copied().filter(|(_, reason)| *reason <= ticket) {
-            keys.remove(&key);
-            self.rewritten[node.index()].push((at, table, key));
-        }
-    }
-
-    // === batches ===
-
-    /// The next batch of the link: at most about `changes` changes, at least one transaction. `None` if nothing
-    /// waits, a batch is in flight, or the target is not ready.
-    pub fn plan(&mut self, link: Link, changes: u64) -> Option<Batch> {
-        if !self.is_ready(link.target) {
-            return None;
-        }
-        let state = self.link(link);
-        if state.in_flight.is_some() {
-            return None;
-        }
-        let (first, start_lsn) = (state.cursor, state.applied);
-        let mut count = 0;
-        let mut transactions = Vec::new();
-        while let Some(logged) = self.window.log(link.source).get(first + transactions.len() as Seq) {
-            count += logged.transaction.changes;
-            if !transactions.is_empty() && count > changes {
-                break;
-            }
-            transactions.push(logged.transaction.clone());
-        }
-        let end_lsn = transactions.last()?.end_lsn;
-        let batch = Batch { link, first, transactions, start_lsn, end_lsn };
-        self.take_off(&batch);
-        Some(batch)
-    }
-
-    /// A batch without transactions that brings the progress row to where the source has nothing to apply;
-    /// `None` unless that moves it by at least `bytes`.
-    pub fn plan_progress(&mut self, link: Link, bytes: u64) -> Option<Batch> {
-        let through = self.applied_through(link.source, link.target);
-        let state = self.link(link);
-        let idle = self.window.log(link.source).end() == state.cursor;
-        if !idle || state.in_flight.is_some() || through.bytes_since(state.applied) < bytes.max(1) {
-            return None;
-        }
-        if !self.is_ready(link.target) {
-            return None;
-        }
-        let (first, start_lsn) = (state.cursor, state.applied);
-        let batch = Batch { link, first, transactions: Vec::new(), start_lsn, end_lsn: through };
-        self.take_off(&batch);
-        Some(batch)
-    }
-
-    /// A batch that changes neither rows of its own nor progress: the frame of a reopened decision.
-    pub fn plan_reopen(&mut self, link: Link) -> Option<Batch> {
-        let state = self.link(link);
-        if state.in_flight.is_some() || !self.is_ready(link.target) {
-            return None;
-        }
-        let (first, applied) = (state.cursor, state.applied);
-        let batch = Batch { link, first, transactions: Vec::new(), start_lsn: applied, end_lsn: applied };
-        self.take_off(&batch);
-        Some(batch)
-    }
-
-    fn take_off(&mut self, batch: &Batch) {
-        self.link_mut(batch.link).in_flight =
-            Some(InFlight { end: batch.end(), end_lsn: batch.end_lsn, suspects: KeyMap::default() });
-    }
-
-    /// What the batch in flight makes of one key at its target, by all that is known now.
-    ///
-    /// # Errors
-    /// If the keys of a spilled transaction can't be read.
-    ///
-    /// # Panics
-    /// If no batch of the link is in flight or it has no change of the key.
-    pub fn decide(&mut self, link: Link, table: TableId, key: KeyId) -> io::Result<Decision> {
-        let waits = self.reopened[link.target.index()].contains_key(&key);
-        let batch = self.link_mut(link).in_flight.as_mut().expect("decisions are asked for a batch in flight");
-        batch.suspects.remove(&key);
-        let end = batch.end;
-        if let Some(incoming) = self.window.only_change(table, key) {
-            return Ok(Decision { incoming, before: None, winner: incoming, rival: None, write: true });
-        }
-        let history = self.window.history(table, key)?;
-        let mut present = self.present(link.target);
-        let before = self.outcome(&history, &present);
-        let here = history.maximal(&self.window, &present);
-        present[link.source.index()] = end;
-        let incoming = history.latest(link.source, end).expect("the batch changes the key");
-        let winner = self.outcome(&history, &present).expect("the batch's change is present");
-        let reach = history.reach(&self.window, incoming);
-        let superseded = |change: &ChangeRef| {
-            change.source != incoming.source
-                && history.reach(&self.window, *change)[incoming.source.index()] > incoming.seq
-        };
-        let rivals: SmallVec<[ChangeRef; 4]> = here
-            .iter()
-            .filter(|change| change.source != incoming.source && change.seq >= reach[change.source.index()])
-            .copied()
-            .collect();
-        let rival = if here.iter().any(superseded) {
-            None
-        } else {
-            before.filter(|before| rivals.contains(before)).or_else(|| self.latest_stamp(&rivals))
-        };
-        Ok(Decision { incoming, before, winner, rival, write: waits || before != Some(winner) })
-    }
-
-    /// The change whose value the author of `change` had before it, if that is in the window.
-    ///
-    /// # Errors
-    /// If the keys of a spilled transaction can't be read.
-    pub fn predecessor(&self, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<Option<ChangeRef>> {
-        let history = self.window.history(table, key)?;
-        let own = history.of(change.source);
-        let earlier = own.partition_point(|other| *other < change);
-        if let Some(same) = earlier.checked_sub(1).map(|last| own[last]).filter(|other| other.seq == change.seq) {
-            return Ok(Some(same));
-        }
-        Ok(self.outcome(&history, &history.reach(&self.window, change)))
-    }
-
-    /// The change whose value a key has at the node, if that is in the window.
-    ///
-    /// # Errors
-    /// If the keys of a spilled transaction can't be read.
-    pub fn standing(&self, node: NodeId, table: TableId, key: KeyId) -> io::Result<Option<ChangeRef>> {
-        Ok(self.outcome(&self.window.history(table, key)?, &self.present(node)))
-    }
-
-    /// The keys of `table` that have a row at the target once the batch in flight is applied: what a truncation
-    /// must leave (R15).
-    ///
-    /// # Errors
-    /// If the keys or changes of a spilled transaction can't be read.
-    pub fn survivors(&self, link: Link, table: TableId) -> io::Result<Vec<ChangeRef>> {
-        let mut present = self.present(link.target);
-        if let Some(batch) = &self.link(link).in_flight {
-            present[link.source.index()] = batch.end;
-        }
-        let mut keys = KeySet::default();
-        for source in self.nodes() {
-            let log = self.window.log(source);
-            for seq in log.first()..present[source.index()] {
-                if let Some(logged) = log.get(seq) {
-                    logged.transaction.each_key_of(table, |key| {
-                        keys.insert(key);
-                    })?;
-                }
-            }
-        }
-        let mut left = Vec::new();
-        for key in keys {
-            let outcome = self.outcome(&self.window.history(table, key)?, &present);
-            left.extend(outcome.filter(|change| change.kind() == TouchKind::Put));
-        }
-        Ok(left)
-    }
-
-    /// COMMIT is about to be sent.
-    pub fn commit_begins(&mut self, link: Link) {
-        self.committing[link.target.index()] += 1;
-    }
-
-    /// The batch in flight has committed; its commit record ends at `at` in the target's WAL. Call after
-    /// [`Coordinator::commit_begins`].
-    ///
-    /// # Errors
-    /// If the keys of a spilled transaction can't be read.
-    pub fn committed(&mut self, link: Link, at: Lsn) -> io::Result<()> {
-        let state = self.link_mut(link);
-        let batch = state.in_flight.take().expect("a batch that commits is in flight");
-        state.cursor = batch.end;
-        state.applied = batch.end_lsn;
-        self.marks[link.target.index()].add(link.source, Mark { at, applied: batch.end_lsn });
-        for (key, table) in batch.suspects {
-            self.reopen(link.target, table, key);
-        }
-        self.release(link.target)
-    }
-
-    /// The batch in flight was rolled back before COMMIT was sent.
-    pub fn aborted(&mut self, link: Link) {
-        self.link_mut(link).in_flight = None;
-    }
-
-    /// The server answered the COMMIT that [`Coordinator::commit_begins`] announced by rolling back.
-    ///
-    /// # Errors
-    /// If the keys of a spilled transaction can't be read.
-    pub fn commit_failed(&mut self, link: Link) -> io::Result<()> {
-        self.aborted(link);
-        self.release(link.target)
-    }
-
-    fn release(&mut self, node: NodeId) -> io::Result<()> {
-        let committing = &mut self.committing[node.index()];
-        *committing = committing.saturating_sub(1);
-        while self.committing[node.index()] == 0
-            && let Some(event) = self.waiting[node.index()].pop_front()
-        {
-            self.admit(node, event)?;
-        }
-        Ok(())
     }
 
     // === forgetting ===
@@ -670,24 +263,24 @@ impl Coordinator {
         }
     }
 
-    fn all_links(&self) -> Vec<Link> {
+    pub(super) fn all_links(&self) -> Vec<Link> {
         self.nodes()
             .flat_map(|source| self.nodes().map(move |target| Link { source, target }))
             .filter(|link| link.source != link.target)
             .collect()
     }
 
-    fn link(&self, link: Link) -> &LinkState {
+    pub(super) fn link(&self, link: Link) -> &LinkState {
         &self.links[link.source.index() * self.marks.len() + link.target.index()]
     }
 
-    fn link_mut(&mut self, link: Link) -> &mut LinkState {
+    pub(super) fn link_mut(&mut self, link: Link) -> &mut LinkState {
         let nodes = self.marks.len();
         &mut self.links[link.source.index() * nodes + link.target.index()]
     }
 
     /// For each source the number below which its transactions are present at the node.
-    fn present(&self, node: NodeId) -> SmallVec<[Seq; 4]> {
+    pub(super) fn present(&self, node: NodeId) -> SmallVec<[Seq; 4]> {
         self.nodes()
             .map(|source| {
                 if source == node {
@@ -699,7 +292,7 @@ impl Coordinator {
             .collect()
     }
 
-    fn outcome(&self, history: &History, present: &[Seq]) -> Option<ChangeRef> {
+    pub(super) fn outcome(&self, history: &History, present: &[Seq]) -> Option<ChangeRef> {
         let maximal = history.maximal(&self.window, present);
         match maximal.as_slice() {
             [] => None,
@@ -708,7 +301,7 @@ impl Coordinator {
         }
     }
 
-    fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {
+    pub(super) fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {
         Resolver::LastUpdateWins.choose(&self.candidates(changes))
     }
 

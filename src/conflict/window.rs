@@ -83,7 +83,7 @@ impl SourceLog {
     }
 
     /// The transactions held, oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = &Logged> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Logged> {
         self.entries.iter()
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
+use crate::conflict::window::Seq;
 use crate::conflict::{Batch, Decision, Reopened};
-use crate::model::{Link, Lsn, NodeId, TableId, Xid};
+use crate::model::{Link, Lsn, NodeId, TableId, TouchKind, Xid};
 use crate::simulate::complete::{Standing, Value, value};
 use crate::simulate::node::{Done, Guard};
 use crate::simulate::rows::{Key, Row};
@@ -59,6 +60,9 @@ pub struct Ready {
     decoded: Option<Xid>,
 }
 
+/// Truncated tables, each with the place of its last truncation.
+type Emptied = BTreeMap<TableId, (Seq, u64)>;
+
 /// One batch in progress.
 #[derive(Clone, Debug)]
 pub struct Job {
@@ -73,7 +77,7 @@ pub struct Job {
     /// The guard's horizon as of the look-up.
     pub horizon: Xid,
     /// Tables to truncate.
-    pub tables: Vec<TableId>,
+    pub tables: Emptied,
     /// Keys to look up.
     pub keys: VecDeque<Key>,
     /// Writes to do guarded.
@@ -199,7 +203,7 @@ impl World {
             xid,
             stage,
             horizon,
-            tables: Vec::new(),
+            tables: BTreeMap::new(),
             keys: VecDeque::new(),
             ready: VecDeque::new(),
             slow: VecDeque::new(),
@@ -225,14 +229,15 @@ impl World {
     }
 
     /// The tables truncated and the keys changed by a batch; a truncation drops what was before it.
-    fn net(&self, batch: &Batch) -> io::Result<(Vec<TableId>, VecDeque<Key>)> {
-        let (mut tables, mut keys) = (Vec::new(), Vec::new());
-        for change in batch.transactions.iter().flat_map(|transaction| transaction.changes()) {
-            let (_, change) = change?;
+    fn net(&self, batch: &Batch) -> io::Result<(Emptied, VecDeque<Key>)> {
+        let (mut tables, mut keys) = (BTreeMap::new(), Vec::new());
+        let numbered = (batch.first..).zip(&batch.transactions);
+        for (seq, change) in numbered.flat_map(|(seq, transaction)| transaction.changes().map(move |c| (seq, c))) {
+            let (offset, change) = change?;
             let table = change.relation.table_id();
             let tuples = [change.old_tuple(), change.new_tuple()];
             if tuples == [None, None] {
-                tables.push(table);
+                tables.insert(table, (seq, offset));
                 keys.retain(|key: &Key| key.table != table);
             }
             for tuple in tuples.into_iter().flatten() {
@@ -241,8 +246,6 @@ impl World {
                 keys.push(key);
             }
         }
-        tables.sort_unstable();
-        tables.dedup();
         Ok((tables, keys.into()))
     }
 
@@ -253,7 +256,7 @@ impl World {
 
     fn lock_tables(&mut self, job: &mut Job) -> Step {
         let node = &mut self.nodes[job.batch.link.target.index()];
-        for table in &job.tables {
+        for table in job.tables.keys() {
             if let Done::Blocked(_) = node.lock_table(job.xid, *table) {
                 return Step::Wait;
             }
@@ -275,10 +278,15 @@ impl World {
     /// Leaves of the truncated tables the rows that survive.
     fn empty_tables(&mut self, job: &mut Job) -> io::Result<Step> {
         let link = job.batch.link;
-        for table in job.tables.clone() {
+        for (table, place) in job.tables.clone() {
             let mut left = Vec::new();
-            for change in self.daemon.coordinator.survivors(link, table)? {
-                left.push(crate::simulate::complete::read(&self.daemon.coordinator, &self.schema, change)?.0);
+            for met in self.daemon.coordinator.survivors(link, table, place)? {
+                if met.outcome.kind() == TouchKind::Put {
+                    left.push(crate::simulate::complete::read(&self.daemon.coordinator, &self.schema, met.outcome)?.0);
+                    if met.standing != Some(met.outcome) {
+                        self.daemon.coordinator.reopen_key(link.target, table, met.key);
+                    }
+                }
             }
             let node = &mut self.nodes[link.target.index()];
             for id in 0..self.workload.keys {
@@ -290,9 +298,9 @@ impl World {
             left.retain(|key| !job.keys.contains(key));
             job.slow.extend(left);
         }
-        let emptied = |key: &Key| job.tables.contains(&key.table);
+        let emptied = |key: &Key| job.tables.contains_key(&key.table);
         job.slow.extend(job.keys.iter().copied().filter(emptied));
-        job.keys.retain(|key| !job.tables.contains(&key.table));
+        job.keys.retain(|key| !job.tables.contains_key(&key.table));
         Ok(Step::Next(Stage::Look))
     }
 
@@ -330,7 +338,7 @@ impl World {
 
     fn write_guarded(&mut self, job: &mut Job) -> Step {
         let Some(Ready { key, value, decoded }) = job.ready.pop_front() else {
-            return match job.slow.iter().any(|key| !job.tables.contains(&key.table)) {
+            return match job.slow.iter().any(|key| !job.tables.contains_key(&key.table)) {
                 true => Step::Next(Stage::Lock),
                 false => Step::Next(Stage::Slow),
             };

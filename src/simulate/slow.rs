@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::conflict::Redecision;
 use crate::conflict::{ChangeRef, Decision};
 use crate::model::{Lsn, NodeId, Stamp};
 use crate::simulate::complete::{Standing, Value, read, value};
@@ -71,7 +72,7 @@ impl World {
             let Decision { winner, write, .. } = decision;
             return Ok((write || job.parked.contains_key(&key)).then_some(Verdict { winner, before, write }));
         };
-        let (winner, now) = self.daemon.coordinator.decide_again(link.target, *reopened)?;
+        let Redecision { winner, ticket: now, .. } = self.daemon.coordinator.decide_again(link.target, *reopened)?;
         *ticket = now;
         tell!(self, "n{}: {key} decided again: {}", link.target.0, self.name(winner));
         Ok(winner.map(|winner| Verdict { winner, before: Standing::Unknown, write: true }))

@@ -1,0 +1,123 @@
+//! A batch → pieces that fit in memory, folded; and pieces → sets of rows that one statement writes.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use crate::apply::net::{Folded, Incoming, Row};
+use crate::conflict::Batch;
+use crate::model::key::KeyHasher;
+use crate::model::{Cell, Relation, TableId, Xid};
+
+/// Rows in one statement: larger gains nothing (docs/design.md, "Speed").
+pub const SET_ROWS: usize = 1_000;
+/// Changes folded at a time: bounds memory, whatever the size of a transaction.
+const PIECE_CHANGES: u64 = 10_000;
+/// Bytes of tuples folded at a time.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// Walks a batch's changes piece by piece.
+#[derive(Debug)]
+pub struct Pieces<'b> {
+    batch: &'b Batch,
+    transaction: usize,
+    offset: u64,
+    changes: u64,
+}
+
+impl<'b> Pieces<'b> {
+    /// From the beginning.
+    pub fn new(batch: &'b Batch, changes: u64) -> Pieces<'b> {
+        Pieces { batch, transaction: 0, offset: 0, changes: changes.min(PIECE_CHANGES) }
+    }
+
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn next(&mut self, hasher: &KeyHasher) -> io::Result<Option<Folded>> {
+        let mut folded = Folded::default();
+        while let Some(transaction) = self.batch.transactions.get(self.transaction) {
+            let seq = self.batch.first + self.transaction as u64;
+            let view = self.batch.views[self.transaction];
+            for change in transaction.changes_from(self.offset) {
+                let (offset, change) = change?;
+                if folded.changes >= self.changes || folded.bytes >= PIECE_BYTES {
+                    self.offset = offset;
+                    return Ok(Some(folded));
+                }
+                folded.add(Incoming { place: (seq, offset), view, change }, hasher);
+            }
+            self.transaction += 1;
+            self.offset = 0;
+        }
+        Ok((folded.changes > 0).then_some(folded))
+    }
+}
+
+/// A row to be written by a statement.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// Index of its net change in the piece.
+    pub net: usize,
+    /// The row, or one that has the key's cells if it is to be deleted.
+    pub row: Row,
+    /// The version that may be replaced beside those that the guard knows.
+    pub known: Option<Xid>,
+}
+
+/// Rows that one statement can write: same table, same shape, same columns left out.
+#[derive(Debug)]
+pub struct Set {
+    /// The shape.
+    pub relation: Arc<Relation>,
+    /// The columns beside the key that are written, as indices into the table's columns.
+    pub columns: Vec<usize>,
+    /// The rows.
+    pub writes: Vec<Write>,
+}
+
+impl Set {
+    /// For each array of the statement its cells: the key's columns, then [`Set::columns`].
+    pub fn arrays(&self, writes: &[Write], columns: &[usize]) -> Vec<Vec<u8>> {
+        let table = self.relation.table();
+        let position = |column: &usize| self.relation.column_of.iter().position(|of| *of == Some(*column));
+        let positions: Vec<_> = table.key.iter().chain(columns).map(position).collect();
+        let rows: Vec<Vec<Cell<'_>>> = writes.iter().map(|write| write.row.tuple.cells().collect()).collect();
+        positions
+            .iter()
+            .map(|position| {
+                let cell = |row: &Vec<_>| position.and_then(|position| row.get(position).copied());
+                let texts: Vec<_> = rows.iter().map(|row| super::sql::text_of(cell(row))).collect();
+                super::sql::text_array(texts.into_iter())
+            })
+            .collect()
+    }
+}
+
+/// Sorts writes into sets, in order of first appearance.
+pub fn into_sets(writes: Vec<Write>) -> Vec<Set> {
+    let mut sets: Vec<Set> = Vec::new();
+    let mut places: HashMap<(TableId, usize, Vec<usize>), usize> = HashMap::new();
+    for write in writes {
+        let relation = &write.row.relation;
+        let columns = written_columns(&write.row);
+        let shape = (relation.table_id(), Arc::as_ptr(relation) as usize, columns.clone());
+        let place = *places.entry(shape).or_insert_with(|| {
+            sets.push(Set { relation: relation.clone(), columns, writes: Vec::new() });
+            sets.len() - 1
+        });
+        sets[place].writes.push(write);
+    }
+    sets
+}
+
+/// The columns beside the key for which the row has a value.
+fn written_columns(row: &Row) -> Vec<usize> {
+    let key = &row.table().key;
+    let named = row.tuple.cells().zip(&row.relation.column_of);
+    let mut columns: Vec<_> =
+        named.filter(|(cell, _)| *cell != Cell::Unchanged).filter_map(|(_, column)| *column).collect();
+    columns.retain(|column| !key.contains(column));
+    columns
+}

@@ -1,0 +1,444 @@
+//! One batch as one transaction at the target.
+//!
+//! Begin with the compare-and-set of the progress row; then piece by piece: truncations, decisions, sets under the
+//! guard, and the slow path for what they refused; then the journal; then COMMIT with the origin's position.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+use crate::apply::batch::{self, Pieces, SET_ROWS, Set, Write};
+use crate::apply::complete::{self, Completed};
+use crate::apply::error::ApplyError;
+use crate::apply::net::{Content, Folded, Row};
+use crate::apply::record::{Conflict, Recorder};
+use crate::apply::session::ApplySession;
+use crate::apply::shared::Shared;
+use crate::apply::slow::Refused;
+use crate::apply::sql::{self, Guard, OnConflict};
+use crate::conflict::Batch;
+use crate::conflict::window::KeyHash;
+use crate::conflict::{ChangeRef, Operation};
+use crate::model::{KeyId, Lsn, Stamp, TouchKind};
+use crate::wire::{self, Outcome, Param, Pipeline};
+
+/// How a batch is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// In sets.
+    Sets,
+    /// Change by change, each behind a savepoint: after a unique violation (R7, R12).
+    OneByOne,
+    /// In sets, and where a value can't be had because the row has moved on at its source, without the row: the
+    /// change that moved on brings it whole, and waiting could be waiting for a link that waits for this one.
+    LeavingOut,
+}
+
+/// What a batch did.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Applied {
+    /// Source transactions.
+    pub transactions: u64,
+    /// Changes.
+    pub changes: u64,
+    /// Conflicts.
+    pub conflicts: u64,
+    /// Keys that took the slow path.
+    pub slow: u64,
+    /// Where the commit record ended in the target's WAL.
+    pub at: Lsn,
+}
+
+/// A batch under way.
+pub struct Execution<'a, R> {
+    pub(super) shared: &'a Shared,
+    pub(super) session: &'a mut ApplySession,
+    pub(super) recorder: &'a R,
+    pub(super) batch: &'a Batch,
+    pub(super) conflicts: HashMap<KeyId, Conflict, BuildHasherDefault<KeyHash>>,
+    pub(super) applied: Applied,
+    /// Rows of published tables written: without any the commit must be made visible in the stream.
+    pub(super) rows: u64,
+    pub(super) mode: Mode,
+    began: bool,
+}
+
+/// Applies the batch and tells the coordinator how it ended; rolls back what fails before COMMIT.
+///
+/// # Errors
+/// After an error that [`ApplyError::loses_session`] the outcome is in doubt if COMMIT was on its way: the node
+/// must be connected again.
+pub async fn apply<R: Recorder>(
+    shared: &Shared,
+    session: &mut ApplySession,
+    recorder: &R,
+    batch: &Batch,
+    mode: Mode,
+) -> Result<Applied, ApplyError> {
+    let mut execution = Execution {
+        shared,
+        session,
+        recorder,
+        batch,
+        conflicts: HashMap::default(),
+        applied: Applied::default(),
+        rows: 0,
+        mode,
+        began: false,
+    };
+    let written = match mode {
+        Mode::Sets | Mode::LeavingOut => execution.write().await,
+        Mode::OneByOne => execution.write_one_by_one().await,
+    };
+    execution.end(written).await
+}
+
+impl<'a, R: Recorder> Execution<'a, R> {
+    /// For a transaction that writes no batch: a reopened decision.
+    pub(super) fn new(shared: &'a Shared, session: &'a mut ApplySession, recorder: &'a R, batch: &'a Batch) -> Self {
+        let (conflicts, applied) = (HashMap::default(), Applied::default());
+        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, mode: Mode::Sets, began: false }
+    }
+
+    /// Commits what was written, or rolls back.
+    pub(super) async fn end(mut self, written: Result<(), ApplyError>) -> Result<Applied, ApplyError> {
+        let prepared = match written {
+            Ok(()) => self.record().await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = prepared {
+            self.shared.coordinator().aborted(self.batch.link);
+            if !error.loses_session() {
+                self.session.rollback().await?;
+            }
+            return Err(error);
+        }
+        self.applied.at = self.commit().await?;
+        self.applied.transactions = self.batch.transactions.len() as u64;
+        Ok(self.applied)
+    }
+
+    async fn write(&mut self) -> Result<(), ApplyError> {
+        let latest = self.batch.transactions.iter().map(|t| t.stamp.micros).max();
+        if let Some(latest) = latest {
+            self.shared.wait_for_clock(self.batch.link.target, latest).await;
+        }
+        let shared = self.shared;
+        let mut pieces = Pieces::new(self.batch, shared.settings.batch_changes);
+        while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
+            self.write_piece(folded).await?;
+        }
+        self.begin_alone().await
+    }
+
+    pub(super) async fn write_piece(&mut self, folded: Folded) -> Result<(), ApplyError> {
+        self.applied.changes += folded.changes;
+        for truncation in &folded.truncations {
+            self.truncate(truncation).await?;
+        }
+        let mut plan = self.decide(&folded)?;
+        self.complete(&folded, &mut plan).await?;
+        let mut refused = self.write_sets(plan.deletes, plan.updates, plan.inserts).await?;
+        refused.keys.extend(plan.slow);
+        if refused.keys.is_empty() && refused.maybe.is_empty() { Ok(()) } else { self.settle(&folded, refused).await }
+    }
+
+    /// Decides each key under one look at the window (R1).
+    fn decide(&mut self, folded: &Folded) -> Result<Plan, ApplyError> {
+        let link = self.batch.link;
+        let mut plan = Plan::default();
+        let mut coordinator = self.shared.coordinator();
+        for (at, net) in folded.nets.iter().enumerate() {
+            let decision = coordinator.decide(link, net.table.id, net.key)?;
+            self.note(&coordinator, net, &decision)?;
+            if !self.is_ours(decision.winner) {
+                if decision.write {
+                    plan.slow.push(at);
+                }
+                continue;
+            }
+            let known = decision.before.filter(|before| before.source == link.target);
+            let known = known.map(|before| coordinator.window().transaction(before).transaction.xid);
+            let stands = decision.before.map(ChangeRef::kind);
+            match &net.content {
+                Content::Delete if stands == Some(TouchKind::Delete) && net.first != Operation::Insert => {}
+                Content::Delete => plan.deletes.push(Write { net: at, row: net.key_row.clone(), known }),
+                Content::Put(row) => {
+                    let there = match stands {
+                        Some(kind) => kind == TouchKind::Put,
+                        None => net.first != Operation::Insert,
+                    };
+                    let write = Write { net: at, row: row.clone(), known };
+                    if row.has_unchanged() {
+                        let completed =
+                            complete::complete_net(&coordinator, link, net, row, &self.shared.catalog.hasher)?;
+                        plan.incomplete.push(Incomplete { write, there, completed, last: decision.incoming });
+                    } else if there {
+                        plan.updates.push(write);
+                    } else {
+                        plan.inserts.push(write);
+                    }
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// Whether a change is one of this batch.
+    pub(super) fn is_ours(&self, change: ChangeRef) -> bool {
+        change.source == self.batch.link.source && change.seq >= self.batch.first
+    }
+
+    /// Finds the values that changes left out (R8) and sorts their rows into the plan.
+    async fn complete(&mut self, folded: &Folded, plan: &mut Plan) -> Result<(), ApplyError> {
+        for Incomplete { mut write, there, completed, last } in std::mem::take(&mut plan.incomplete) {
+            let net = &folded.nets[write.net];
+            let moved = net.moved_from.as_ref();
+            let row = match (completed, moved) {
+                (Completed::Whole(row), _) => Some(row),
+                (Completed::AtTarget(row), None) if there => Some(row),
+                (Completed::AtTarget(row), Some(from)) => match self.read_at_target(&row, from).await? {
+                    Some(row) => Some(row),
+                    None => self.read_at_source(&row, last).await?,
+                },
+                // The batch has a later change of the key, in another piece: that one decides.
+                (Completed::AtTarget(_) | Completed::AtSource(..), _) if (last.seq, last.offset()) != net.place => {
+                    continue;
+                }
+                (Completed::AtTarget(row), None) => self.read_at_source(&row, last).await?,
+                (Completed::AtSource(row, change), _) => self.read_at_source(&row, change).await?,
+            };
+            let Some(row) = row else {
+                plan.deletes.push(write);
+                continue;
+            };
+            write.row = row;
+            if there { plan.updates.push(write) } else { plan.inserts.push(write) }
+        }
+        Ok(())
+    }
+
+    /// `None` if the row has moved on and is to be left out.
+    pub(super) async fn read_at_source(&self, row: &Row, change: ChangeRef) -> Result<Option<Row>, ApplyError> {
+        match complete::read_at_source(self.shared, row, change).await {
+            Ok(row) => Ok(Some(row)),
+            Err(ApplyError::MovedOn { .. }) if self.mode == Mode::LeavingOut => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_at_target(&mut self, row: &Row, from: &Row) -> Result<Option<Row>, ApplyError> {
+        let mut pipeline = self.begin();
+        let at = complete::queue_read(&mut pipeline, row, from);
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("reading a row that moved"))?;
+        let outcomes = self.begun(outcomes)?;
+        let Some(found) = outcomes[at].rows.first() else { return Ok(None) };
+        let values: Vec<_> = (1..found.len()).map(|i| found.cell(i).map(<[u8]>::to_vec)).collect();
+        Ok(Some(complete::with_values(row, &values)))
+    }
+
+    /// Writes in sets under the guard: deletes, updates, inserts, so that unique values are free when they are
+    /// taken. Returns the net changes that the guard refused or whose row was not as expected.
+    async fn write_sets(
+        &mut self,
+        deletes: Vec<Write>,
+        updates: Vec<Write>,
+        inserts: Vec<Write>,
+    ) -> Result<Refused, ApplyError> {
+        let groups = [(Kind::Delete, deletes), (Kind::Update, updates), (Kind::Insert, inserts)];
+        let sets: Vec<(Kind, Set)> = groups
+            .into_iter()
+            .flat_map(|(kind, writes)| batch::into_sets(writes).into_iter().map(move |s| (kind, s)))
+            .collect();
+        if sets.is_empty() {
+            return Ok(Refused::default());
+        }
+        let horizon = self.shared.node(self.batch.link.target).horizon();
+        let horizon = sql::xid_text(horizon.unwrap_or(crate::model::Xid(3)));
+        let ours = self.session.ours.clone();
+        let mut statements: Vec<(usize, Kind, &[Write])> = Vec::new();
+        let mut pipeline = self.begin();
+        for (kind, set) in &sets {
+            for writes in set.writes.chunks(SET_ROWS) {
+                let at = queue_set(&mut pipeline, *kind, set, writes, Some((&horizon, &ours)));
+                statements.push((at, *kind, writes));
+            }
+        }
+        let outcomes = pipeline.run().await.map_err(|failed| {
+            let first = statements.iter().find(|(at, ..)| *at >= failed.at).map(|(_, kind, writes)| (kind, writes));
+            let context = first.map(|(kind, writes)| format!("{} {}", kind.doing(), writes[0].row.table()));
+            ApplyError::pipeline(context.unwrap_or_else(|| "beginning a batch".into()))(failed)
+        })?;
+        let outcomes = self.begun(outcomes)?;
+        let mut refused = Refused::default();
+        for (at, kind, writes) in statements {
+            let outcome = &outcomes[at];
+            self.rows += outcome.tag.rows;
+            if outcome.tag.rows < writes.len() as u64 {
+                match kind {
+                    Kind::Insert => refused.maybe.extend(writes.iter().map(|write| write.net)),
+                    Kind::Update | Kind::Delete => refused.keys.extend(missed(outcome, writes)?),
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// A window of statements; the first one of the transaction begins it. Its outcomes go through
+    /// [`Execution::begun`].
+    pub(super) fn begin(&mut self) -> Pipeline<'_> {
+        let ApplySession { session, settings, progress, .. } = &mut *self.session;
+        let mut pipeline = session.pipeline();
+        if !self.began {
+            ApplySession::queue_begin(&mut pipeline, settings, progress, self.batch.end_lsn);
+        }
+        pipeline
+    }
+
+    /// Checks that the progress row was where we left it (R3).
+    pub(super) fn begun(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, ApplyError> {
+        if !self.began {
+            if outcomes[1].tag.rows != 1 {
+                return Err(ApplyError::Fenced {
+                    source_name: self.session.settings.source_name.clone(),
+                    target: self.session.settings.target_name.clone(),
+                    expected: self.session.progress.lsn,
+                });
+            }
+            self.began = true;
+        }
+        Ok(outcomes)
+    }
+
+    /// Begins a transaction that has had nothing to write.
+    pub(super) async fn begin_alone(&mut self) -> Result<(), ApplyError> {
+        if self.began {
+            return Ok(());
+        }
+        let outcomes = self.begin().run().await.map_err(ApplyError::pipeline("moving the progress row"))?;
+        self.begun(outcomes).map(drop)
+    }
+
+    async fn record(&mut self) -> Result<(), ApplyError> {
+        if self.conflicts.is_empty() {
+            return Ok(());
+        }
+        let conflicts: Vec<_> = self.conflicts.drain().map(|(_, conflict)| conflict).collect();
+        self.applied.conflicts = conflicts.len() as u64;
+        self.recorder.pending(conflicts).await
+    }
+
+    async fn commit(&mut self) -> Result<Lsn, ApplyError> {
+        let link = self.batch.link;
+        self.shared.coordinator().commit_begins(link);
+        let committed = self.session.commit(self.batch.end_lsn, self.stamp(), self.rows == 0).await;
+        let arrived = {
+            let mut coordinator = self.shared.coordinator();
+            match &committed {
+                Ok(at) => coordinator.committed(link, *at)?,
+                Err(error) if !error.loses_session() => coordinator.commit_failed(link)?,
+                Err(_) => {} // in doubt: the node is connected again and its progress row read
+            }
+            coordinator.take_barriers()
+        };
+        self.shared.release(arrived);
+        if let Err(error) = &committed
+            && !error.loses_session()
+        {
+            self.session.rollback().await?;
+            self.recorder.discard_after(link, self.session.progress.batch).await?;
+        }
+        committed
+    }
+
+    fn stamp(&self) -> Stamp {
+        let last = self.batch.transactions.last().map(|last| last.stamp);
+        last.unwrap_or(Stamp { micros: crate::apply::shared::now_micros(), node: self.batch.link.source })
+    }
+}
+
+/// What is to be done with the keys of a piece, by index into its nets.
+#[derive(Debug, Default)]
+struct Plan {
+    deletes: Vec<Write>,
+    updates: Vec<Write>,
+    inserts: Vec<Write>,
+    incomplete: Vec<Incomplete>,
+    slow: Vec<usize>,
+}
+
+/// A row with values left out.
+#[derive(Debug)]
+struct Incomplete {
+    write: Write,
+    /// Whether a row is there.
+    there: bool,
+    completed: Completed,
+    /// The batch's last change of the key.
+    last: ChangeRef,
+}
+
+/// What a set does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Delete,
+    Update,
+    Insert,
+}
+
+impl Kind {
+    fn doing(self) -> &'static str {
+        match self {
+            Kind::Delete => "deleting from",
+            Kind::Update => "updating",
+            Kind::Insert => "inserting into",
+        }
+    }
+}
+
+/// Queues the statement of a set; `guard` gives the horizon and our origins, without it the rows are locked.
+pub(super) fn queue_set(
+    pipeline: &mut Pipeline<'_>,
+    kind: Kind,
+    set: &Set,
+    writes: &[Write],
+    guard: Option<(&str, &str)>,
+) -> usize {
+    let table = set.relation.table();
+    let mode = if guard.is_some() { Guard::Known } else { Guard::Locked };
+    let columns: &[usize] = if kind == Kind::Delete { &[] } else { &set.columns };
+    let text = match (kind, mode) {
+        (Kind::Delete, _) => sql::delete(table, mode),
+        (Kind::Update, _) => sql::update(table, columns, mode),
+        (Kind::Insert, Guard::Known) => sql::insert(table, columns, OnConflict::Skip),
+        (Kind::Insert, Guard::Locked) => sql::insert(table, columns, OnConflict::SkipKey),
+    };
+    let mut arrays = set.arrays(writes, columns);
+    let mut types = vec![sql::TEXT_ARRAY; arrays.len()];
+    let mut texts: Vec<&str> = Vec::new();
+    if let Some((horizon, ours)) = guard.filter(|_| kind != Kind::Insert) {
+        let known: Vec<_> = writes.iter().map(|write| write.known.map(sql::xid_text)).collect();
+        arrays.push(sql::text_array(known.iter().map(|xid| xid.as_ref().map(String::as_bytes))));
+        types.extend([sql::TEXT_ARRAY, sql::TEXT, sql::TEXT]);
+        texts.extend([horizon, ours]);
+    }
+    let arrays = arrays.iter().map(|array| Param::Binary(array));
+    pipeline.query(&text, &types, arrays.chain(texts.iter().map(|text| Param::Text(text.as_bytes()))))
+}
+
+/// The net changes of a statement that it did not write.
+pub(super) fn missed(outcome: &Outcome, writes: &[Write]) -> Result<Vec<usize>, ApplyError> {
+    let done = ordinals(outcome)?;
+    let each = writes.iter().enumerate().filter(|(i, _)| !done.contains(i));
+    Ok(each.map(|(_, write)| write.net).collect())
+}
+
+/// The first column of each row: ordinals from 1, here from 0.
+fn ordinals(outcome: &Outcome) -> Result<std::collections::HashSet<usize>, ApplyError> {
+    let parse = |row: &wire::Row| row.parse::<usize>(0).map(|ordinal| ordinal.saturating_sub(1));
+    outcome
+        .rows
+        .iter()
+        .map(parse)
+        .collect::<Result<_, _>>()
+        .map_err(ApplyError::wire("reading which rows were written"))
+}

@@ -1,0 +1,184 @@
+//! Reopened decisions (R4): a local change came to light that lies before a batch which decided on its key without
+//! knowing it. The key is locked, a barrier makes everything known, and the outcome is written.
+
+use crate::apply::batch::{Write, into_sets};
+use crate::apply::complete::{self, Completed};
+use crate::apply::error::ApplyError;
+use crate::apply::execute::{Applied, Execution, Kind, queue_set};
+use crate::apply::net::{Content, Row};
+use crate::apply::record::{Conflict, Recorder};
+use crate::apply::session::ApplySession;
+use crate::apply::shared::Shared;
+use crate::apply::{note, slow, sql};
+use crate::conflict::resolve::Resolver;
+use crate::conflict::{Batch, Redecision, Reopened};
+use crate::conflict::{LocalRow, conflict_type};
+use crate::model::{Resolution, TouchKind};
+use crate::wire::Param;
+
+/// Rounds of locking before the key is left for later.
+const ROUNDS: usize = 16;
+
+/// What a key must become, and how its row is completed if a value was left out.
+type Outcome = (Content, Option<Completed>);
+
+/// Decides a key again and writes what comes out, in a transaction of its own.
+///
+/// # Errors
+/// As [`crate::apply::execute::apply`].
+pub async fn reopen<R: Recorder>(
+    shared: &Shared,
+    session: &mut ApplySession,
+    recorder: &R,
+    batch: &Batch,
+    reopened: Reopened,
+) -> Result<Applied, ApplyError> {
+    let target = batch.link.target;
+    let mut execution = Execution::new(shared, session, recorder, batch);
+    let written = execution.write_again(reopened).await;
+    let (written, ticket) = match written {
+        Ok(ticket) => (Ok(()), Some(ticket)),
+        Err(error) => (Err(error), None),
+    };
+    let applied = execution.end(written).await?;
+    if let Some(ticket) = ticket {
+        shared.coordinator().reopen_done(target, reopened.key, ticket, applied.at);
+    }
+    Ok(applied)
+}
+
+impl<R: Recorder> Execution<'_, R> {
+    async fn write_again(&mut self, reopened: Reopened) -> Result<u64, ApplyError> {
+        let target = self.batch.link.target;
+        self.begin_alone().await?;
+        let Some(key_row) = self.key_row(reopened)? else {
+            let known = self.shared.coordinator().decide_again(target, reopened)?;
+            return Ok(known.ticket); // stable meanwhile: nothing is left to decide
+        };
+        for _ in 0..ROUNDS {
+            let there = self.lock_one(&key_row).await?;
+            self.shared.barrier(target).await?;
+            let (decision, content) = self.decide_reopened(reopened)?;
+            let done = match content {
+                None => true,
+                Some((Content::Delete, _)) if !there => true,
+                Some((content, completed)) => self.write_outcome(&key_row, content, completed, there).await?,
+            };
+            if done {
+                self.note_reopened(reopened, decision)?;
+                return Ok(decision.ticket);
+            }
+        }
+        Err(ApplyError::NotCommitted(format!("{} comes and goes", slow::describe(&key_row))))
+    }
+
+    /// A row with the key's cells, from any change of it in the window.
+    fn key_row(&self, reopened: Reopened) -> Result<Option<Row>, ApplyError> {
+        let coordinator = self.shared.coordinator();
+        let history = coordinator.window().indexed(reopened.key)?;
+        for node in coordinator.nodes() {
+            if let Some(change) = history.of(node).last() {
+                let record = coordinator.window().transaction(*change).transaction.change_at(change.offset())?;
+                return Ok(match change.kind() {
+                    TouchKind::Put => complete::new_row(&record),
+                    TouchKind::Delete => complete::old_row(&record),
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    async fn lock_one(&mut self, key_row: &Row) -> Result<bool, ApplyError> {
+        let arrays = slow::key_arrays(key_row.table(), &[key_row]);
+        let types = vec![sql::TEXT_ARRAY; arrays.len()];
+        let mut pipeline = self.begin();
+        let at = pipeline.query(&sql::lock(key_row.table()), &types, arrays.iter().map(|array| Param::Binary(array)));
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("locking a row to decide again"))?;
+        Ok(!outcomes[at].rows.is_empty())
+    }
+
+    fn decide_reopened(&self, reopened: Reopened) -> Result<(Redecision, Option<Outcome>), ApplyError> {
+        let target = self.batch.link.target;
+        let hasher = &self.shared.catalog.hasher;
+        let coordinator = self.shared.coordinator();
+        let decision = coordinator.decide_again(target, reopened)?;
+        let Some(winner) = decision.winner else { return Ok((decision, None)) };
+        let content = complete::content_of(&coordinator, winner, reopened.key, hasher)?;
+        let completed = match &content {
+            Content::Put(row) if row.has_unchanged() => {
+                // What stands is in doubt: only the window and the source are trusted.
+                Some(match complete::complete(&coordinator, target, row.clone(), reopened.key, winner, hasher)? {
+                    Completed::AtTarget(row) => Completed::AtSource(row, winner),
+                    completed => completed,
+                })
+            }
+            _ => None,
+        };
+        Ok((decision, Some((content, completed))))
+    }
+
+    /// Whether it could be written; not if a row turned up.
+    async fn write_outcome(
+        &mut self,
+        key_row: &Row,
+        content: Content,
+        completed: Option<Completed>,
+        there: bool,
+    ) -> Result<bool, ApplyError> {
+        let content = match (content, completed) {
+            (Content::Put(_), Some(Completed::Whole(row) | Completed::AtTarget(row))) => Content::Put(row),
+            (Content::Put(_), Some(Completed::AtSource(row, change))) => {
+                Content::Put(complete::read_at_source(self.shared, &row, change).await?)
+            }
+            (content, _) => content,
+        };
+        let (kind, row) = match content {
+            Content::Delete => (Kind::Delete, key_row.clone()),
+            Content::Put(row) if there => (Kind::Update, row),
+            Content::Put(row) => (Kind::Insert, row),
+        };
+        let sets = into_sets(vec![Write { net: 0, row, known: None }]);
+        let mut pipeline = self.begin();
+        let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing a decision taken again"))?;
+        self.rows += outcomes[at].tag.rows;
+        Ok(outcomes[at].tag.rows == 1)
+    }
+
+    fn note_reopened(&mut self, reopened: Reopened, decision: Redecision) -> Result<(), ApplyError> {
+        let (Some((local, theirs)), Some(winner)) = (decision.conflict, decision.winner) else { return Ok(()) };
+        let coordinator = self.shared.coordinator();
+        let hasher = &self.shared.catalog.hasher;
+        let remote = note::side(&coordinator, theirs)?;
+        let met = if local.kind() == TouchKind::Put { LocalRow::Written } else { LocalRow::Deleted };
+        let local_side = note::side(&coordinator, local)?;
+        let result = complete::content_of(&coordinator, winner, reopened.key, hasher)?;
+        let both_delete = remote.row.is_none() && local_side.row.is_none();
+        let resolution = match winner == theirs {
+            _ if both_delete => Resolution::Skip,
+            true => Resolution::ApplyRemote,
+            false => Resolution::KeepLocal,
+        };
+        let Some(key) = remote.row.clone().or(remote.old.clone()).or(local_side.row.clone()).or(local_side.old.clone())
+        else {
+            return Ok(());
+        };
+        let conflict = Conflict {
+            link: self.batch.link,
+            batch: self.session.progress.batch + 1,
+            conflict_type: conflict_type(remote.operation, met),
+            table: key.table().clone(),
+            key,
+            resolution,
+            resolver: Resolver::default(),
+            offset: theirs.offset(),
+            remote,
+            local: Some(local_side),
+            result: Some(result),
+            note: Some("decided again: the local change was not known yet when the incoming one was applied".into()),
+        };
+        drop(coordinator);
+        self.conflicts.insert(reopened.key, conflict);
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! The session that applies one link's batches: pinned settings, the replication origin, progress (R3, R14).
+//!
+//! The origin marks our commits for every peer's stream and fences: the server gives it to one session only.
+
+use std::time::Duration;
+
+use crate::apply::error::ApplyError;
+use crate::apply::sql::oid_array;
+use crate::model::table::quote_literal;
+use crate::model::{Class, Classify, Link, Lsn, NodeId, Stamp};
+use crate::wire::{Conninfo, Outcome, Param, Pipeline, Session};
+
+/// What the session pins: role and database settings must not change what rows mean, the plan must use the index,
+/// and whoever waits for us must not wait long.
+const PINS: &str = "
+    SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET extra_float_digits = 1;
+    SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET search_path = pg_catalog; SET xmloption = 'content';
+    SET standard_conforming_strings = on; SET default_transaction_isolation = 'read committed';
+    SET default_transaction_read_only = off; SET default_transaction_deferrable = off;
+    SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off;
+    SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET enable_material = off; SET jit = off; SET plan_cache_mode = 'force_generic_plan'";
+
+/// How a link's session is opened.
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    /// The target.
+    pub conninfo: Conninfo,
+    /// The link.
+    pub link: Link,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The source's name.
+    pub source_name: String,
+    /// The target's name.
+    pub target_name: String,
+    /// The link's origin at the target.
+    pub origin: String,
+    /// All our origins at the target.
+    pub all_origins: Vec<String>,
+    /// For each of these the node whose changes it marks.
+    pub origin_nodes: Vec<NodeId>,
+    /// Shorter than the server's deadlock_timeout, so that we give way to users.
+    pub lock_timeout: Duration,
+}
+
+/// The progress row of a link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Progress {
+    /// The source's system identifier.
+    pub system_id: String,
+    /// The source's timeline.
+    pub timeline: i32,
+    /// Everything of the source that ends at or before this is applied.
+    pub lsn: Lsn,
+    /// Number of the last batch.
+    pub batch: u64,
+}
+
+/// One link's session at its target.
+pub struct ApplySession {
+    pub(crate) session: Session,
+    /// How it was opened.
+    pub settings: SessionSettings,
+    /// The progress row as it is now.
+    pub progress: Progress,
+    /// Our origins' ids at the target, as the text of an `oid[]`.
+    pub(crate) ours: String,
+}
+
+impl std::fmt::Debug for ApplySession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApplySession").field("settings", &self.settings).field("progress", &self.progress).finish()
+    }
+}
+
+impl ApplySession {
+    /// Connects, takes the origin, reads the progress row.
+    ///
+    /// # Errors
+    /// Transient while another session holds the origin; operator if the node is not set up.
+    pub async fn open(settings: SessionSettings) -> Result<ApplySession, ApplyError> {
+        let name = format!("pgconcord apply {} to {}", settings.source_name, settings.target_name);
+        let mut session = Session::connect(&settings.conninfo, &[("application_name", &name)])
+            .await
+            .map_err(ApplyError::wire(format!("connecting to {}", settings.target_name)))?;
+        let pinning = || ApplyError::wire(format!("pinning the session's settings at {}", settings.target_name));
+        session.simple(PINS).await.map_err(pinning())?;
+        let timeout = settings.lock_timeout.as_millis();
+        session.simple(&format!("SET lock_timeout = {timeout}")).await.map_err(pinning())?;
+        if let Err(error) = session.simple("SET session_replication_role = 'replica'").await {
+            if error.code() != Some("42501") {
+                return Err(pinning()(error));
+            }
+            tracing::warn!(
+                node = settings.target_name,
+                "not allowed to set session_replication_role: triggers and foreign keys act on replicated rows here"
+            );
+        }
+        take_origin(&mut session, &settings).await?;
+        let ours = our_origins(&mut session, &settings).await?;
+        let progress = read_progress(&mut session, &settings).await?;
+        Ok(ApplySession { session, settings, progress, ours })
+    }
+
+    /// A window of statements with one Sync.
+    pub fn pipeline(&mut self) -> Pipeline<'_> {
+        self.session.pipeline()
+    }
+
+    /// Adds BEGIN and the compare-and-set of the progress row, whose tag must be `UPDATE 1`.
+    pub(crate) fn queue_begin(pipeline: &mut Pipeline<'_>, settings: &SessionSettings, progress: &Progress, to: Lsn) {
+        pipeline.query("BEGIN", &[], []);
+        let (from, to) = (progress.lsn.to_string(), to.to_string());
+        let batch = progress.batch.to_string();
+        let params = [&settings.cluster, &settings.source_name, &from, &batch, &to].map(|p| Param::Text(p.as_bytes()));
+        pipeline.query(
+            "UPDATE pgconcord.progress SET lsn = $5::pg_lsn, batch = batch + 1, updated_at = clock_timestamp() \
+             WHERE cluster = $1 AND source = $2 AND lsn = $3::pg_lsn AND batch = $4::int8",
+            &[],
+            params,
+        );
+    }
+
+    /// Commits with the origin's position and commit time set last; returns where the commit record ends.
+    ///
+    /// `mark` makes a transaction that wrote no row of a published table appear in the stream all the same.
+    ///
+    /// # Errors
+    /// [`ApplyError::NotCommitted`] if the server answered ROLLBACK; see [`ApplyError::loses_session`] for doubt.
+    pub(crate) async fn commit(&mut self, to: Lsn, stamp: Stamp, mark: bool) -> Result<Lsn, ApplyError> {
+        let (lsn, micros, origin) = (to.to_string(), stamp.micros.to_string(), self.settings.origin.clone());
+        let mut pipeline = self.session.pipeline();
+        if mark {
+            pipeline.query("SELECT pg_logical_emit_message(true, 'pgconcord', '')", &[], []);
+        }
+        pipeline.query(
+            "SELECT pg_replication_origin_xact_setup($1::pg_lsn, \
+             '2000-01-01 00:00:00+00'::timestamptz + $2::int8 * interval '1 microsecond')",
+            &[],
+            [Param::Text(lsn.as_bytes()), Param::Text(micros.as_bytes())],
+        );
+        let commit = pipeline.query("COMMIT", &[], []);
+        pipeline.query(
+            "SELECT local_lsn FROM pg_replication_origin_status WHERE external_id = $1",
+            &[],
+            [Param::Text(origin.as_bytes())],
+        );
+        let target = self.settings.target_name.clone();
+        let outcomes = match pipeline.run().await {
+            Ok(outcomes) => outcomes,
+            Err(failed) if failed.done.get(commit).is_some_and(|done| done.tag.name == "COMMIT") => {
+                tracing::error!(error = %failed.error, "reading where our commit ended");
+                return Err(ApplyError::Unmarked(target));
+            }
+            Err(failed) => return Err(ApplyError::pipeline(format!("committing at {target}"))(failed)),
+        };
+        let tag = &outcomes[commit].tag;
+        if tag.name != "COMMIT" {
+            return Err(ApplyError::NotCommitted(tag.name.to_string()));
+        }
+        self.progress.lsn = to;
+        self.progress.batch += 1;
+        first_cell(outcomes.last()).and_then(|text| text.parse().ok()).ok_or(ApplyError::Unmarked(target))
+    }
+
+    /// Rolls back whatever is open.
+    ///
+    /// # Errors
+    /// If the session is lost.
+    pub(crate) async fn rollback(&mut self) -> Result<(), ApplyError> {
+        let target = self.settings.target_name.clone();
+        self.session.simple("ROLLBACK").await.map_err(ApplyError::wire(format!("rolling back at {target}")))?;
+        Ok(())
+    }
+}
+
+fn first_cell(outcome: Option<&Outcome>) -> Option<&str> {
+    outcome?.rows.first()?.optional_text(0).ok().flatten()
+}
+
+async fn take_origin(session: &mut Session, settings: &SessionSettings) -> Result<(), ApplyError> {
+    let origin = quote_literal(&settings.origin);
+    let taken = session.simple(&format!("SELECT pg_replication_origin_session_setup({origin})")).await;
+    taken.map(drop).map_err(|error| match (error.class(), error.code()) {
+        (Class::Operator, Some("42704")) => ApplyError::Operator {
+            what: format!("{} has no replication origin {}", settings.target_name, settings.origin),
+            advice: "run `pgconcord setup`".into(),
+        },
+        _ => ApplyError::wire(format!("taking the origin {} at {}", settings.origin, settings.target_name))(error),
+    })
+}
+
+async fn our_origins(session: &mut Session, settings: &SessionSettings) -> Result<String, ApplyError> {
+    let names: Vec<_> = settings.all_origins.iter().map(|name| quote_literal(name)).collect();
+    let sql = format!("SELECT roident FROM pg_replication_origin WHERE roname IN ({})", names.join(", "));
+    let outcomes =
+        session.simple(&sql).await.map_err(ApplyError::wire(format!("reading origins at {}", settings.target_name)))?;
+    let ids = outcomes.iter().flat_map(|outcome| &outcome.rows).filter_map(|row| row.optional_text(0).ok().flatten());
+    Ok(oid_array(&ids.filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()))
+}
+
+async fn read_progress(session: &mut Session, settings: &SessionSettings) -> Result<Progress, ApplyError> {
+    let sql = format!(
+        "SELECT system_id, timeline, lsn, batch FROM pgconcord.progress WHERE cluster = {} AND source = {}",
+        quote_literal(&settings.cluster),
+        quote_literal(&settings.source_name)
+    );
+    let target = &settings.target_name;
+    let outcomes = session.simple(&sql).await;
+    let missing = |what: String| ApplyError::Operator { what, advice: "run `pgconcord setup`".into() };
+    let outcomes = outcomes.map_err(|error| match error.code() {
+        Some("42P01" | "3F000") => missing(format!("{target} has no table pgconcord.progress")),
+        _ => ApplyError::wire(format!("reading progress at {target}"))(error),
+    })?;
+    let row = outcomes.iter().flat_map(|outcome| &outcome.rows).next();
+    let cell = |i: usize| row.and_then(|row| row.optional_text(i).ok().flatten());
+    let parsed = || {
+        Some(Progress {
+            system_id: cell(0)?.to_owned(),
+            timeline: cell(1)?.parse().ok()?,
+            lsn: cell(2)?.parse().ok()?,
+            batch: cell(3)?.parse().ok()?,
+        })
+    };
+    parsed().ok_or_else(|| missing(format!("{target} has no progress row for {}", settings.source_name)))
+}

@@ -1,0 +1,274 @@
+//! What the tasks of all nodes share: the coordinator, and each node's control session, horizon, clock, barriers.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Notify, oneshot};
+
+use crate::apply::error::ApplyError;
+use crate::apply::unique::Removed;
+use crate::conflict::{Coordinator, Event};
+use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
+use crate::model::table::Catalog;
+use crate::model::{NodeId, Xid};
+use crate::node::control::Control;
+
+/// Settings of the apply stage.
+#[derive(Clone, Debug)]
+pub struct ApplySettings {
+    /// Changes joined into one batch, at most; a larger transaction is a batch of its own.
+    pub batch_changes: u64,
+    /// How long a batch may wait for a barrier before it is rolled back.
+    pub barrier_timeout: Duration,
+    /// Beyond this skew a batch does not wait for the target's clock.
+    pub max_clock_skew: Duration,
+}
+
+/// A node's clock against ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClockOffset {
+    /// Microseconds to add to our clock to have the node's.
+    pub micros: i64,
+    /// Half the round trip of the measurement, in microseconds.
+    pub uncertainty: i64,
+}
+
+/// One node, as the tasks of the others see it.
+#[derive(Debug)]
+pub struct NodeShared {
+    /// Which.
+    pub id: NodeId,
+    /// Its name in the configuration.
+    pub name: String,
+    /// Rung when something may have become possible at this node.
+    pub work: Notify,
+    control: Mutex<Option<Arc<Control>>>,
+    horizon: Mutex<Option<Xid>>,
+    clock: Mutex<Option<ClockOffset>>,
+    barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// Local transactions delivered since the horizon was read.
+    unread: AtomicU64,
+    drained: AtomicBool,
+    /// When the alarm about its clock was last raised, µs since 2000.
+    alarmed_at: AtomicI64,
+}
+
+impl NodeShared {
+    /// A node that is not connected.
+    pub fn new(id: NodeId, name: String) -> NodeShared {
+        NodeShared {
+            id,
+            name,
+            work: Notify::new(),
+            control: Mutex::default(),
+            horizon: Mutex::default(),
+            clock: Mutex::default(),
+            barriers: Mutex::default(),
+            unread: AtomicU64::new(0),
+            drained: AtomicBool::new(false),
+            alarmed_at: AtomicI64::new(i64::MIN / 2),
+        }
+    }
+
+    /// The control session, while the node is connected.
+    pub fn control(&self) -> Option<Arc<Control>> {
+        lock(&self.control).clone()
+    }
+
+    /// The node is connected, or no longer. Barriers under way fail.
+    pub fn set_control(&self, control: Option<Arc<Control>>) {
+        *lock(&self.control) = control;
+        *lock(&self.horizon) = None;
+        lock(&self.barriers).clear();
+    }
+
+    /// X: versions with an older `xmin` are known (R4).
+    pub fn horizon(&self) -> Option<Xid> {
+        *lock(&self.horizon)
+    }
+
+    /// The last measurement of the clock.
+    pub fn clock(&self) -> Option<ClockOffset> {
+        *lock(&self.clock)
+    }
+
+    /// Takes a measurement of the clock.
+    pub fn set_clock(&self, offset: ClockOffset) {
+        *lock(&self.clock) = Some(offset);
+    }
+
+    /// All that was queued for the node at the end is applied, or can't be.
+    pub fn set_drained(&self) {
+        self.drained.store(true, Ordering::Relaxed);
+    }
+
+    /// See [`NodeShared::set_drained`].
+    pub fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is time to say again that the clock is off: once a minute.
+    pub fn alarm_due(&self) -> bool {
+        const MINUTE: i64 = 60_000_000;
+        let (now, last) = (now_micros(), self.alarmed_at.load(Ordering::Relaxed));
+        if now - last < MINUTE {
+            return false;
+        }
+        self.alarmed_at.store(now, Ordering::Relaxed);
+        true
+    }
+
+    /// Whether local transactions came since the horizon was read.
+    pub fn horizon_is_stale(&self) -> bool {
+        self.unread.load(Ordering::Relaxed) > 0 || self.horizon().is_none()
+    }
+}
+
+/// Everything shared.
+#[derive(Debug)]
+pub struct Shared {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The tables.
+    pub catalog: Arc<Catalog>,
+    /// Settings.
+    pub settings: ApplySettings,
+    /// By [`NodeId`].
+    pub nodes: Vec<NodeShared>,
+    coordinator: Mutex<Coordinator>,
+    nonces: AtomicU64,
+    removed: Mutex<Removed>,
+}
+
+impl Shared {
+    /// Nobody is connected yet.
+    pub fn new(
+        cluster: String,
+        catalog: Arc<Catalog>,
+        settings: ApplySettings,
+        nodes: Vec<NodeShared>,
+        coordinator: Coordinator,
+    ) -> Shared {
+        // Nonces of an earlier run must not be taken for ours.
+        let start = now_micros().unsigned_abs() << 8;
+        Shared {
+            cluster,
+            catalog,
+            settings,
+            nodes,
+            coordinator: Mutex::new(coordinator),
+            nonces: AtomicU64::new(start >> 1),
+            removed: Mutex::default(),
+        }
+    }
+
+    /// The coordinator; held only for moments, never across an await.
+    pub fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
+        lock(&self.coordinator)
+    }
+
+    /// The losers of unique values that have been removed at their homes.
+    pub fn removed(&self) -> MutexGuard<'_, Removed> {
+        lock(&self.removed)
+    }
+
+    /// The node of that id.
+    pub fn node(&self, id: NodeId) -> &NodeShared {
+        &self.nodes[id.index()]
+    }
+
+    /// A nonce that no other barrier has.
+    pub fn nonce(&self) -> u64 {
+        self.nonces.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Hands what a node's stream delivered to the coordinator, then wakes whoever waits for it.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn deliver(&self, node: NodeId, event: Event) -> Result<(), ApplyError> {
+        let news = matches!(event, Event::Transaction(_));
+        let arrived = {
+            let mut coordinator = self.coordinator();
+            coordinator.deliver(node, event)?;
+            coordinator.take_barriers()
+        };
+        if news {
+            self.node(node).unread.fetch_add(1, Ordering::Relaxed);
+        }
+        self.release(arrived);
+        if news {
+            self.wake_all();
+        }
+        Ok(())
+    }
+
+    /// Wakes those whose barriers have arrived.
+    pub fn release(&self, arrived: Vec<(NodeId, u64)>) {
+        for (node, nonce) in arrived {
+            if let Some(waiting) = lock(&self.node(node).barriers).remove(&nonce) {
+                let _ = waiting.send(());
+            }
+        }
+    }
+
+    /// Something changed that may let any target go on.
+    pub fn wake_all(&self) {
+        self.nodes.iter().for_each(|node| node.work.notify_one());
+    }
+
+    /// Announces a barrier before its message is sent.
+    pub fn expect_barrier(&self, node: NodeId, nonce: u64) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        lock(&self.node(node).barriers).insert(nonce, sender);
+        receiver
+    }
+
+    /// Waits until everything that the node committed before this call has been decoded, and moves its horizon.
+    ///
+    /// # Errors
+    /// If the node is not connected, or its stream does not deliver in time.
+    pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
+        let node = self.node(id);
+        let control = node
+            .control()
+            .ok_or_else(|| ApplyError::NodeDown { node: node.name.clone(), what: "a barrier in its stream".into() })?;
+        let nonce = self.nonce();
+        let arrival = self.expect_barrier(id, nonce);
+        let outcome = tokio::time::timeout(self.settings.barrier_timeout, async {
+            let unread = node.unread.load(Ordering::Relaxed);
+            let (xmin, _) = control.barrier(nonce).await?;
+            arrival.await.map_err(|_| ApplyError::BarrierTimeout(node.name.clone()))?;
+            *lock(&node.horizon) = Some(xmin);
+            node.unread.fetch_sub(unread, Ordering::Relaxed);
+            Ok(())
+        })
+        .await;
+        lock(&node.barriers).remove(&nonce);
+        outcome.unwrap_or_else(|_| Err(ApplyError::BarrierTimeout(node.name.clone())))
+    }
+
+    /// Apply-wait (R2): returns once the target's clock is past `latest` (µs since 2000), or at once where the
+    /// clocks are further apart than the setting allows.
+    pub async fn wait_for_clock(&self, target: NodeId, latest: i64) {
+        let Some(clock) = self.node(target).clock() else { return };
+        let behind = latest - (now_micros() + clock.micros - clock.uncertainty);
+        let most = i64::try_from(self.settings.max_clock_skew.as_micros()).unwrap_or(i64::MAX);
+        if (0..=most).contains(&behind) {
+            tokio::time::sleep(Duration::from_micros(behind.unsigned_abs() + 1)).await;
+        }
+    }
+}
+
+/// Our clock, in microseconds since 2000-01-01 00:00 UTC.
+pub fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX) - POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000
+}
+
+/// Locks even what a panicking task left: everything that is guarded here is replaced whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

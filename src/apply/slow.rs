@@ -1,0 +1,237 @@
+//! The slow path: keys that the guard refused, whose row was missing, or whose outcome another change gives.
+//!
+//! In the batch's own transaction: lock the rows that are there, wait for a barrier so that every local change
+//! before it is known, decide again, write. A row that is missing can't be locked: an insert that finds one after
+//! all goes round once more.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use crate::apply::batch::{Write, into_sets};
+use crate::apply::complete::{self, Completed};
+use crate::apply::error::ApplyError;
+use crate::apply::execute::{Execution, Kind, missed, queue_set};
+use crate::apply::net::{Content, Folded, Row};
+use crate::apply::record::Recorder;
+use crate::apply::sql;
+use crate::conflict::{ChangeRef, Operation};
+use crate::model::{Link, Table, TableId};
+use crate::wire::Param;
+
+/// How often a key may turn up and vanish again before the batch is given up and tried later.
+const ROUNDS: usize = 16;
+
+/// A row that was found and locked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Found {
+    /// Written by this very transaction.
+    Mine,
+    /// Somebody's.
+    Theirs,
+}
+
+/// What the sets did not write.
+#[derive(Debug, Default)]
+pub(super) struct Refused {
+    /// Not written.
+    pub keys: Vec<usize>,
+    /// Written or not.
+    pub maybe: HashSet<usize>,
+}
+
+/// What a key must become, once decided.
+#[derive(Debug)]
+struct Verdict {
+    net: usize,
+    content: Content,
+    there: bool,
+}
+
+impl<R: Recorder> Execution<'_, R> {
+    /// Brings the net changes of these indices to their outcome; `maybe` were in inserts of which some rows were
+    /// written and some not.
+    pub(super) async fn settle(&mut self, folded: &Folded, refused: Refused) -> Result<(), ApplyError> {
+        let Refused { mut maybe, keys: mut left } = refused;
+        self.applied.slow += (left.len() + maybe.len()) as u64;
+        left.extend(&maybe);
+        for _ in 0..ROUNDS {
+            let found = self.lock(folded, &left).await?;
+            let written = |net: &usize| found.get(net) == Some(&Found::Mine) && maybe.contains(net);
+            left.retain(|net| !written(net));
+            left.retain(|net| match found.get(net) {
+                Some(_) => true,
+                // Inserted and deleted since: no row was expected, and a local one that is not known yet reopens.
+                None => {
+                    !(matches!(folded.nets[*net].content, Content::Delete)
+                        && folded.nets[*net].first == Operation::Insert)
+                }
+            });
+            maybe.clear();
+            if left.is_empty() {
+                return Ok(());
+            }
+            self.shared.barrier(self.batch.link.target).await?;
+            let verdicts = self.verdicts(folded, &left, &found).await?;
+            left = self.write_verdicts(folded, verdicts).await?;
+            if left.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(ApplyError::NotCommitted(format!("{} keys that come and go", left.len())))
+    }
+
+    /// Locks the rows of these net changes that are there.
+    async fn lock(&mut self, folded: &Folded, nets: &[usize]) -> Result<HashMap<usize, Found>, ApplyError> {
+        let mut tables: BTreeMap<TableId, Vec<usize>> = BTreeMap::new();
+        nets.iter().for_each(|net| tables.entry(folded.nets[*net].table.id).or_default().push(*net));
+        let mut statements = Vec::new();
+        let mut pipeline = self.begin();
+        for nets in tables.values() {
+            for nets in nets.chunks(crate::apply::batch::SET_ROWS) {
+                let rows: Vec<_> = nets.iter().map(|net| &folded.nets[*net].key_row).collect();
+                let arrays = key_arrays(&folded.nets[nets[0]].table, &rows);
+                let types = vec![sql::TEXT_ARRAY; arrays.len()];
+                let text = sql::lock(&folded.nets[nets[0]].table);
+                let at = pipeline.query(&text, &types, arrays.iter().map(|array| Param::Binary(array)));
+                statements.push((at, nets));
+            }
+        }
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("locking rows"))?;
+        let outcomes = self.begun(outcomes)?;
+        let mut found = HashMap::new();
+        for (at, nets) in statements {
+            for row in &outcomes[at].rows {
+                let reading = || ApplyError::wire("reading which rows are there");
+                let ordinal: usize = row.parse(0).map_err(reading())?;
+                let mine = row.flag(1).map_err(reading())?;
+                found.insert(nets[ordinal - 1], if mine { Found::Mine } else { Found::Theirs });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Decides again, now that every local change before the barrier is known.
+    async fn verdicts(
+        &mut self,
+        folded: &Folded,
+        left: &[usize],
+        found: &HashMap<usize, Found>,
+    ) -> Result<Vec<Verdict>, ApplyError> {
+        let link = self.batch.link;
+        let mut wanted = Vec::new();
+        {
+            let mut coordinator = self.shared.coordinator();
+            for &at in left {
+                let net = &folded.nets[at];
+                let there = found.contains_key(&at);
+                let decision = coordinator.decide(link, net.table.id, net.key)?;
+                self.note(&coordinator, net, &decision)?;
+                if !decision.write {
+                    continue;
+                }
+                let hasher = &self.shared.catalog.hasher;
+                let ours = self.is_ours(decision.winner);
+                let content = match ours {
+                    true => net.content.clone(),
+                    false => complete::content_of(&coordinator, decision.winner, net.key, hasher)?,
+                };
+                self.note_missing(&coordinator, net, &decision, there)?;
+                let completed = match &content {
+                    Content::Put(row) if row.has_unchanged() && ours => {
+                        Some(complete::complete_net(&coordinator, link, net, row, hasher)?)
+                    }
+                    Content::Put(row) if row.has_unchanged() => Some(complete::complete(
+                        &coordinator,
+                        link.target,
+                        row.clone(),
+                        net.key,
+                        decision.winner,
+                        hasher,
+                    )?),
+                    _ => None,
+                };
+                wanted.push((Verdict { net: at, content, there }, completed, decision.winner));
+            }
+        }
+        let mut verdicts = Vec::new();
+        for (mut verdict, completed, winner) in wanted {
+            let moved = folded.nets[verdict.net].moved_from.is_some();
+            if let Some(completed) = completed {
+                let whole = self.whole(completed, verdict.there && !moved, winner).await?;
+                verdict.content = whole.map_or(Content::Delete, Content::Put);
+            }
+            verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    /// The row with all its values, or without those that stand in the target's row; `None` if it is to be left
+    /// out.
+    async fn whole(&self, completed: Completed, stays: bool, winner: ChangeRef) -> Result<Option<Row>, ApplyError> {
+        match completed {
+            Completed::Whole(row) => Ok(Some(row)),
+            Completed::AtTarget(row) if stays => Ok(Some(row)),
+            Completed::AtTarget(row) => self.read_at_source(&row, winner).await,
+            Completed::AtSource(row, change) => self.read_at_source(&row, change).await,
+        }
+    }
+
+    /// Writes without a guard: the rows are locked. Returns those that turned up meanwhile.
+    async fn write_verdicts(&mut self, folded: &Folded, verdicts: Vec<Verdict>) -> Result<Vec<usize>, ApplyError> {
+        let mut groups = [(Kind::Delete, Vec::new()), (Kind::Update, Vec::new()), (Kind::Insert, Vec::new())];
+        for verdict in verdicts {
+            let key_row = || folded.nets[verdict.net].key_row.clone();
+            let (place, row) = match (verdict.content, verdict.there) {
+                (Content::Delete, true) => (0, key_row()),
+                (Content::Delete, false) => continue,
+                (Content::Put(row), true) => (1, row),
+                (Content::Put(row), false) => (2, row),
+            };
+            groups[place].1.push(Write { net: verdict.net, row, known: None });
+        }
+        let sets: Vec<_> = groups
+            .into_iter()
+            .flat_map(|(kind, writes)| into_sets(writes).into_iter().map(move |set| (kind, set)))
+            .collect();
+        let mut pipeline = self.begin();
+        let mut statements = Vec::new();
+        for (kind, set) in &sets {
+            for writes in set.writes.chunks(crate::apply::batch::SET_ROWS) {
+                statements.push((queue_set(&mut pipeline, *kind, set, writes, None), *kind, writes));
+            }
+        }
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing decided rows"))?;
+        let outcomes = self.begun(outcomes)?;
+        let mut again = Vec::new();
+        for (at, kind, writes) in statements {
+            self.rows += outcomes[at].tag.rows;
+            if outcomes[at].tag.rows == writes.len() as u64 {
+                continue;
+            }
+            match kind {
+                Kind::Insert => again.extend(writes.iter().map(|write| write.net)),
+                Kind::Delete | Kind::Update => again.extend(missed(&outcomes[at], writes)?),
+            }
+        }
+        Ok(again)
+    }
+}
+
+/// The key's arrays of some rows of one table.
+pub(super) fn key_arrays(table: &Table, rows: &[&Row]) -> Vec<Vec<u8>> {
+    let keys: Vec<Vec<_>> = rows.iter().map(|row| row.key_cells().collect()).collect();
+    (0..table.key.len())
+        .map(|i| sql::text_array(keys.iter().map(|cells| sql::text_of(cells.get(i).copied()))))
+        .collect()
+}
+
+/// The link over which a reopened decision is written: any into the node will do.
+pub fn any_link(node: crate::model::NodeId, nodes: usize) -> Option<Link> {
+    let source = crate::model::NodeId::all(nodes).find(|source| *source != node)?;
+    Some(Link { source, target: node })
+}
+
+/// A key's identity for messages.
+pub fn describe(row: &Row) -> String {
+    let text = |cell| sql::text_of(Some(cell)).map_or("NULL".into(), |text| String::from_utf8_lossy(text).into_owned());
+    format!("{} ({})", row.table(), row.key_cells().map(text).collect::<Vec<_>>().join(", "))
+}

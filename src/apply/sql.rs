@@ -1,0 +1,251 @@
+//! The statements that write rows in sets: one parameter a column, each an array of text in binary form, unnested
+//! and cast to the column's type.
+//!
+//! Cells go from the source's text output to the target's input function unparsed. The guard (R4) is part of each
+//! statement that touches an existing row: a version is known if it is older than the horizon, was written by the
+//! newest local change that we decoded, by this transaction, or by us.
+
+use std::fmt::Write;
+
+use bytes::BufMut;
+
+use crate::model::table::quote_identifier;
+use crate::model::{Cell, Table, Xid};
+
+/// OID of `text[]`.
+pub const TEXT_ARRAY: u32 = 1009;
+/// OID of `text`.
+pub const TEXT: u32 = 25;
+
+/// Whether a statement looks at the version it is about to replace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Guard {
+    /// Only known versions are touched.
+    Known,
+    /// The row is locked and known already.
+    Locked,
+}
+
+/// `u.c0::type, …` names the arrays; the key's columns come first, in key order, then `others`.
+struct Shape<'a> {
+    table: &'a Table,
+    others: &'a [usize],
+}
+
+impl Shape<'_> {
+    fn value(&self, place: usize) -> String {
+        let column = self.column(place);
+        format!("u.c{place}::{}", self.table.columns[column].sql_type)
+    }
+
+    fn column(&self, place: usize) -> usize {
+        self.table.key.get(place).copied().unwrap_or_else(|| self.others[place - self.table.key.len()])
+    }
+
+    fn name(&self, place: usize) -> String {
+        quote_identifier(&self.table.columns[self.column(place)].name)
+    }
+
+    fn len(&self) -> usize {
+        self.table.key.len() + self.others.len()
+    }
+
+    /// `unnest($1, $2, …) WITH ORDINALITY AS u(c0, c1, …, ord)`, with further arrays named by `more`; unqualified, for
+    /// only so does the grammar take several arrays (search_path is pinned).
+    fn unnest(&self, more: &[&str]) -> String {
+        let arrays = self.len() + more.len();
+        let params: Vec<_> = (1..=arrays).map(|i| format!("${i}::pg_catalog.text[]")).collect();
+        let names: Vec<_> =
+            (0..self.len()).map(|i| format!("c{i}")).chain(more.iter().map(|name| (*name).to_owned())).collect();
+        format!("unnest({}) WITH ORDINALITY AS u({}, ord)", params.join(", "), names.join(", "))
+    }
+
+    fn key_matches(&self) -> String {
+        let each = |place: usize| format!("t.{} = {}", self.name(place), self.value(place));
+        (0..self.table.key.len()).map(each).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The guard; its parameters follow the arrays: the horizon and our origins.
+    fn guard(&self, guard: Guard) -> String {
+        if guard == Guard::Locked {
+            return String::new();
+        }
+        let horizon = self.len() + 2;
+        format!(
+            " AND (pg_catalog.age(t.xmin) > pg_catalog.age(${horizon}::pg_catalog.text::pg_catalog.xid) \
+             OR t.xmin = u.known::pg_catalog.xid \
+             OR t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid \
+             OR (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = ANY(${}::pg_catalog.text::pg_catalog.oid[]))",
+            horizon + 1
+        )
+    }
+
+    fn more(guard: Guard) -> &'static [&'static str] {
+        match guard {
+            Guard::Known => &["known"],
+            Guard::Locked => &[],
+        }
+    }
+}
+
+/// `UPDATE` of the rows whose keys are given, setting `columns`; returns the ordinals of the rows that it touched.
+pub fn update(table: &Table, columns: &[usize], guard: Guard) -> String {
+    let shape = Shape { table, others: columns };
+    let keys = table.key.len();
+    let mut set: Vec<_> = (keys..shape.len()).map(|i| format!("{} = {}", shape.name(i), shape.value(i))).collect();
+    // A key that is written another way (1.0, 1.00) is the same key, yet another text.
+    let respelled = |i: &usize| table.columns[table.key[*i]].key_form != crate::model::KeyForm::Bytes;
+    set.extend((0..keys).filter(respelled).map(|i| format!("{} = {}", shape.name(i), shape.value(i))));
+    if set.is_empty() {
+        set.push(format!("{0} = t.{0}", shape.name(0)));
+    }
+    format!(
+        "UPDATE {} AS t SET {} FROM {} WHERE {}{} RETURNING u.ord",
+        table.sql_name(),
+        set.join(", "),
+        shape.unnest(Shape::more(guard)),
+        shape.key_matches(),
+        shape.guard(guard)
+    )
+}
+
+/// `DELETE` of the rows whose keys are given; returns the ordinals of those that it found.
+pub fn delete(table: &Table, guard: Guard) -> String {
+    let shape = Shape { table, others: &[] };
+    format!(
+        "DELETE FROM {} AS t USING {} WHERE {}{} RETURNING u.ord",
+        table.sql_name(),
+        shape.unnest(Shape::more(guard)),
+        shape.key_matches(),
+        shape.guard(guard)
+    )
+}
+
+/// `DELETE` of all rows but those whose keys are given.
+pub fn delete_others(table: &Table) -> String {
+    let shape = Shape { table, others: &[] };
+    format!(
+        "DELETE FROM ONLY {} AS t WHERE NOT EXISTS (SELECT FROM {} WHERE {})",
+        table.sql_name(),
+        shape.unnest(&[]),
+        shape.key_matches()
+    )
+}
+
+/// What an insert does about a row that is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnConflict {
+    /// Leaves it, whatever unique index it stands in.
+    Skip,
+    /// Leaves it if it has the key; fails (23505) if it has another unique value.
+    SkipKey,
+}
+
+/// `INSERT` of rows with the key and `columns`.
+pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> String {
+    let shape = Shape { table, others: columns };
+    let names: Vec<_> = (0..shape.len()).map(|i| shape.name(i)).collect();
+    let values: Vec<_> = (0..shape.len()).map(|i| shape.value(i)).collect();
+    let overriding =
+        if table.columns.iter().any(|column| column.identity_always) { " OVERRIDING SYSTEM VALUE" } else { "" };
+    let target = match on_conflict {
+        OnConflict::Skip => String::new(),
+        OnConflict::SkipKey => format!(" ({})", names[..table.key.len()].join(", ")),
+    };
+    format!(
+        "INSERT INTO {} ({}){overriding} SELECT {} FROM {} ON CONFLICT{target} DO NOTHING",
+        table.sql_name(),
+        names.join(", "),
+        values.join(", "),
+        shape.unnest(&[])
+    )
+}
+
+/// Locks the rows whose keys are given; returns the ordinal of each that is there and whether this transaction
+/// wrote it.
+pub fn lock(table: &Table) -> String {
+    let shape = Shape { table, others: &[] };
+    format!(
+        "SELECT u.ord, t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid FROM {} JOIN {} AS t ON {} \
+         ORDER BY u.ord FOR NO KEY UPDATE OF t",
+        shape.unnest(&[]),
+        table.sql_name(),
+        shape.key_matches()
+    )
+}
+
+/// Reads `columns` as text of the rows whose keys are given, after the ordinal.
+pub fn read(table: &Table, columns: &[usize]) -> String {
+    let shape = Shape { table, others: &[] };
+    let mut texts = String::new();
+    for column in columns {
+        write!(texts, ", t.{}::pg_catalog.text", quote_identifier(&table.columns[*column].name))
+            .expect("writing to a String cannot fail");
+    }
+    format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_name(), shape.key_matches())
+}
+
+/// Reads `columns` as text of the row whose key is given as text parameters, if its version is older than the horizon
+/// that follows them.
+pub fn read_known(table: &Table, columns: &[usize]) -> String {
+    let texts: Vec<_> =
+        columns.iter().map(|c| format!("t.{}::pg_catalog.text", quote_identifier(&table.columns[*c].name))).collect();
+    let matches = |(i, c): (usize, &usize)| {
+        let column = &table.columns[*c];
+        format!("t.{} = ${}::pg_catalog.text::{}", quote_identifier(&column.name), i + 1, column.sql_type)
+    };
+    let matches: Vec<_> = table.key.iter().enumerate().map(matches).collect();
+    format!(
+        "SELECT {} FROM {} AS t WHERE {} \
+         AND pg_catalog.age(t.xmin) > pg_catalog.age(${}::pg_catalog.text::pg_catalog.xid)",
+        texts.join(", "),
+        table.sql_name(),
+        matches.join(" AND "),
+        table.key.len() + 1
+    )
+}
+
+/// An array of text in binary form, one dimension, from 1.
+/// <https://www.postgresql.org/docs/current/xtypes.html>, `array_recv` in src/backend/utils/adt/arrayfuncs.c
+pub fn text_array<'a>(cells: impl ExactSizeIterator<Item = Option<&'a [u8]>>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(20 + cells.len() * 12);
+    if cells.len() == 0 {
+        [0, 0, TEXT].iter().for_each(|word| out.put_u32(*word));
+        return out;
+    }
+    let count = i32::try_from(cells.len()).expect("a set has far fewer than 2^31 rows");
+    out.put_i32(1);
+    out.put_i32(1); // there may be NULLs
+    out.put_u32(TEXT);
+    out.put_i32(count);
+    out.put_i32(1);
+    for cell in cells {
+        match cell {
+            None => out.put_i32(-1),
+            Some(text) => {
+                out.put_i32(i32::try_from(text.len()).expect("a value is at most 1 GB"));
+                out.put_slice(text);
+            }
+        }
+    }
+    out
+}
+
+/// A cell's text for an array.
+pub fn text_of(cell: Option<Cell<'_>>) -> Option<&[u8]> {
+    match cell {
+        Some(Cell::Text(text) | Cell::Binary(text)) => Some(text),
+        Some(Cell::Null | Cell::Unchanged) | None => None,
+    }
+}
+
+/// Our origins' ids as the text of an `oid[]`.
+pub fn oid_array(ids: &[u32]) -> String {
+    let ids: Vec<_> = ids.iter().map(u32::to_string).collect();
+    format!("{{{}}}", ids.join(","))
+}
+
+/// A transaction id as text.
+pub fn xid_text(xid: Xid) -> String {
+    xid.to_string()
+}

@@ -1,0 +1,352 @@
+//! The task that applies everything at one target: one batch at a time, whatever link it comes from, so that no two
+//! batches there hold the same key or unique value (R4, "exclusive").
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::apply::error::ApplyError;
+use crate::apply::execute::{self, Applied, Mode};
+use crate::apply::record::Recorder;
+use crate::apply::session::ApplySession;
+use crate::apply::shared::{Shared, lock};
+use crate::apply::{reopen, slow, unique};
+use crate::conflict::Reopened;
+use crate::model::{Class, Classify, Link, Lsn, NodeId};
+
+/// Whether to go on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Run {
+    /// Go on.
+    On,
+    /// Apply what is queued, at most until then.
+    Drain(Instant),
+}
+
+/// What a link is doing, for people.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum Condition {
+    /// Nothing waits.
+    #[default]
+    Idle,
+    /// Applying.
+    Applying,
+    /// The target is not connected or not ready.
+    Waiting,
+    /// Failed; tried again by itself.
+    Retrying(String),
+    /// Failed; somebody must act. Tried again now and then all the same.
+    Stopped(String),
+}
+
+/// A link's counters and condition.
+#[derive(Debug, Default)]
+pub struct LinkStats {
+    /// Source transactions applied.
+    pub transactions: AtomicU64,
+    /// Changes applied.
+    pub changes: AtomicU64,
+    /// Batches committed.
+    pub batches: AtomicU64,
+    /// Conflicts decided.
+    pub conflicts: AtomicU64,
+    /// Batches rolled back and tried again.
+    pub retries: AtomicU64,
+    /// Keys that took the slow path.
+    pub slow: AtomicU64,
+    /// Decisions taken again.
+    pub reopened: AtomicU64,
+    condition: std::sync::Mutex<Condition>,
+    /// Batches with journal entries, and where they committed: settled once that is durable.
+    unsettled: std::sync::Mutex<VecDeque<(u64, Lsn)>>,
+}
+
+impl LinkStats {
+    /// What the link is doing.
+    pub fn condition(&self) -> Condition {
+        lock(&self.condition).clone()
+    }
+
+    /// Tells what the link is doing.
+    pub fn set_condition(&self, condition: Condition) {
+        *lock(&self.condition) = condition;
+    }
+
+    /// The last batch with journal entries whose commit record ends at or before `durable`.
+    pub fn take_settled(&self, durable: Lsn) -> Option<u64> {
+        let mut unsettled = lock(&self.unsettled);
+        let mut last = None;
+        while let Some((batch, at)) = unsettled.front().copied()
+            && at <= durable
+        {
+            last = Some(batch);
+            unsettled.pop_front();
+        }
+        last
+    }
+
+    /// Forgets what is not settled: the progress row tells.
+    pub fn clear_unsettled(&self) {
+        lock(&self.unsettled).clear();
+    }
+
+    fn count(&self, applied: &Applied, batch: u64, at: Lsn) {
+        self.transactions.fetch_add(applied.transactions, Ordering::Relaxed);
+        self.changes.fetch_add(applied.changes, Ordering::Relaxed);
+        self.batches.fetch_add(1, Ordering::Relaxed);
+        self.conflicts.fetch_add(applied.conflicts, Ordering::Relaxed);
+        self.slow.fetch_add(applied.slow, Ordering::Relaxed);
+        lock(&self.unsettled).push_back((batch, at));
+    }
+}
+
+/// One source's way into the target.
+#[derive(Debug)]
+pub struct Inbound {
+    /// Its session.
+    pub session: ApplySession,
+    /// Why nothing of this source may be applied, if so.
+    pub blocked: Option<String>,
+    /// Counters.
+    pub stats: Arc<LinkStats>,
+    mode: Mode,
+    reach: Reach,
+    failures: u32,
+    retry_at: Option<Instant>,
+    progress_at: Instant,
+}
+
+/// How far a batch reaches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reach {
+    /// As the settings say.
+    Usual,
+    /// To the end of the queue, for the change that the first ones wait for may be in it.
+    All,
+}
+
+impl Inbound {
+    /// A link that has not failed yet.
+    pub fn new(session: ApplySession, blocked: Option<String>, stats: Arc<LinkStats>) -> Inbound {
+        let (mode, reach, progress_at) = (Mode::Sets, Reach::Usual, Instant::now());
+        Inbound { session, blocked, stats, mode, reach, failures: 0, retry_at: None, progress_at }
+    }
+
+    fn link(&self) -> Link {
+        self.session.settings.link
+    }
+
+    fn may_try(&self, now: Instant) -> bool {
+        self.blocked.is_none() && self.retry_at.is_none_or(|at| at <= now)
+    }
+}
+
+/// How often a source that has nothing to apply moves the progress row, so that its slot can advance.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// The least that this is worth, in bytes: more than a progress write itself makes, so that two idle nodes do not
+/// keep each other busy.
+const PROGRESS_BYTES: u64 = 64 << 10;
+/// So much is worth it at once.
+const PROGRESS_BYTES_AT_ONCE: u64 = 4 << 20;
+/// A worker that has nothing to do looks again after this, for what nobody rings for.
+const TICK: Duration = Duration::from_millis(500);
+/// How often a batch waits for a row that has moved on at its source before it is written without the row.
+const PATIENT_ROUNDS: u32 = 5;
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+const OPERATOR_RETRY: Duration = Duration::from_secs(10);
+
+/// The worker of one target.
+#[derive(Debug)]
+pub struct Worker<R> {
+    shared: Arc<Shared>,
+    target: NodeId,
+    inbound: Vec<Inbound>,
+    recorder: R,
+    reopen_at: Option<Instant>,
+}
+
+impl<R: Recorder> Worker<R> {
+    /// One session for each source.
+    pub fn new(shared: Arc<Shared>, target: NodeId, inbound: Vec<Inbound>, recorder: R) -> Worker<R> {
+        Worker { shared, target, inbound, recorder, reopen_at: None }
+    }
+
+    /// The number of the last batch of a link.
+    pub fn last_batch(&self, link: Link) -> Option<u64> {
+        let inbound = self.inbound.iter().find(|inbound| inbound.link() == link)?;
+        Some(inbound.session.progress.batch)
+    }
+
+    /// Applies until told to drain and nothing is left, or a session is lost.
+    ///
+    /// # Errors
+    /// When a session is lost: the node must be connected again.
+    pub async fn run(mut self, mut run: watch::Receiver<Run>) -> Result<(), ApplyError> {
+        loop {
+            let worked = self.round().await?;
+            let state = *run.borrow_and_update();
+            if let Run::Drain(deadline) = state
+                && (!worked || Instant::now() >= deadline)
+                && (self.is_drained() || Instant::now() >= deadline)
+            {
+                return Ok(());
+            }
+            if worked {
+                continue;
+            }
+            let wait = self.next_retry().map_or(TICK, |at| at.saturating_duration_since(Instant::now()).min(TICK));
+            tokio::select! {
+                () = self.shared.node(self.target).work.notified() => {}
+                () = tokio::time::sleep(wait) => {}
+                _ = run.changed() => {}
+            }
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let coordinator = self.shared.coordinator();
+        self.inbound.iter().all(|inbound| inbound.retry_at.is_some() || coordinator.queued(inbound.link()) == 0)
+    }
+
+    fn next_retry(&self) -> Option<Instant> {
+        self.inbound.iter().filter_map(|inbound| inbound.retry_at).chain(self.reopen_at).min()
+    }
+
+    async fn round(&mut self) -> Result<bool, ApplyError> {
+        let mut worked = self.reopen().await?;
+        for at in 0..self.inbound.len() {
+            worked |= self.step(at).await?;
+        }
+        Ok(worked)
+    }
+
+    async fn step(&mut self, at: usize) -> Result<bool, ApplyError> {
+        let inbound = &mut self.inbound[at];
+        if let Some(reason) = &inbound.blocked {
+            inbound.stats.set_condition(Condition::Stopped(reason.clone()));
+        }
+        if !inbound.may_try(Instant::now()) {
+            return Ok(false);
+        }
+        let link = inbound.link();
+        let most = match (inbound.mode, inbound.reach) {
+            (Mode::OneByOne, _) => 0,
+            (_, Reach::Usual) => self.shared.settings.batch_changes,
+            (_, Reach::All) => u64::MAX,
+        };
+        let batch = {
+            let mut coordinator = self.shared.coordinator();
+            coordinator.plan(link, most).or_else(|| {
+                let due = inbound.progress_at.elapsed() >= PROGRESS_EVERY;
+                coordinator.plan_progress(link, if due { PROGRESS_BYTES } else { PROGRESS_BYTES_AT_ONCE })
+            })
+        };
+        let Some(batch) = batch else {
+            if inbound.failures == 0 {
+                let ready = self.shared.coordinator().is_ready(self.target);
+                inbound.stats.set_condition(if ready { Condition::Idle } else { Condition::Waiting });
+            }
+            return Ok(false);
+        };
+        inbound.stats.set_condition(Condition::Applying);
+        let applied = execute::apply(&self.shared, &mut inbound.session, &self.recorder, &batch, inbound.mode).await;
+        let inbound = &mut self.inbound[at];
+        inbound.progress_at = Instant::now();
+        match applied {
+            Ok(applied) => {
+                inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
+                (inbound.failures, inbound.retry_at) = (0, None);
+                (inbound.mode, inbound.reach) = (Mode::Sets, Reach::Usual);
+                self.shared.wake_all();
+                Ok(true)
+            }
+            Err(error) if error.loses_session() => {
+                inbound.stats.set_condition(Condition::Retrying(error.to_string()));
+                Err(error)
+            }
+            Err(ApplyError::UniqueLoser { table, removals }) => {
+                match unique::remove(&self.shared, &removals).await {
+                    Ok(()) => inbound.retry_at = None,
+                    Err(error) => inbound.failed(&error),
+                }
+                tracing::debug!(table, "made room for a unique value");
+                Ok(inbound.retry_at.is_none())
+            }
+            Err(error) => {
+                inbound.failed(&error);
+                Ok(inbound.retry_at.is_none())
+            }
+        }
+    }
+
+    /// Decides one reopened key again, if there is one.
+    async fn reopen(&mut self) -> Result<bool, ApplyError> {
+        if self.reopen_at.is_some_and(|at| at > Instant::now()) {
+            return Ok(false);
+        }
+        let Some((reopened, source)) = self.next_reopened()? else { return Ok(false) };
+        let Some(inbound) = self.inbound.iter_mut().find(|inbound| Some(inbound.link().source) == source) else {
+            return Ok(false);
+        };
+        let Some(batch) = self.shared.coordinator().plan_reopen(inbound.link()) else { return Ok(false) };
+        let written = reopen::reopen(&self.shared, &mut inbound.session, &self.recorder, &batch, reopened).await;
+        match written {
+            Ok(applied) => {
+                inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
+                inbound.stats.reopened.fetch_add(1, Ordering::Relaxed);
+                self.reopen_at = None;
+                Ok(true)
+            }
+            Err(error) if error.loses_session() => Err(error),
+            Err(error) => {
+                tracing::warn!(target = self.shared.node(self.target).name, %error, "deciding a key again");
+                self.reopen_at = Some(Instant::now() + FIRST_RETRY * 10);
+                Ok(false)
+            }
+        }
+    }
+
+    /// A key to decide again, and the source over whose link it is done.
+    fn next_reopened(&self) -> Result<Option<(Reopened, Option<NodeId>)>, ApplyError> {
+        let coordinator = self.shared.coordinator();
+        let Some(reopened) = coordinator.next_reopened(self.target) else { return Ok(None) };
+        let conflict = coordinator.decide_again(self.target, reopened)?.conflict;
+        let source = conflict.map(|(_, theirs)| theirs.source);
+        let any = slow::any_link(self.target, self.shared.nodes.len()).map(|link| link.source);
+        Ok(Some((reopened, source.or(any))))
+    }
+}
+
+impl Inbound {
+    /// Decides when to try again after a batch was rolled back.
+    fn failed(&mut self, error: &ApplyError) {
+        self.stats.retries.fetch_add(1, Ordering::Relaxed);
+        let names = (&self.session.settings.source_name, &self.session.settings.target_name);
+        if self.mode == Mode::Sets && unique::calls_for_one_by_one(error) {
+            tracing::info!(source = names.0, target = names.1, %error, "writing the batch change by change");
+            self.mode = Mode::OneByOne;
+            self.retry_at = None;
+            return;
+        }
+        self.failures += 1;
+        if matches!(error, ApplyError::MovedOn { .. }) {
+            self.reach = Reach::All;
+            self.mode = if self.failures > PATIENT_ROUNDS { Mode::LeavingOut } else { Mode::Sets };
+        }
+        let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(12)).min(LAST_RETRY);
+        if error.class() == Class::Transient {
+            tracing::info!(source = names.0, target = names.1, %error, ?wait, "the batch is tried again");
+            self.stats.set_condition(Condition::Retrying(error.to_string()));
+            self.retry_at = Some(Instant::now() + wait);
+        } else {
+            tracing::error!(source = names.0, target = names.1, %error, "the link stops until this is mended");
+            self.stats.set_condition(Condition::Stopped(error.to_string()));
+            self.retry_at =
+                Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
+        }
+    }
+}

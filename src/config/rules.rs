@@ -1,0 +1,238 @@
+//! `conflict-rules/*.toml` → [`Rule`]s, in file-name order, then in the order of each file.
+//!
+//! This version knows one resolver, `last_update_wins`; another is refused with a sentence rather than ignored,
+//! because a rule that does not hold is worse than none.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use toml::de::DeTable;
+
+use crate::config::reader::{Section, Typed, suggestion};
+use crate::config::report::{Problem, Report};
+use crate::config::tables::{TableFilter, glob};
+use crate::model::ConflictType;
+
+/// How a conflict is settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resolver {
+    /// The change with the greatest stamp.
+    LastUpdateWins,
+}
+
+impl Resolver {
+    /// The name as users write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Resolver::LastUpdateWins => "last_update_wins",
+        }
+    }
+}
+
+/// One `[[rule]]`: which conflicts of which tables it settles, and how.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// What the conflict log calls it.
+    pub name: String,
+    /// The tables it is for.
+    pub tables: TableFilter,
+    /// The conflict types it is for; all of them where the file names none.
+    pub types: Vec<ConflictType>,
+    /// How it settles them.
+    pub resolve: Resolver,
+}
+
+impl Rule {
+    /// Whether it settles this type of conflict of this table.
+    pub fn matches(&self, schema: &str, table: &str, conflict: ConflictType) -> bool {
+        self.types.contains(&conflict) && self.tables.matches(schema, table)
+    }
+}
+
+/// The rule files of a directory, or the file itself, in name order.
+pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
+    if path.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = fs::read_dir(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut files: Vec<PathBuf> = entries
+        .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .collect();
+    files.sort();
+    if files.is_empty() { Err(format!("{} holds no *.toml", path.display())) } else { Ok(files) }
+}
+
+/// Reads the files; what is wrong goes to `report`.
+pub(super) fn load(files: &[PathBuf], report: &mut Report) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for file in files {
+        match fs::read_to_string(file) {
+            Ok(text) => {
+                let mut problems = Vec::new();
+                rules.extend(parse(&text, &mut problems));
+                report.add(file, &text, problems);
+            }
+            Err(error) => report.add(file, "", vec![Problem::error(0..0, format!("can't be read: {error}"))]),
+        }
+    }
+    rules
+}
+
+/// The rules of one file.
+pub(super) fn parse(text: &str, problems: &mut Vec<Problem>) -> Vec<Rule> {
+    let (root, errors) = DeTable::parse_recoverable(text);
+    problems.extend(errors.iter().map(syntax_problem));
+    if !errors.is_empty() {
+        return Vec::new();
+    }
+    let mut root = Section::new("", root.get_ref(), 0..0);
+    let sections = root.sections("rule", problems);
+    root.finish(problems);
+    sections.into_iter().filter_map(|section| rule(section, problems)).collect()
+}
+
+/// What TOML itself does not allow.
+pub(super) fn syntax_problem(error: &toml::de::Error) -> Problem {
+    Problem::error(error.span().unwrap_or(0..0), format!("this is no TOML: {}", error.message().trim()))
+}
+
+fn rule(mut section: Section<'_>, problems: &mut Vec<Problem>) -> Option<Rule> {
+    let name = section.required("name", "\"newest wins\"", problems);
+    let types = section.list("types", problems);
+    let types = conflict_types(types, problems);
+    let tables = section.list("tables", problems);
+    let tables = filter(&tables, &[], problems).unwrap_or_else(TableFilter::all);
+    let resolve = section.required("resolve", "\"last_update_wins\"", problems);
+    let resolve = resolve.and_then(|resolve| resolver(&resolve, problems));
+    for key in ["columns", "others"] {
+        if let Some(value) = section.get(key) {
+            let help = "remove it, or wait for the version that merges columns";
+            problems.push(Problem::error(value.span(), format!("`{key}` {ONLY}")).help(help));
+        }
+    }
+    section.finish(problems);
+    Some(Rule { name: name?.value, tables, types, resolve: resolve? })
+}
+
+const ONLY: &str = "is not available: this version settles conflicts by last_update_wins only";
+/// Resolvers of later versions: their names are right, so no other spelling is suggested.
+const LATER: &[&str] = &[
+    "merge",
+    "first_update_wins",
+    "origin_priority",
+    "node_priority",
+    "keep_local",
+    "apply_remote",
+    "hold",
+    "error",
+    "skip",
+];
+
+fn resolver(typed: &Typed<String>, problems: &mut Vec<Problem>) -> Option<Resolver> {
+    if typed.value == Resolver::LastUpdateWins.name() {
+        return Some(Resolver::LastUpdateWins);
+    }
+    let help = if LATER.contains(&typed.value.as_str()) {
+        "write resolve = \"last_update_wins\"".to_owned()
+    } else {
+        suggestion(&typed.value, &[Resolver::LastUpdateWins.name()])
+    };
+    problems.push(Problem::error(typed.span.clone(), format!("the resolver {:?} {ONLY}", typed.value)).help(help));
+    None
+}
+
+fn conflict_types(typed: Vec<Typed<String>>, problems: &mut Vec<Problem>) -> Vec<ConflictType> {
+    if typed.is_empty() {
+        return ConflictType::ALL.to_vec();
+    }
+    let names: Vec<&str> = ConflictType::ALL.iter().map(|each| each.name()).collect();
+    let mut read = |text: Typed<String>| match text.value.parse() {
+        Ok(conflict) => Some(conflict),
+        Err(_) => {
+            let problem = Problem::error(text.span, format!("{:?} is no conflict type", text.value));
+            problems.push(problem.help(suggestion(&text.value, &names)));
+            None
+        }
+    };
+    typed.into_iter().filter_map(&mut read).collect()
+}
+
+/// A filter from lists of globs; `None` if the including list is empty or a glob is wrong.
+pub(super) fn filter(
+    include: &[Typed<String>],
+    exclude: &[Typed<String>],
+    problems: &mut Vec<Problem>,
+) -> Option<TableFilter> {
+    let before = problems.len();
+    let mut read = |list: &[Typed<String>]| {
+        let mut globs = Vec::new();
+        for typed in list {
+            match glob(&typed.value) {
+                Ok(glob) => globs.push(glob),
+                Err(help) => problems.push(Problem::error(typed.span.clone(), "this is no table pattern").help(help)),
+            }
+        }
+        globs
+    };
+    let (include, exclude) = (read(include), read(exclude));
+    if include.is_empty() || problems.len() > before {
+        return None;
+    }
+    match TableFilter::new(include, exclude) {
+        Ok(filter) => Some(filter),
+        Err(error) => {
+            problems.push(Problem::error(0..0, format!("the table patterns can't be used: {error}")));
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str) -> String {
+        let mut problems = Vec::new();
+        parse(text, &mut problems);
+        let mut report = Report::default();
+        report.add(Path::new("rules.toml"), text, problems);
+        report.render(crate::config::report::Style::Plain)
+    }
+
+    #[test]
+    fn the_default_rules_settle_every_conflict_of_every_table() {
+        let mut problems = Vec::new();
+        let rules = parse(include_str!("../../conflict-rules/default.toml"), &mut problems);
+        assert_eq!(problems, vec![]);
+        for conflict in ConflictType::ALL {
+            assert!(rules.iter().any(|rule| rule.matches("sales", "orders", *conflict)), "{conflict}");
+        }
+    }
+
+    #[test]
+    fn a_rule_is_for_its_tables_and_types_only() {
+        let text = "[[rule]]\nname = \"a\"\ntables = [\"public.a\"]\ntypes = [\"insert_exists\"]\nresolve = \"last_update_wins\"\n";
+        let rules = parse(text, &mut Vec::new());
+        assert!(rules[0].matches("public", "a", ConflictType::InsertExists));
+        assert!(!rules[0].matches("public", "b", ConflictType::InsertExists));
+        assert!(!rules[0].matches("public", "a", ConflictType::DeleteMissing));
+    }
+
+    #[test]
+    fn a_resolver_of_a_later_version_is_refused_by_name() {
+        let shown = problems("[[rule]]\nname = \"a\"\nresolve = \"merge\"\ncolumns = { qty = \"delta\" }\n");
+        assert!(shown.contains("by last_update_wins only"), "{shown}");
+        assert_eq!(shown.matches("error:").count(), 2, "{shown}");
+    }
+
+    #[test]
+    fn a_slip_gets_a_suggestion() {
+        let shown = problems(
+            "[[rule]]\nname = \"a\"\nresolve = \"last_update_win\"\ntypes = [\"insert_exist\"]\ntabels = []\n",
+        );
+        for wanted in ["did you mean `last_update_wins`?", "did you mean `insert_exists`?", "did you mean `tables`?"] {
+            assert!(shown.contains(wanted), "{wanted}\n{shown}");
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! Batches: what a link applies next, what each key is to become, and how the batch ended.
+
+use std::io;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use crate::conflict::coordinator::{Coordinator, InFlight};
+use crate::conflict::marks::Mark;
+use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq};
+use crate::model::{KeyId, Link, Lsn, NodeId, TableId, TouchKind, Transaction};
+
+/// Consecutive transactions of one link, to be applied as one.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The link.
+    pub link: Link,
+    /// Number of the first transaction.
+    pub first: Seq,
+    /// The transactions; none if the batch only moves the progress row.
+    pub transactions: Vec<Arc<Transaction>>,
+    /// For each transaction a number that changes when its author's node had applied something since the one before.
+    pub views: Vec<u64>,
+    /// Progress before.
+    pub start_lsn: Lsn,
+    /// Progress afterwards.
+    pub end_lsn: Lsn,
+}
+
+impl Batch {
+    /// The number after the last transaction.
+    pub fn end(&self) -> Seq {
+        self.first + self.transactions.len() as Seq
+    }
+}
+
+/// What is to become of one key at the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decision {
+    /// The batch's last change of the key.
+    pub incoming: ChangeRef,
+    /// The change whose value the key has now, if it is in the window.
+    pub before: Option<ChangeRef>,
+    /// The change whose value it must have.
+    pub winner: ChangeRef,
+    /// The change present that conflicts with the incoming one.
+    pub rival: Option<ChangeRef>,
+    /// The value must be written.
+    pub write: bool,
+}
+
+/// What a truncation meets at one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Survivor {
+    /// The key.
+    pub key: KeyId,
+    /// The change that put a row which the truncation's author had not seen.
+    pub rival: Option<ChangeRef>,
+    /// The change whose value must come out.
+    pub outcome: ChangeRef,
+    /// The change whose value the key has now.
+    pub standing: Option<ChangeRef>,
+}
+
+impl Coordinator {
+    /// The next batch of the link: at most about `changes` changes, at least one transaction. `None` if nothing
+    /// waits, a batch is in flight, or the target is not ready.
+    pub fn plan(&mut self, link: Link, changes: u64) -> Option<Batch> {
+        if !self.is_ready(link.target) {
+            return None;
+        }
+        let state = self.link(link);
+        if state.in_flight.is_some() {
+            return None;
+        }
+        let (first, start_lsn) = (state.cursor, state.applied);
+        let mut count = 0;
+        let (mut transactions, mut views) = (Vec::new(), Vec::new());
+        let mut last_seen: Option<&[Lsn]> = None;
+        while let Some(logged) = self.window.log(link.source).get(first + transactions.len() as Seq) {
+            count += logged.transaction.changes;
+            if !transactions.is_empty() && count > changes {
+                break;
+            }
+            transactions.push(logged.transaction.clone());
+            let others = |seen: &[Lsn]| {
+                seen.iter().enumerate().filter(|(n, _)| *n != link.source.index()).map(|(_, l)| *l).collect::<Vec<_>>()
+            };
+            let changed = last_seen.is_some_and(|before| others(before) != others(&logged.seen));
+            views.push(views.last().copied().unwrap_or(0) + u64::from(changed));
+            last_seen = Some(&logged.seen);
+        }
+        let end_lsn = transactions.last()?.end_lsn;
+        let batch = Batch { link, first, transactions, views, start_lsn, end_lsn };
+        self.take_off(&batch);
+        Some(batch)
+    }
+
+    /// A batch without transactions that brings the progress row to where the source has nothing to apply;
+    /// `None` unless that moves it by at least `bytes`.
+    pub fn plan_progress(&mut self, link: Link, bytes: u64) -> Option<Batch> {
+        let through = self.applied_through(link.source, link.target);
+        let state = self.link(link);
+        let idle = self.window.log(link.source).end() == state.cursor;
+        if !idle || state.in_flight.is_some() || through.bytes_since(state.applied) < bytes.max(1) {
+            return None;
+        }
+        if !self.is_ready(link.target) {
+            return None;
+        }
+        let (first, start_lsn) = (state.cursor, state.applied);
+        let batch = Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn, end_lsn: through };
+        self.take_off(&batch);
+        Some(batch)
+    }
+
+    /// A batch that changes neither rows of its own nor progress: the frame of a reopened decision.
+    pub fn plan_reopen(&mut self, link: Link) -> Option<Batch> {
+        let state = self.link(link);
+        if state.in_flight.is_some() || !self.is_ready(link.target) {
+            return None;
+        }
+        let (first, applied) = (state.cursor, state.applied);
+        let batch =
+            Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn: applied, end_lsn: applied };
+        self.take_off(&batch);
+        Some(batch)
+    }
+
+    fn take_off(&mut self, batch: &Batch) {
+        self.link_mut(batch.link).in_flight =
+            Some(InFlight { end: batch.end(), end_lsn: batch.end_lsn, suspects: KeyMap::default() });
+    }
+
+    /// What the batch in flight makes of one key at its target, by all that is known now.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    ///
+    /// # Panics
+    /// If no batch of the link is in flight or it has no change of the key.
+    pub fn decide(&mut self, link: Link, table: TableId, key: KeyId) -> io::Result<Decision> {
+        let waits = self.reopened[link.target.index()].contains_key(&key);
+        let batch = self.link_mut(link).in_flight.as_mut().expect("decisions are asked for a batch in flight");
+        batch.suspects.remove(&key);
+        let end = batch.end;
+        if let Some(incoming) = self.window.only_change(table, key) {
+            return Ok(Decision { incoming, before: None, winner: incoming, rival: None, write: true });
+        }
+        let history = self.window.history(table, key)?;
+        let mut present = self.present(link.target);
+        let before = self.outcome(&history, &present);
+        let here = history.maximal(&self.window, &present);
+        present[link.source.index()] = end;
+        let incoming = history.latest(link.source, end).expect("the batch changes the key");
+        let winner = self.outcome(&history, &present).expect("the batch's change is present");
+        let reach = history.reach(&self.window, incoming);
+        let superseded = |change: &ChangeRef| {
+            change.source != incoming.source
+                && history.reach(&self.window, *change)[incoming.source.index()] > incoming.seq
+        };
+        let rivals: SmallVec<[ChangeRef; 4]> = here
+            .iter()
+            .filter(|change| change.source != incoming.source && change.seq >= reach[change.source.index()])
+            .copied()
+            .collect();
+        let rival = if here.iter().any(superseded) {
+            None
+        } else {
+            before.filter(|before| rivals.contains(before)).or_else(|| self.latest_stamp(&rivals))
+        };
+        Ok(Decision { incoming, before, winner, rival, write: waits || before != Some(winner) })
+    }
+
+    /// Whether the author of `change` had applied a change of the key that is still on its way to the target of the
+    /// batch in flight: then a row that is missing there is no conflict (R8).
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn is_ahead(&self, link: Link, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<bool> {
+        let history = self.window.history(table, key)?;
+        let reach = history.reach(&self.window, change);
+        let present = self.present(link.target);
+        let missing = |source: NodeId| {
+            let seen = history.latest(source, reach[source.index()]);
+            source != change.source && seen.is_some_and(|seen| seen.seq >= present[source.index()])
+        };
+        Ok(self.nodes().any(missing))
+    }
+
+    /// The change of the key whose record begins at `offset` of that transaction.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn find_change(
+        &self,
+        table: TableId,
+        key: KeyId,
+        source: NodeId,
+        place: (Seq, u64),
+    ) -> io::Result<Option<ChangeRef>> {
+        let history = self.window.history(table, key)?;
+        Ok(history.of(source).iter().rfind(|change| (change.seq, change.offset()) == place).copied())
+    }
+
+    /// The change whose value the author of `change` had before it, if that is in the window.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn predecessor(&self, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<Option<ChangeRef>> {
+        let history = self.window.history(table, key)?;
+        let own = history.of(change.source);
+        let earlier = own.partition_point(|other| *other < change);
+        if let Some(same) = earlier.checked_sub(1).map(|last| own[last]).filter(|other| other.seq == change.seq) {
+            return Ok(Some(same));
+        }
+        Ok(self.outcome(&history, &history.reach(&self.window, change)))
+    }
+
+    /// The change whose value a key has at the node, if that is in the window.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn standing(&self, node: NodeId, table: TableId, key: KeyId) -> io::Result<Option<ChangeRef>> {
+        Ok(self.outcome(&self.window.history(table, key)?, &self.present(node)))
+    }
+
+    /// What a truncation of `table` at `place` of the batch in flight meets: each key of the table in the window
+    /// that another change present at the target touched, with what must come out (R15).
+    ///
+    /// # Errors
+    /// If the keys or changes of a spilled transaction can't be read.
+    pub fn survivors(&self, link: Link, table: TableId, place: (Seq, u64)) -> io::Result<Vec<Survivor>> {
+        let before = self.present(link.target);
+        let mut present = before.clone();
+        // Rows that the batch puts after the truncation are written after it.
+        present[link.source.index()] = place.0 + 1;
+        let mut keys = KeySet::default();
+        for source in self.nodes().filter(|source| *source != link.source) {
+            let log = self.window.log(source);
+            for logged in (log.first()..present[source.index()]).filter_map(|seq| log.get(seq)) {
+                logged.transaction.each_key_of(table, |key| {
+                    keys.insert(key);
+                })?;
+            }
+        }
+        let mut met = Vec::new();
+        for key in keys {
+            let history = self.window.history(table, key)?;
+            let standing = self.outcome(&history, &before);
+            let Some(outcome) = self.outcome(&history, &present) else { continue };
+            let own = history.of(link.source).iter().rfind(|change| (change.seq, change.offset()) == place).copied();
+            let maximal = history.maximal(&self.window, &before);
+            let rival = own.and_then(|own| {
+                let apart = |change: &&ChangeRef| {
+                    change.kind() == TouchKind::Put && history.concurrent(&self.window, **change, own)
+                };
+                self.latest_stamp(&maximal.iter().filter(apart).copied().collect::<Vec<_>>())
+            });
+            met.push(Survivor { key, rival, outcome, standing });
+        }
+        Ok(met)
+    }
+
+    /// COMMIT is about to be sent.
+    pub fn commit_begins(&mut self, link: Link) {
+        self.committing[link.target.index()] += 1;
+    }
+
+    /// The batch in flight has committed; its commit record ends at `at` in the target's WAL. Call after
+    /// [`Coordinator::commit_begins`].
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn committed(&mut self, link: Link, at: Lsn) -> io::Result<()> {
+        let state = self.link_mut(link);
+        let batch = state.in_flight.take().expect("a batch that commits is in flight");
+        state.cursor = batch.end;
+        state.applied = batch.end_lsn;
+        self.marks[link.target.index()].add(link.source, Mark { at, applied: batch.end_lsn });
+        for (key, table) in batch.suspects {
+            self.reopen(link.target, table, key);
+        }
+        self.release(link.target)
+    }
+
+    /// The batch in flight was rolled back before COMMIT was sent.
+    pub fn aborted(&mut self, link: Link) {
+        self.link_mut(link).in_flight = None;
+    }
+
+    /// The server answered the COMMIT that [`Coordinator::commit_begins`] announced by rolling back.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn commit_failed(&mut self, link: Link) -> io::Result<()> {
+        self.aborted(link);
+        self.release(link.target)
+    }
+
+    fn release(&mut self, node: NodeId) -> io::Result<()> {
+        let committing = &mut self.committing[node.index()];
+        *committing = committing.saturating_sub(1);
+        while self.committing[node.index()] == 0
+            && let Some(event) = self.waiting[node.index()].pop_front()
+        {
+            self.admit(node, event)?;
+        }
+        Ok(())
+    }
+}

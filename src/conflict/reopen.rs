@@ -1,0 +1,217 @@
+//! Reopening (R4): a local change came to light that a decision at its node did not know.
+//!
+//! A missing row can be neither locked nor guarded, so decisions go on without; when a local change is decoded that
+//! lies before a batch which decided on its key, the key is decided again. Nothing of it is stable before that.
+
+use std::io;
+
+use smallvec::SmallVec;
+
+use crate::conflict::coordinator::Coordinator;
+use crate::conflict::history::History;
+use crate::conflict::window::{ChangeRef, Seq};
+use crate::model::{KeyId, Link, Lsn, NodeId, TableId};
+
+/// A decision that is taken again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Redecision {
+    /// The change whose value must come out; none if the window has no change of the key any more.
+    pub winner: Option<ChangeRef>,
+    /// The local change and the remote one that did not see each other.
+    pub conflict: Option<(ChangeRef, ChangeRef)>,
+    /// For [`Coordinator::reopen_done`].
+    pub ticket: u64,
+}
+
+/// A key that must be decided again at a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reopened {
+    /// Its table.
+    pub table: TableId,
+    /// The key.
+    pub key: KeyId,
+}
+
+impl Coordinator {
+    pub(super) fn reopen_unknown(&mut self, at: impl Fn(NodeId) -> bool) -> io::Result<()> {
+        let contested: Vec<KeyId> = self.window.contested().collect();
+        for key in contested {
+            self.reopen_contested(key, &at)?;
+        }
+        let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| at(change.source)).collect();
+        truncates.into_iter().try_for_each(|(table, change)| self.reopen_after_truncate(table, change))
+    }
+
+    /// A local change came to light: where a change that its author had not seen is applied at its node already,
+    /// the decision there did not know it.
+    pub(super) fn reopen_decided(&mut self, node: NodeId, seq: Seq) -> io::Result<()> {
+        let keys = self.contested_keys(node, seq)?;
+        for key in keys {
+            let history = self.window.indexed(key)?;
+            let Some(local) = history.latest(node, seq + 1) else { continue };
+            for source in self.nodes().filter(|source| *source != node) {
+                let link = self.link(Link { source, target: node });
+                let in_flight = link.in_flight.as_ref().map_or(link.cursor, |batch| batch.end);
+                let unseen = self.window.log(source).seq_at(self.window.transaction(local).seen[source.index()]);
+                let Some(last) = history.latest(source, in_flight).filter(|last| last.seq >= unseen) else { continue };
+                let decided = history.latest(source, link.cursor).is_some_and(|last| last.seq >= unseen);
+                let table = self.table_of(local)?;
+                if decided {
+                    self.reopen(node, table, key);
+                }
+                if last.seq >= self.link(Link { source, target: node }).cursor
+                    && let Some(batch) = &mut self.link_mut(Link { source, target: node }).in_flight
+                {
+                    batch.suspects.insert(key, table);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys of a transaction that other sources changed too.
+    fn contested_keys(&self, node: NodeId, seq: Seq) -> io::Result<Vec<KeyId>> {
+        let mut keys = Vec::new();
+        let transaction = &self.window.log(node).get(seq).expect("just pushed").transaction;
+        transaction.each_key(|key| {
+            if self.window.is_contested(key) {
+                keys.push(key);
+            }
+        })?;
+        Ok(keys)
+    }
+
+    fn table_of(&self, change: ChangeRef) -> io::Result<TableId> {
+        Ok(self.window.transaction(change).transaction.change_at(change.offset())?.relation.table_id())
+    }
+
+    /// After the window was built again: wherever two changes of a key did not see each other, the node of one
+    /// may have decided on the other without knowing its own.
+    pub(super) fn reopen_contested(&mut self, key: KeyId, at: &impl Fn(NodeId) -> bool) -> io::Result<()> {
+        let history = self.window.indexed(key)?;
+        for link in self.all_links().into_iter().filter(|link| at(link.target)) {
+            let Some(theirs) = history.latest(link.source, self.link(link).cursor) else { continue };
+            let Some(local) = history.latest(link.target, self.window.log(link.target).end()) else { continue };
+            if self.apart(&history, theirs, local) {
+                let table = self.table_of(local)?;
+                self.reopen(link.target, table, key);
+            }
+        }
+        Ok(())
+    }
+
+    fn apart(&self, history: &History, theirs: ChangeRef, local: ChangeRef) -> bool {
+        let lists = (history.of(theirs.source), history.of(local.source));
+        let any_local = |change: &ChangeRef| {
+            let seen = &self.window.transaction(*change).seen;
+            let unseen = self.window.log(local.source).seq_at(seen[local.source.index()]);
+            let missed = |local: &ChangeRef| {
+                let seen = self.window.transaction(*local).seen[change.source.index()];
+                self.window.log(change.source).seq_at(seen) <= change.seq
+            };
+            lists.1.get(lists.1.partition_point(|local| local.seq < unseen)).is_some_and(missed)
+        };
+        lists.0.iter().take_while(|change| change.seq <= theirs.seq).any(any_local)
+    }
+
+    /// A local truncation came to light: rows that were put meanwhile without knowing it are decided again.
+    pub(super) fn reopen_after_truncate(&mut self, table: TableId, truncate: ChangeRef) -> io::Result<()> {
+        let node = truncate.source;
+        let mut keys = Vec::new();
+        for source in self.nodes().filter(|source| *source != node) {
+            let log = self.window.log(source);
+            let unseen = log.seq_at(self.window.transaction(truncate).seen[source.index()]);
+            let link = self.link(Link { source, target: node });
+            let end = link.in_flight.as_ref().map_or(link.cursor, |batch| batch.end);
+            for seq in unseen..end.max(unseen) {
+                if let Some(logged) = log.get(seq) {
+                    logged.transaction.each_key_of(table, |key| keys.push((source, seq, key)))?;
+                }
+            }
+        }
+        for (source, seq, key) in keys {
+            let link = self.link_mut(Link { source, target: node });
+            match &mut link.in_flight {
+                Some(batch) if seq >= link.cursor => {
+                    batch.suspects.insert(key, table);
+                }
+                _ => self.reopen(node, table, key),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn reopen(&mut self, node: NodeId, table: TableId, key: KeyId) {
+        self.reasons += 1;
+        self.reopened[node.index()].insert(key, (table, self.reasons));
+    }
+
+    /// A key to decide again at the node, if there is one.
+    pub fn next_reopened(&self, node: NodeId) -> Option<Reopened> {
+        self.reopened[node.index()].iter().next().map(|(key, (table, _))| Reopened { table: *table, key: *key })
+    }
+
+    /// Whether the key waits to be decided again at the node, or will once the batch in flight there commits.
+    pub fn is_reopened(&self, node: NodeId, key: KeyId) -> bool {
+        let suspect = |source| {
+            let in_flight = self.link(Link { source, target: node }).in_flight.as_ref();
+            in_flight.is_some_and(|batch| batch.suspects.contains_key(&key))
+        };
+        self.reopened[node.index()].contains_key(&key) || self.nodes().any(suspect)
+    }
+
+    /// How many keys wait to be decided again at the node.
+    pub fn reopened_count(&self, node: NodeId) -> usize {
+        self.reopened[node.index()].len()
+    }
+
+    /// Every key that waits to be decided again, at any node, or was and is not known to be durable.
+    pub fn all_reopened(&self) -> impl Iterator<Item = (TableId, KeyId)> + '_ {
+        let suspects = self.links.iter().filter_map(|link| link.in_flight.as_ref()).flat_map(|batch| &batch.suspects);
+        let suspects = suspects.map(|(key, table)| (*table, *key));
+        let at_risk = self.nodes().flat_map(|node| {
+            let decoded = self.window.log(node).decoded;
+            self.rewritten[node.index()].iter().filter(move |(at, ..)| *at > decoded)
+        });
+        let at_risk = at_risk.map(|(_, table, key)| (*table, *key));
+        self.reopened.iter().flatten().map(|(key, (table, _))| (*table, *key)).chain(suspects).chain(at_risk)
+    }
+
+    /// What a reopened key must be at the node: the outcome of all that is present, to be asked after a barrier
+    /// under the row's lock.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn decide_again(&self, node: NodeId, reopened: Reopened) -> io::Result<Redecision> {
+        let history = self.window.history(reopened.table, reopened.key)?;
+        let ticket = self.reopened[node.index()].get(&reopened.key).map_or(0, |(_, reason)| *reason);
+        let present = self.present(node);
+        let local = history.latest(node, present[node.index()]);
+        let conflict = local.and_then(|local| {
+            let others = self.nodes().filter(|source| *source != node);
+            let theirs: SmallVec<[ChangeRef; 4]> = others
+                .filter_map(|source| history.latest(source, present[source.index()]))
+                .filter(|theirs| history.concurrent(&self.window, local, *theirs))
+                .collect();
+            Some((local, self.latest_stamp(&theirs)?))
+        });
+        Ok(Redecision { winner: self.outcome(&history, &present), conflict, ticket })
+    }
+
+    /// Has a key decided again at the node.
+    pub fn reopen_key(&mut self, node: NodeId, table: TableId, key: KeyId) {
+        self.reopen(node, table, key);
+    }
+
+    /// The outcome has been written by the commit that ends at `at`; a reason that came up since the decision
+    /// keeps the key open. Until the commit is durable nothing of the key is forgotten.
+    pub fn reopen_done(&mut self, node: NodeId, key: KeyId, ticket: u64, at: Lsn) {
+        let decoded = self.window.log(node).decoded;
+        self.rewritten[node.index()].retain(|(at, ..)| *at > decoded);
+        let keys = &mut self.reopened[node.index()];
+        if let Some((table, _)) = keys.get(&key).copied().filter(|(_, reason)| *reason <= ticket) {
+            keys.remove(&key);
+            self.rewritten[node.index()].push((at, table, key));
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! The first contact: every node is reached once, its slot and tables are read (R6).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+
+use crate::config::{Config, NodeConfig};
+use crate::daemon::error::DaemonError;
+use crate::daemon::reporter;
+use crate::model::table::Catalog;
+use crate::model::{Class, Classify, Lsn};
+use crate::node::catalog::ClusterCatalog;
+use crate::node::control::{Control, NodeIdentity};
+use crate::node::{Level, NodeError};
+use crate::status::{NodeState, Status};
+
+/// What was found.
+pub struct Contact {
+    /// By node.
+    pub identities: Vec<NodeIdentity>,
+    /// What each node's slot has confirmed.
+    pub confirmed: Vec<Lsn>,
+    /// The tables.
+    pub catalog: Catalog,
+}
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Reaches every node, waiting for those that are not up.
+///
+/// # Errors
+/// What somebody must mend first.
+pub async fn reach_all(
+    config: &Config,
+    started_at: DateTime<Utc>,
+    status: &watch::Sender<Arc<Status>>,
+) -> Result<Contact, DaemonError> {
+    let mut controls = Vec::new();
+    let mut identities = Vec::new();
+    let mut confirmed = Vec::new();
+    for node in &config.nodes {
+        let (control, identity, slot) = reach(config, node, started_at, status).await?;
+        controls.push(control);
+        identities.push(identity);
+        confirmed.push(slot);
+    }
+    for (i, identity) in identities.iter().enumerate() {
+        if let Some(j) = identities[..i].iter().position(|other| other.system_id == identity.system_id) {
+            let database = |i: usize| config.nodes[i].conninfo.dbname();
+            if database(i) == database(j) {
+                return Err(DaemonError::Operator(format!(
+                    "{} and {} are the same server and database: give each [[node]] a server of its own",
+                    config.nodes[j].name, config.nodes[i].name
+                )));
+            }
+        }
+    }
+    let clients: Vec<_> =
+        config.nodes.iter().zip(&controls).map(|(node, control)| (node.name.as_str(), control.client())).collect();
+    let read = ClusterCatalog::read(&config.tables, &config.object_name(), &clients).await;
+    let read = read.map_err(|error| DaemonError::Node { node: "reading the tables".into(), error })?;
+    let errors: Vec<_> = read.findings.iter().filter(|finding| finding.level == Level::Error).collect();
+    let unfit = read.published_but_unfit();
+    if !unfit.is_empty() {
+        let first = errors.first().map(|finding| format!(" ({})", finding.what)).unwrap_or_default();
+        return Err(DaemonError::Operator(format!(
+            "{} published but cannot be replicated{first}: run `pgconcord doctor`, mend what it names, or leave the \
+             table out under [tables] and run `pgconcord setup`",
+            unfit.into_iter().collect::<Vec<_>>().join(", ")
+        )));
+    }
+    for finding in errors {
+        tracing::warn!(node = ?finding.node, "{}", finding.what);
+    }
+    if read.catalog.tables().is_empty() {
+        return Err(DaemonError::Operator(
+            "no table replicates: see [tables] include, and run `pgconcord doctor`, which says why each table is left \
+             out"
+            .into(),
+        ));
+    }
+    tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
+    Ok(Contact { identities, confirmed, catalog: read.catalog })
+}
+
+async fn reach(
+    config: &Config,
+    node: &NodeConfig,
+    started_at: DateTime<Utc>,
+    status: &watch::Sender<Arc<Status>>,
+) -> Result<(Control, NodeIdentity, Lsn), DaemonError> {
+    let mut wait = FIRST_RETRY;
+    loop {
+        let error = match look(config, node).await {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        if error.class() == Class::Operator {
+            return Err(error);
+        }
+        tracing::warn!(node = node.name, %error, ?wait, "not reached yet; every node must be reached once at the start");
+        status.send_modify(|status| {
+            let status = Arc::make_mut(status);
+            *status = reporter::starting(config, started_at);
+            status.nodes[node.id.index()].state = NodeState::Down;
+            status.nodes[node.id.index()].error = Some(error.to_string());
+        });
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LAST_RETRY);
+    }
+}
+
+async fn look(config: &Config, node: &NodeConfig) -> Result<(Control, NodeIdentity, Lsn), DaemonError> {
+    let named = |error: NodeError| DaemonError::Node { node: node.name.clone(), error };
+    let control = Control::connect(&node.conninfo, "pgconcord contact").await.map_err(named)?;
+    let identity = control.identify().await.map_err(named)?;
+    let refused = |what: String| DaemonError::Operator(format!("{}: {what}", node.name));
+    if identity.in_recovery {
+        return Err(refused(
+            "the server is a standby: name the primary, or several hosts with target_session_attrs=read-write".into(),
+        ));
+    }
+    let level: String = control
+        .client()
+        .query_one("SELECT current_setting('wal_level')", &[])
+        .await
+        .map_err(NodeError::doing("read wal_level"))
+        .map_err(named)?
+        .get(0);
+    if level != "logical" {
+        return Err(refused(format!(
+            "wal_level is {level} and must be logical: run ALTER SYSTEM SET wal_level = 'logical' and restart the server"
+        )));
+    }
+    let name = config.object_name();
+    let slot = control.slot(&name).await.map_err(named)?;
+    let Some(slot) = slot else {
+        return Err(refused(format!(
+            "there is no replication slot {name}. If this node was never set up, run `pgconcord setup`; if it was, \
+             changes may have been lost to us: run `pgconcord teardown`, compare the nodes, and run `pgconcord setup`"
+        )));
+    };
+    if slot.is_lost() {
+        return Err(refused(format!(
+            "replication slot {name} was invalidated by the server, so changes were lost to us: run `pgconcord teardown`, \
+             compare the nodes, and run `pgconcord setup`; raise max_slot_wal_keep_size"
+        )));
+    }
+    let confirmed = slot.confirmed_flush_lsn.ok_or_else(|| refused(format!("slot {name} is not a logical slot")))?;
+    Ok((control, identity, confirmed))
+}

@@ -1,0 +1,166 @@
+//! What the writer does to the file, as SQL: record, settle, discard, prune. Each may be done twice.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use rusqlite::{Transaction, named_params, params};
+use serde_json::Value;
+
+use crate::journal::entry::{JsonRow, Lane, NewEntry, Status};
+use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
+use crate::model::{Resolution, Stamp};
+
+/// How a transaction changed the number of entries.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(super) struct Tally {
+    /// Rows that the call changed, for its caller.
+    pub(super) changed: u64,
+    /// Entries more or less.
+    pub(super) entries: i64,
+    /// Pending ones more or less.
+    pub(super) pending: i64,
+}
+
+const INSERT: &str = "
+INSERT INTO entry (source, target, batch, detected_at, conflict_type, relation, key, resolution, resolver, rule,
+    status, note, remote_stamp, remote_node, remote_lsn, remote_offset, remote_xid, remote_operation, remote_row,
+    remote_old, local_operation, local_stamp, local_node, local_row, result)
+VALUES (:source, :target, :batch, :detected_at, :conflict_type, :relation, :key, :resolution, :resolver, :rule,
+    'pending', :note, :remote_stamp, :remote_node, :remote_lsn, :remote_offset, :remote_xid, :remote_operation,
+    :remote_row, :remote_old, :local_operation, :local_stamp, :local_node, :local_row, :result)
+ON CONFLICT (target, source, remote_lsn, remote_offset, relation, key) DO NOTHING";
+
+const REPLACE: &str = "
+UPDATE entry SET batch = :batch, detected_at = :detected_at, conflict_type = :conflict_type,
+    resolution = :resolution, resolver = :resolver, rule = :rule, note = :note, remote_stamp = :remote_stamp,
+    remote_node = :remote_node, remote_xid = :remote_xid, remote_operation = :remote_operation,
+    remote_row = :remote_row, remote_old = :remote_old, local_operation = :local_operation,
+    local_stamp = :local_stamp, local_node = :local_node, local_row = :local_row, result = :result
+WHERE target = :target AND source = :source AND remote_lsn = :remote_lsn AND remote_offset = :remote_offset
+    AND relation = :relation AND key = :key AND status = 'pending'";
+
+/// Records `entries` as pending; one that is there already is replaced while it is pending, else left alone.
+pub(super) fn pending(transaction: &Transaction<'_>, entries: &[NewEntry]) -> rusqlite::Result<Tally> {
+    let mut tally = Tally::default();
+    for entry in entries {
+        let relation = relation(transaction, &entry.schema, &entry.table)?;
+        let inserted = write(transaction, INSERT, entry, relation)?;
+        tally.entries += i64::from(inserted);
+        tally.pending += i64::from(inserted);
+        let replaced = !inserted && write(transaction, REPLACE, entry, relation)?;
+        tally.changed += u64::from(inserted || replaced);
+    }
+    Ok(tally)
+}
+
+fn relation(transaction: &Transaction<'_>, schema: &str, table: &str) -> rusqlite::Result<i64> {
+    transaction
+        .prepare_cached("INSERT OR IGNORE INTO relation (schema_name, table_name) VALUES (?1, ?2)")?
+        .execute([schema, table])?;
+    transaction
+        .prepare_cached("SELECT id FROM relation WHERE schema_name = ?1 AND table_name = ?2")?
+        .query_row([schema, table], |row| row.get(0))
+}
+
+/// Runs [`INSERT`] or [`REPLACE`]; tells whether it changed a row.
+fn write(transaction: &Transaction<'_>, sql: &str, entry: &NewEntry, relation: i64) -> rusqlite::Result<bool> {
+    let (remote, local) = (&entry.remote, entry.local.as_ref());
+    let changed = transaction.prepare_cached(sql)?.execute(named_params! {
+        ":source": entry.lane.source,
+        ":target": entry.lane.target,
+        ":batch": integer(entry.batch),
+        ":detected_at": entry.detected_at.timestamp_micros(),
+        ":conflict_type": entry.conflict_type.name(),
+        ":relation": relation,
+        ":key": text(&entry.key),
+        ":resolution": entry.resolution.name(),
+        ":resolver": entry.resolver,
+        ":rule": entry.rule,
+        ":note": entry.note,
+        ":remote_stamp": unix_micros(remote.stamp),
+        ":remote_node": remote.node,
+        ":remote_lsn": remote.lsn.to_string(),
+        ":remote_offset": integer(entry.offset),
+        ":remote_xid": remote.xid.0,
+        ":remote_operation": remote.operation.name(),
+        ":remote_row": remote.row.as_ref().map(text),
+        ":remote_old": remote.old.as_ref().map(text),
+        ":local_operation": local.map(|local| local.operation.name()),
+        ":local_stamp": local.and_then(|local| local.stamp).map(unix_micros),
+        ":local_node": local.and_then(|local| local.node.as_ref()),
+        ":local_row": local.and_then(|local| local.row.as_ref()).map(text),
+        ":result": entry.result.as_ref().map(text),
+    })?;
+    Ok(changed > 0)
+}
+
+/// Settles the pending entries of `lane` up to `batch`.
+pub(super) fn settle(transaction: &Transaction<'_>, lane: &Lane, batch: u64) -> rusqlite::Result<Tally> {
+    let changed = transaction
+        .prepare_cached(
+            "UPDATE entry SET status = CASE resolution WHEN ?4 THEN ?5 ELSE ?6 END
+             WHERE source = ?1 AND target = ?2 AND batch <= ?3 AND status = 'pending'",
+        )?
+        .execute(params![
+            lane.source,
+            lane.target,
+            integer(batch),
+            Resolution::Hold.name(),
+            Status::Held.name(),
+            Status::Resolved.name()
+        ])?;
+    Ok(Tally { changed: changed as u64, entries: 0, pending: -signed(changed) })
+}
+
+/// Removes the pending entries of `lane` beyond `batch`.
+pub(super) fn discard_after(transaction: &Transaction<'_>, lane: &Lane, batch: u64) -> rusqlite::Result<Tally> {
+    let changed = transaction
+        .prepare_cached("DELETE FROM entry WHERE source = ?1 AND target = ?2 AND batch > ?3 AND status = 'pending'")?
+        .execute(params![lane.source, lane.target, integer(batch)])?;
+    Ok(Tally { changed: changed as u64, entries: -signed(changed), pending: -signed(changed) })
+}
+
+/// Removes up to `most` of the oldest resolved entries found more than `age` before `now`. What is pending or held
+/// is still to be dealt with and stays.
+pub(super) fn prune(
+    transaction: &Transaction<'_>,
+    now: DateTime<Utc>,
+    age: Duration,
+    most: u32,
+) -> rusqlite::Result<Tally> {
+    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    let changed = transaction
+        .prepare_cached(
+            "DELETE FROM entry WHERE id IN (
+                 SELECT id FROM entry WHERE detected_at < ?1 AND status = 'resolved' ORDER BY detected_at LIMIT ?2)",
+        )?
+        .execute(params![now.timestamp_micros().saturating_sub(age), most])?;
+    Ok(Tally { changed: changed as u64, entries: -signed(changed), pending: 0 })
+}
+
+/// Entries and pending ones in the file.
+pub(super) fn count(connection: &rusqlite::Connection) -> rusqlite::Result<(u64, u64)> {
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0).map(i64::unsigned_abs));
+    Ok((
+        number("SELECT count(*) FROM entry")?,
+        number("SELECT count(*) FROM entry INDEXED BY entry_pending WHERE status = 'pending'")?,
+    ))
+}
+
+/// Microseconds since 1970, as the file has them.
+fn unix_micros(stamp: Stamp) -> i64 {
+    stamp.micros.saturating_add(POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000)
+}
+
+/// SQLite's integers are signed; batches and offsets never come near the end.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn signed(changed: usize) -> i64 {
+    i64::try_from(changed).unwrap_or(i64::MAX)
+}
+
+fn text(row: &JsonRow) -> String {
+    serde_json::to_string(row).unwrap_or_else(|error| Value::String(error.to_string()).to_string())
+}

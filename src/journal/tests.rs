@@ -1,0 +1,427 @@
+//! The journal as its users see it: two processes, a crash between pending and settle, a full disk, filters.
+
+use std::path::PathBuf;
+use std::process::{Command as Process, Stdio};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+use super::*;
+use crate::model::{Class, Classify, ConflictType, Lsn, NodeId, Resolution, Stamp, Xid};
+
+const FOREVER: Retention = Retention::Forever;
+
+fn place() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pgconcord.db");
+    (directory, path)
+}
+
+fn lane(source: &str, target: &str) -> Lane {
+    Lane { source: source.into(), target: target.into() }
+}
+
+fn object(value: serde_json::Value) -> JsonRow {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+fn minute(minute: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(1_790_000_000, 123_456_000).unwrap() + TimeDelta::minutes(minute)
+}
+
+fn stamp(micros: i64, node: u8) -> Stamp {
+    Stamp { micros, node: NodeId(node) }
+}
+
+/// A conflict on public.stock at west, found in minute `n`; `n` is its row's id, too.
+fn entry(n: i64, batch: u64) -> NewEntry {
+    NewEntry {
+        lane: lane("east", "west"),
+        batch,
+        detected_at: minute(n),
+        conflict_type: ConflictType::UpdateOriginDiffers,
+        schema: "public".into(),
+        table: "stock".into(),
+        key: object(json!({ "id": n.to_string() })),
+        resolution: Resolution::ApplyRemote,
+        resolver: "last_update_wins".into(),
+        rule: "default".into(),
+        remote: Side {
+            stamp: stamp(1, 0),
+            node: "east".into(),
+            lsn: Lsn(0x16_B374_D848),
+            xid: Xid(u32::MAX),
+            operation: Operation::Update,
+            row: Some(object(json!({ "id": n.to_string(), "qty": null, "doc": { "unchanged": true } }))),
+            old: None,
+        },
+        local: Some(LocalSide {
+            stamp: Some(stamp(0, 1)),
+            node: Some("west".into()),
+            operation: Operation::Delete,
+            row: None,
+        }),
+        result: Some(object(json!({ "id": n.to_string(), "qty": "ä\n\"5\"" }))),
+        note: None,
+        offset: u64::try_from(n).unwrap(),
+    }
+}
+
+fn list(path: &Path, filter: &Filter) -> Vec<Entry> {
+    let mut found = Vec::new();
+    Reader::open(path)
+        .unwrap()
+        .list(filter, |entry| {
+            found.push(entry);
+            true
+        })
+        .unwrap();
+    found
+}
+
+fn states(path: &Path) -> Vec<(String, Status)> {
+    let id = |entry: Entry| (entry.key["id"].as_str().unwrap().to_owned(), entry.status);
+    list(path, &Filter::default()).into_iter().map(id).collect()
+}
+
+fn ids(path: &Path, filter: &Filter) -> Vec<i64> {
+    list(path, filter).into_iter().map(|entry| entry.key["id"].as_str().unwrap().parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn an_entry_reads_back_with_exactly_the_documented_fields() {
+    let (_directory, path) = place();
+    Journal::open(&path, FOREVER).unwrap().pending(vec![entry(5, 1)]).await.unwrap();
+    let line = serde_json::to_string(&list(&path, &Filter::default())[0]).unwrap();
+    assert_eq!(
+        line,
+        concat!(
+            r#"{"id":1,"detected_at":"2026-09-21T14:18:20.123456Z","type":"update_origin_differs","#,
+            r#""table":"public.stock","key":{"id":"5"},"source":"east","target":"west","#,
+            r#""resolution":"apply_remote","resolver":"last_update_wins","rule":"default","status":"pending","#,
+            r#""remote":{"stamp":"2000-01-01T00:00:00.000001Z","lsn":"16/B374D848","xid":4294967295,"#,
+            r#""row":{"id":"5","qty":null,"doc":{"unchanged":true}},"old":null},"#,
+            r#""local":{"stamp":"2000-01-01T00:00:00.000000Z","node":"west","row":null},"#,
+            r#""result":{"id":"5","qty":"ä\n\"5\""}}"#
+        )
+    );
+}
+
+#[tokio::test]
+async fn what_the_target_committed_is_settled_and_the_rest_did_not_happen() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let other = NewEntry { lane: lane("west", "east"), ..entry(9, 8) };
+    journal.pending(vec![entry(1, 6), entry(2, 7), entry(3, 8), other]).await.unwrap();
+    let lane = lane("east", "west");
+    for (settled, discarded) in [(2, 1), (0, 0)] {
+        assert_eq!(journal.settle(&lane, 7).await.unwrap(), settled, "twice does nothing more");
+        assert_eq!(journal.discard_after(&lane, 7).await.unwrap(), discarded);
+    }
+    let mut states = states(&path);
+    states.sort_by(|a, b| a.0.cmp(&b.0));
+    let expected = [("1", Status::Resolved), ("2", Status::Resolved), ("9", Status::Pending)];
+    assert_eq!(states, expected.map(|(id, status)| (id.to_owned(), status)));
+    let counters = journal.counters();
+    assert_eq!((counters.entries, counters.pending, counters.error), (3, 1, None));
+    assert!(counters.bytes >= 4096);
+}
+
+#[tokio::test]
+async fn a_conflict_decided_again_replaces_its_pending_entry_and_leaves_a_settled_one() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let again = |batch, resolution| NewEntry { resolution, ..entry(1, batch) };
+    journal.pending(vec![again(1, Resolution::ApplyRemote)]).await.unwrap();
+    journal.pending(vec![again(2, Resolution::KeepLocal)]).await.unwrap();
+    let found = list(&path, &Filter::default());
+    assert_eq!((found.len(), found[0].id, found[0].batch, found[0].resolution), (1, 1, 2, Resolution::KeepLocal));
+    journal.settle(&lane("east", "west"), 2).await.unwrap();
+    journal.pending(vec![again(3, Resolution::Merge)]).await.unwrap();
+    let found = list(&path, &Filter::default());
+    assert_eq!((found.len(), found[0].resolution, found[0].status), (1, Resolution::KeepLocal, Status::Resolved));
+    assert_eq!((journal.counters().entries, journal.counters().pending), (1, 0));
+}
+
+#[tokio::test]
+async fn a_change_that_conflicts_with_several_keys_has_an_entry_each() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.pending(vec![entry(1, 1), NewEntry { key: object(json!({ "id": "77" })), ..entry(1, 1) }]).await.unwrap();
+    assert_eq!(journal.counters().entries, 2);
+}
+
+#[tokio::test]
+async fn a_held_change_is_not_called_resolved() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.pending(vec![NewEntry { resolution: Resolution::Hold, ..entry(1, 1) }]).await.unwrap();
+    journal.settle(&lane("east", "west"), 1).await.unwrap();
+    assert_eq!(states(&path), [("1".to_owned(), Status::Held)]);
+}
+
+#[tokio::test]
+async fn links_that_write_at_once_all_get_their_answer() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let writers = (0..100).map(|n| {
+        let journal = journal.clone();
+        tokio::spawn(async move {
+            journal.pending(vec![entry(n, 1)]).await.unwrap();
+            assert_eq!(ids(&journal.path, &Filter { keys: vec![KeyFilter(n.to_string())], ..Filter::default() }), [n]);
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    assert_eq!(journal.counters().entries, 100);
+}
+
+#[tokio::test]
+async fn after_close_one_file_is_left_and_requests_are_refused() {
+    let (directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.pending(vec![entry(1, 1)]).await.unwrap();
+    let other = journal.clone();
+    journal.close().await.unwrap();
+    assert!(matches!(other.pending(vec![entry(2, 1)]).await, Err(JournalError::Closed(_))));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    assert_eq!(ids(&path, &Filter::default()), [1]);
+}
+
+#[tokio::test]
+async fn old_resolved_entries_are_pruned_and_their_keys_with_them() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, Retention::Age(Duration::from_secs(3600))).unwrap();
+    let days = |n: i64, days| NewEntry { detected_at: Utc::now() - TimeDelta::days(days), ..entry(n, 1) };
+    let old = (1..=1200).map(|n| days(n, 2));
+    journal.pending(old.chain([days(2000, 0)]).collect()).await.unwrap();
+    journal.settle(&lane("east", "west"), 1).await.unwrap();
+    journal.pending(vec![NewEntry { batch: 2, ..days(3000, 2) }]).await.unwrap();
+    assert_eq!(journal.prune().await.unwrap(), 1200, "more than one portion");
+    assert_eq!(ids(&path, &Filter::default()), [2000, 3000], "young and pending ones stay");
+    assert_eq!((journal.counters().entries, journal.counters().pending), (2, 1));
+    let keys = Reader::open(&path).unwrap().connection.query_row("SELECT count(*) FROM key_cell", [], |row| row.get(0));
+    assert_eq!(keys, Ok(2));
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_the_entry_and_goes_on_when_there_is_space_again() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.pending(vec![entry(1, 1)]).await.unwrap();
+    journal.ask(Command::Pragma("PRAGMA max_page_count = 1")).await.unwrap();
+    let wide = NewEntry { note: Some("x".repeat(100_000)), ..entry(2, 1) };
+    let error = journal.pending(vec![wide.clone()]).await.unwrap_err();
+    assert!(matches!(error, JournalError::Full(_)), "{error}");
+    assert_eq!(error.class(), Class::Operator);
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    assert!(journal.counters().error.unwrap().contains("free space"));
+    assert_eq!(ids(&path, &Filter::default()), [1], "nothing of the refused entry is there");
+    journal.ask(Command::Pragma("PRAGMA max_page_count = 1000000")).await.unwrap();
+    journal.pending(vec![wide]).await.unwrap();
+    assert_eq!((ids(&path, &Filter::default()), journal.counters().error), (vec![2, 1], None));
+}
+
+#[tokio::test]
+async fn one_refused_request_does_not_fail_those_beside_it() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.ask(Command::Pragma("PRAGMA max_page_count = 40")).await.unwrap();
+    let wide = NewEntry { note: Some("x".repeat(1_000_000)), ..entry(2, 1) };
+    let (first, refused, last) = tokio::join!(
+        journal.pending(vec![entry(1, 1)]),
+        journal.pending(vec![wide]),
+        journal.pending(vec![entry(3, 1)])
+    );
+    assert!(first.is_ok() && matches!(refused, Err(JournalError::Full(_))) && last.is_ok());
+    assert_eq!(ids(&path, &Filter::default()), [3, 1]);
+}
+
+#[tokio::test]
+async fn a_journal_that_was_moved_away_is_begun_anew() {
+    let (directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.pending(vec![entry(1, 1)]).await.unwrap();
+    let moved = directory.path().join("old.db");
+    std::fs::rename(&path, &moved).unwrap();
+    journal.pending(vec![entry(2, 1)]).await.unwrap();
+    assert_eq!((ids(&path, &Filter::default()), ids(&moved, &Filter::default())), (vec![2], vec![1]));
+    assert_eq!(journal.counters().entries, 1);
+}
+
+/// Set for [`second_process`].
+const CHILD: &str = "PGCONCORD_TEST_JOURNAL";
+
+fn spawn_second_process(path: &Path, task: &str) -> Process {
+    let mut process = Process::new(std::env::current_exe().unwrap());
+    process.args(["--exact", "journal::tests::second_process", "--ignored"]);
+    process.env(CHILD, path).env("PGCONCORD_TEST_TASK", task).stdout(Stdio::null()).stderr(Stdio::null());
+    process
+}
+
+#[test]
+#[ignore = "run by other tests as a process of its own"]
+fn second_process() {
+    let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    match std::env::var("PGCONCORD_TEST_TASK").unwrap().as_str() {
+        "crash" => runtime.block_on(async {
+            let journal = Journal::open(&path, FOREVER).unwrap();
+            journal.pending(vec![entry(1, 7), entry(2, 8)]).await.unwrap();
+            std::process::abort();
+        }),
+        start => runtime.block_on(async {
+            let journal = Journal::open(&path, FOREVER).unwrap();
+            for n in 0..50 {
+                journal.pending(vec![entry(start.parse::<i64>().unwrap() + n, 1)]).await.unwrap();
+            }
+        }),
+    }
+}
+
+#[tokio::test]
+async fn what_was_pending_when_the_daemon_was_killed_is_there_and_is_settled_later() {
+    let (_directory, path) = place();
+    assert!(!spawn_second_process(&path, "crash").status().unwrap().success());
+    assert_eq!(states(&path), [("2".to_owned(), Status::Pending), ("1".to_owned(), Status::Pending)]);
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    assert_eq!(journal.counters().pending, 2);
+    journal.settle(&lane("east", "west"), 7).await.unwrap();
+    journal.discard_after(&lane("east", "west"), 7).await.unwrap();
+    assert_eq!(states(&path), [("1".to_owned(), Status::Resolved)]);
+}
+
+#[test]
+fn two_processes_that_open_and_write_one_journal_lose_nothing() {
+    let (_directory, path) = place();
+    let children: Vec<_> =
+        ["100", "200"].map(|start| spawn_second_process(&path, start).spawn().unwrap()).into_iter().collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    assert_eq!(ids(&path, &Filter::default()).len(), 100);
+}
+
+mod filters {
+    use super::*;
+
+    /// Ids 1 to 6, one a minute; see the arms for what each is.
+    async fn six() -> (tempfile::TempDir, PathBuf) {
+        let (directory, path) = place();
+        let journal = Journal::open(&path, FOREVER).unwrap();
+        let made = (1..=6).map(|n| match n {
+            1 => NewEntry { table: "stock_log".into(), ..entry(n, 1) },
+            2 => NewEntry { schema: "audit".into(), ..entry(n, 1) },
+            3 => NewEntry { lane: lane("west", "east"), ..entry(n, 1) },
+            4 => NewEntry { lane: lane("west", "north"), conflict_type: ConflictType::InsertExists, ..entry(n, 1) },
+            5 => NewEntry { key: object(json!({ "id": "5", "region": "a=b", "void": null })), ..entry(n, 9) },
+            _ => entry(n, 9),
+        });
+        journal.pending(made.collect()).await.unwrap();
+        journal.settle(&lane("east", "west"), 1).await.unwrap();
+        journal.close().await.unwrap();
+        (directory, path)
+    }
+
+    fn tables(globs: &[&str]) -> Filter {
+        Filter { tables: globs.iter().map(|glob| glob.parse().unwrap()).collect(), ..Filter::default() }
+    }
+
+    fn keys(keys: &[&str]) -> Filter {
+        Filter { keys: keys.iter().map(|key| KeyFilter((*key).to_owned())).collect(), ..Filter::default() }
+    }
+
+    #[tokio::test]
+    async fn each_finds_its_own_newest_first() {
+        let (_directory, path) = six().await;
+        let find = |filter| ids(&path, &filter);
+        assert_eq!(find(Filter::default()), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(find(Filter { limit: Some(2), ..Filter::default() }), [6, 5]);
+        assert_eq!(find(tables(&["public.*"])), [6, 5, 4, 3, 1]);
+        assert_eq!(find(tables(&["stock"])), [6, 5, 4, 3, 2]);
+        assert_eq!(find(tables(&["audit.*", "*_log"])), [2, 1]);
+        assert_eq!(find(tables(&["nosuch"])), [0; 0]);
+        assert_eq!(find(Filter { types: vec![ConflictType::InsertExists], ..Filter::default() }), [4]);
+        assert_eq!(find(Filter { nodes: vec!["north".into()], ..Filter::default() }), [4]);
+        assert_eq!(find(Filter { nodes: vec!["east".into()], ..Filter::default() }), [6, 5, 3, 2, 1]);
+        assert_eq!(find(Filter { since: Some(minute(5)), ..Filter::default() }), [6, 5]);
+        assert_eq!(find(Filter { statuses: vec![Status::Resolved], ..Filter::default() }), [2, 1]);
+        assert_eq!(find(Filter { limit: Some(1), statuses: vec![Status::Pending], ..tables(&["stock"]) }), [6]);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_found_by_column_and_by_value() {
+        let (_directory, path) = six().await;
+        let find = |given: &[&str]| ids(&path, &keys(given));
+        assert_eq!(find(&["id=5"]), [5]);
+        assert_eq!(find(&["5"]), [5]);
+        assert_eq!(find(&["region=5"]), [0; 0]);
+        assert_eq!(find(&["a=b"]), [5], "a value may hold the sign itself");
+        assert_eq!(find(&["region=a=b"]), [5]);
+        assert_eq!(find(&["id=5", "region=a=b"]), [5]);
+        assert_eq!(find(&["id=6", "region=a=b"]), [0; 0]);
+    }
+
+    fn plan(path: &Path, filter: &Filter) -> String {
+        let reader = Reader::open(path).unwrap();
+        let (sql, values) = reader.listing(filter).unwrap();
+        let mut statement = reader.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let lines = statement.query_map(rusqlite::params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+        lines.collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+    }
+
+    #[tokio::test]
+    async fn lists_read_one_index_in_order_and_never_sort() {
+        let (_directory, path) = six().await;
+        let all = Filter {
+            types: vec![ConflictType::InsertExists],
+            nodes: vec!["east".into()],
+            statuses: vec![Status::Pending],
+            ..tables(&["public.*"])
+        };
+        let since = Filter { since: Some(minute(0)), ..all.clone() };
+        for filter in [Filter::default(), all, since] {
+            let plan = plan(&path, &filter);
+            assert!(plan.contains("USING COVERING INDEX entry_listing"), "{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_is_looked_up_and_not_searched_for() {
+        let (_directory, path) = six().await;
+        let plan = plan(&path, &keys(&["id=5"]));
+        assert!(plan.contains("SEARCH entry USING INTEGER PRIMARY KEY"), "{plan}");
+        assert!(plan.contains("SEARCH key_cell USING PRIMARY KEY (value=? AND name=?)"), "{plan}");
+        assert!(!plan.contains("SCAN entry") && !plan.contains("SCAN key_cell"), "{plan}");
+    }
+
+    #[tokio::test]
+    async fn settling_and_pruning_use_indexes() {
+        let (_directory, path) = six().await;
+        let reader = Reader::open(&path).unwrap();
+        let plan = |sql: &str| {
+            reader
+                .connection
+                .query_row(&format!("EXPLAIN QUERY PLAN {sql}"), [], |row| row.get::<_, String>(3))
+                .unwrap()
+        };
+        let settle = plan(
+            "UPDATE entry SET status = 'x' WHERE source = 'a' AND target = 'b' AND batch <= 1 AND status = 'pending'",
+        );
+        assert!(settle.contains("entry_pending (source=? AND target=? AND batch<?)"), "{settle}");
+        let keys = plan(
+            "DELETE FROM key_cell WHERE (value, name, entry) IN (SELECT cell.value, cell.key, 1 FROM json_each('{}') AS cell)",
+        );
+        assert!(keys.contains("PRIMARY KEY (value=? AND name=? AND entry=?)"), "{keys}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_number_is_no_entry() {
+        let (_directory, path) = six().await;
+        let reader = Reader::open(&path).unwrap();
+        assert_eq!(reader.get(99).unwrap(), None);
+        assert_eq!(reader.get(1).unwrap().map(|entry| entry.table), Some("public.stock_log".to_owned()));
+    }
+}

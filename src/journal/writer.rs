@@ -1,0 +1,270 @@
+//! The one thread that writes: takes what callers ask for, joins what waits into one transaction (one flush for
+//! all links), answers when it is on disk, and prunes when nobody waits.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::Utc;
+use rusqlite::Transaction;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::journal::Retention;
+use crate::journal::entry::{Lane, NewEntry};
+use crate::journal::error::JournalError;
+use crate::journal::record::{self, Tally};
+use crate::journal::store::Store;
+
+/// Requests waiting: each link waits for its answer, so a cluster of eight nodes (56 links) never fills this; more
+/// links wait at the queue's door.
+pub(super) const QUEUE: usize = 64;
+/// Entries removed in one transaction, so that a request waits milliseconds for pruning and not minutes.
+const PRUNE_ROWS: u32 = 500;
+/// Retention is counted in days; an hour late does not matter.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+type Reply = oneshot::Sender<Result<u64, JournalError>>;
+
+/// What a caller wants done; the answer is the number of entries that it changed.
+pub(super) enum Command {
+    Pending(Vec<NewEntry>),
+    Settle(Lane, u64),
+    DiscardAfter(Lane, u64),
+    Prune,
+    Close,
+    /// Lets a test set a limit on the writer's connection.
+    #[cfg(test)]
+    Pragma(&'static str),
+}
+
+/// A command and who waits for it.
+pub(super) struct Request {
+    pub(super) command: Command,
+    pub(super) reply: Reply,
+}
+
+/// What the writer tells about the file.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Shared {
+    pub(super) entries: u64,
+    pub(super) pending: u64,
+    /// Why the last request failed; `None` once one succeeds.
+    pub(super) error: Option<String>,
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    file: Journaled,
+    retention: Retention,
+    requests: mpsc::Receiver<Request>,
+    next_prune: Instant,
+    pruning: Option<Pruning>,
+}
+
+/// Pruning under way, and who waits for its end.
+#[derive(Default)]
+struct Pruning {
+    removed: u64,
+    waiting: Vec<Reply>,
+}
+
+/// What there is to do next.
+enum Next {
+    Requests(Vec<Request>),
+    Prune,
+    Stop,
+}
+
+impl Writer {
+    /// A writer over the open `store`; prunes first.
+    pub(super) fn new(
+        path: PathBuf,
+        store: Store,
+        retention: Retention,
+        requests: mpsc::Receiver<Request>,
+    ) -> Result<(Writer, Arc<Mutex<Shared>>), JournalError> {
+        let shared = Arc::new(Mutex::new(Shared::default()));
+        let file = Journaled { path, store: Some(store), shared: shared.clone() };
+        file.recount()?;
+        Ok((Writer { file, retention, requests, next_prune: Instant::now(), pruning: None }, shared))
+    }
+
+    /// The thread: until it is told to close or every handle is gone. `runtime` keeps time while it waits.
+    pub(super) fn run(mut self, runtime: &Runtime) {
+        let mut closing = Vec::new();
+        while closing.is_empty() {
+            match self.next(runtime) {
+                Next::Requests(requests) => {
+                    let mut work = Vec::with_capacity(requests.len());
+                    for request in requests {
+                        match request.command {
+                            Command::Prune => self.pruning.get_or_insert_default().waiting.push(request.reply),
+                            Command::Close => closing.push(request.reply),
+                            _ => work.push(request),
+                        }
+                    }
+                    if !work.is_empty() {
+                        self.file.serve(work);
+                    }
+                }
+                Next::Prune => self.prune(),
+                Next::Stop => break,
+            }
+        }
+        self.file.store = None; // the last connection that closes folds the -wal file into the database
+        answer(closing, || Ok(0));
+    }
+
+    /// All that waits. Pruning goes on while nothing waits, and begins when it is due.
+    fn next(&mut self, runtime: &Runtime) -> Next {
+        let first = if self.pruning.is_some() {
+            self.requests.try_recv()
+        } else {
+            let due = tokio::time::Instant::from_std(self.next_prune);
+            let waited = runtime.block_on(async { tokio::time::timeout_at(due, self.requests.recv()).await });
+            match waited {
+                Ok(request) => request.ok_or(TryRecvError::Disconnected),
+                Err(_) => Err(TryRecvError::Empty),
+            }
+        };
+        match first {
+            Ok(request) => {
+                let rest = std::iter::from_fn(|| self.requests.try_recv().ok()).take(QUEUE - 1);
+                Next::Requests(std::iter::once(request).chain(rest).collect())
+            }
+            Err(TryRecvError::Empty) => Next::Prune,
+            Err(TryRecvError::Disconnected) => Next::Stop,
+        }
+    }
+
+    /// One portion; answers those who wait when there is no more.
+    fn prune(&mut self) {
+        self.next_prune = Instant::now() + PRUNE_EVERY;
+        let mut pruning = self.pruning.take().unwrap_or_default();
+        let done = match self.retention {
+            Retention::Forever => Ok(Tally::default()),
+            Retention::Age(age) => {
+                self.file.transact(|transaction| record::prune(transaction, Utc::now(), age, PRUNE_ROWS))
+            }
+        };
+        match done {
+            Ok(tally) => {
+                self.file.note(&[tally]);
+                pruning.removed += tally.changed;
+                if tally.changed == u64::from(PRUNE_ROWS) {
+                    self.pruning = Some(pruning);
+                    return;
+                }
+                if pruning.removed > 0
+                    && let Some(store) = &self.file.store
+                {
+                    store.shrink();
+                }
+                answer(pruning.waiting, || self.file.recount().map(|()| pruning.removed));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the conflict journal is not pruned");
+                let path = self.file.path.clone();
+                answer(pruning.waiting, || {
+                    Err(JournalError::NotPruned { path: path.clone(), reason: error.to_string() })
+                });
+            }
+        }
+    }
+}
+
+fn answer(waiting: Vec<Reply>, with: impl Fn() -> Result<u64, JournalError>) {
+    waiting.into_iter().for_each(|reply| drop(reply.send(with())));
+}
+
+/// The file as the thread has it.
+struct Journaled {
+    path: PathBuf,
+    /// `None` after a failure that a new connection may get over.
+    store: Option<Store>,
+    shared: Arc<Mutex<Shared>>,
+}
+
+impl Journaled {
+    /// One transaction for all; if it fails, one each, so that everybody gets the answer to what they asked.
+    fn serve(&mut self, mut work: Vec<Request>) {
+        let done: Result<Vec<Tally>, _> =
+            self.transact(|transaction| work.iter().map(|request| run(transaction, &request.command)).collect());
+        match done {
+            Ok(tallies) => {
+                self.note(&tallies);
+                work.into_iter().zip(tallies).for_each(|(it, tally)| drop(it.reply.send(Ok(tally.changed))));
+            }
+            Err(_) if work.len() > 1 => work.into_iter().for_each(|request| self.serve(vec![request])),
+            Err(error) => {
+                if let Some(request) = work.pop() {
+                    let _ = request.reply.send(Err(error));
+                }
+            }
+        }
+    }
+
+    /// Runs `work` in a transaction on the file that the path names now: one that was moved away, or whose disk
+    /// failed, is opened anew.
+    fn transact<T>(&mut self, work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, JournalError> {
+        let done = self.reopen().and_then(|store| store.write(work));
+        match &done {
+            Ok(_) => self.shared().error = None,
+            Err(error) => {
+                self.shared().error = Some(error.to_string());
+                if matches!(error, JournalError::Failed { .. } | JournalError::Damaged { .. }) {
+                    self.store = None;
+                }
+            }
+        }
+        done
+    }
+
+    fn reopen(&mut self) -> Result<&mut Store, JournalError> {
+        if let Some(store) = self.store.take_if(|store| !store.is_in_place()) {
+            tracing::warn!(path = %self.path.display(), "the conflict journal was moved or removed; a new one is begun");
+            store.fold(); // before the new one is made, beside which the -wal file still lies by name
+        }
+        if self.store.is_none() {
+            self.store = Some(Store::open(&self.path)?);
+            self.recount()?;
+        }
+        self.store.as_mut().ok_or_else(|| JournalError::Closed(self.path.clone()))
+    }
+
+    /// Takes the numbers from the file, where another process may have changed them.
+    fn recount(&self) -> Result<(), JournalError> {
+        if let Some(store) = &self.store {
+            let counted = record::count(store.connection());
+            let (entries, pending) = counted.map_err(|error| JournalError::sqlite(&self.path, error))?;
+            let mut shared = self.shared();
+            (shared.entries, shared.pending) = (entries, pending);
+        }
+        Ok(())
+    }
+
+    fn note(&self, tallies: &[Tally]) {
+        let mut shared = self.shared();
+        for tally in tallies {
+            shared.entries = shared.entries.saturating_add_signed(tally.entries);
+            shared.pending = shared.pending.saturating_add_signed(tally.pending);
+        }
+    }
+
+    fn shared(&self) -> std::sync::MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn run(transaction: &Transaction<'_>, command: &Command) -> rusqlite::Result<Tally> {
+    match command {
+        Command::Pending(entries) => record::pending(transaction, entries),
+        Command::Settle(lane, batch) => record::settle(transaction, lane, *batch),
+        Command::DiscardAfter(lane, batch) => record::discard_after(transaction, lane, *batch),
+        Command::Prune | Command::Close => Ok(Tally::default()), // the loop has taken these out
+        #[cfg(test)]
+        Command::Pragma(sql) => transaction.execute_batch(sql).map(|()| Tally::default()),
+    }
+}

@@ -1,0 +1,180 @@
+//! The tables of all nodes → the one [`Catalog`] of what replicates, and a finding for each that does not.
+//!
+//! A table is in the catalog exactly if the configuration means it, it is fit at every node that was read, and
+//! all of them describe it alike.
+
+use std::collections::{BTreeSet, HashMap};
+
+use tokio_postgres::Client;
+
+use crate::config::TableFilter;
+use crate::model::key::KeyHasher;
+use crate::model::table::Catalog;
+use crate::model::{Column, KeyForm, Table, TableId, UniqueIndex};
+use crate::node::catalog::key_form::key_form;
+use crate::node::catalog::shape::TableShape;
+use crate::node::{Finding, Level, NodeError};
+
+mod agree;
+mod fit;
+pub mod key_form;
+pub(crate) mod read;
+pub mod shape;
+
+/// What the nodes' tables come to.
+#[derive(Debug)]
+pub struct ClusterCatalog {
+    /// The tables that replicate.
+    pub catalog: Catalog,
+    /// Warnings and errors about tables; nothing about those that are as they should be.
+    pub findings: Vec<Finding>,
+    /// The tables that the configuration means and that do not replicate, `schema.name`.
+    pub left_out: Vec<String>,
+    /// What was read, a node's name and its tables.
+    pub shapes: Vec<(String, Vec<TableShape>)>,
+}
+
+impl ClusterCatalog {
+    /// Reads the catalogs of the nodes that are given (name and connection) and compares them.
+    pub async fn read(
+        filter: &TableFilter,
+        publication: &str,
+        nodes: &[(&str, &Client)],
+    ) -> Result<ClusterCatalog, NodeError> {
+        let mut shapes = Vec::new();
+        for (name, client) in nodes {
+            shapes.push(((*name).to_owned(), read::tables(client, filter, publication).await?));
+        }
+        Ok(ClusterCatalog::build(shapes, KeyHasher::random()))
+    }
+
+    /// Compares what was read. Pure.
+    pub fn build(shapes: Vec<(String, Vec<TableShape>)>, hasher: KeyHasher) -> ClusterCatalog {
+        let mut findings = Vec::new();
+        let mut tables = Vec::new();
+        let mut left_out = Vec::new();
+        for (schema, name) in names(&shapes) {
+            let row: Vec<(&str, Option<&TableShape>)> = shapes
+                .iter()
+                .map(|(node, tables)| {
+                    (node.as_str(), tables.iter().find(|table| table.schema == schema && table.name == name))
+                })
+                .collect();
+            let found = examine(&row);
+            let fit = found.iter().all(|finding| finding.level < Level::Error);
+            findings.extend(found);
+            let present: Vec<&TableShape> = row.iter().filter_map(|(_, table)| *table).collect();
+            match merge(&present) {
+                Some(table) if fit => tables.push(table),
+                _ => left_out.push(format!("{schema}.{name}")),
+            }
+        }
+        ClusterCatalog { catalog: Catalog::new(tables, hasher), findings, left_out, shapes }
+    }
+
+    /// Tables that are published somewhere and not in the catalog: their changes arrive and have no place to
+    /// go. Setup takes them out; the daemon must not start over them.
+    pub fn published_but_unfit(&self) -> BTreeSet<String> {
+        let published = self.shapes.iter().flat_map(|(_, tables)| tables).filter(|table| table.published);
+        published
+            .filter(|table| self.catalog.find(&table.schema, &table.name).is_none())
+            .map(TableShape::shown)
+            .collect()
+    }
+}
+
+fn names(shapes: &[(String, Vec<TableShape>)]) -> BTreeSet<(String, String)> {
+    shapes.iter().flat_map(|(_, tables)| tables).map(|table| (table.schema.clone(), table.name.clone())).collect()
+}
+
+fn examine(row: &agree::Row<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (node, table) in row {
+        findings.extend(table.iter().flat_map(|table| fit::examine(table)).map(|finding| finding.at(node)));
+    }
+    if row.iter().filter_map(|(_, table)| *table).all(fit::is_plain) {
+        findings.extend(agree::compare(row));
+    }
+    findings
+}
+
+/// The table in the column and key order of the first node; `None` if its kind does not replicate.
+fn merge(tables: &[&TableShape]) -> Option<Table> {
+    let first = *tables.first()?;
+    if !tables.iter().all(|table| fit::is_plain(table)) {
+        return None;
+    }
+    let columns: Vec<Column> = first
+        .replicated_columns()
+        .map(|column| Column {
+            name: column.name.clone(),
+            sql_type: column.sql_type.clone(),
+            identity_always: tables.iter().any(|table| table.column(&column.name).is_some_and(|c| c.identity_always)),
+            // of a type that can be no key: never asked, for such a key keeps the table out
+            key_form: key_form(column).unwrap_or(KeyForm::Bytes),
+        })
+        .collect();
+    let place: HashMap<&str, usize> = columns.iter().enumerate().map(|(i, column)| (column.name.as_str(), i)).collect();
+    let places =
+        |names: &[String]| names.iter().map(|name| place.get(name.as_str()).copied()).collect::<Option<Vec<_>>>();
+    let key = places(&first.key_index()?.columns).filter(|key| !key.is_empty())?;
+    let unique = fit::plain_uniques(first)
+        .into_iter()
+        .filter_map(|index| {
+            let columns = places(&index.columns)?;
+            Some(UniqueIndex { name: index.name.clone(), columns, nulls_not_distinct: index.nulls_not_distinct })
+        })
+        .collect();
+    Some(Table { id: TableId(0), schema: first.schema.clone(), name: first.name.clone(), columns, key, unique })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::catalog::shape::{ColumnShape, IndexShape, TableKind};
+
+    fn build(east: Vec<TableShape>, west: Vec<TableShape>) -> ClusterCatalog {
+        ClusterCatalog::build(vec![("east".to_owned(), east), ("west".to_owned(), west)], KeyHasher::with_seed(1))
+    }
+
+    #[test]
+    fn a_table_that_is_alike_everywhere_replicates() {
+        let mut west = TableShape::sample();
+        west.columns.reverse();
+        west.columns[1].identity_always = true;
+        let mut east = TableShape::sample();
+        east.columns.push(ColumnShape { generated: true, ..ColumnShape::of("g", "integer", "pg_catalog.int4") });
+        west.columns.push(east.columns[2].clone());
+        east.indexes.push(IndexShape::of("t_name", &["name"]));
+        west.indexes.push(IndexShape::of("other_name", &["name"]));
+        let built = build(vec![east], vec![west]);
+        assert_eq!(built.findings, vec![]);
+        let table = built.catalog.find("public", "t").unwrap();
+        assert_eq!(table.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["id", "name"]);
+        assert!(table.columns[0].identity_always);
+        assert_eq!((table.key.clone(), table.unique[0].columns.clone()), (vec![0], vec![1]));
+    }
+
+    #[test]
+    fn a_table_that_one_node_lacks_is_left_out_and_said() {
+        let built = build(vec![TableShape::sample()], vec![]);
+        assert!(built.catalog.tables().is_empty());
+        assert_eq!(built.left_out, ["public.t"]);
+        assert_eq!(built.findings.len(), 1);
+    }
+
+    #[test]
+    fn a_published_table_that_became_unfit_is_known() {
+        let mut east = TableShape { published: true, ..TableShape::sample() };
+        east.columns[1].name = "title".to_owned();
+        let built = build(vec![east], vec![TableShape::sample()]);
+        assert_eq!(built.published_but_unfit().into_iter().collect::<Vec<_>>(), ["public.t"]);
+    }
+
+    #[test]
+    fn a_table_that_is_not_plain_somewhere_is_left_out() {
+        let foreign = TableShape { kind: TableKind::Foreign, ..TableShape::sample() };
+        let built = build(vec![TableShape::sample()], vec![foreign]);
+        assert_eq!((built.left_out.len(), built.catalog.tables().len()), (1, 0));
+    }
+}

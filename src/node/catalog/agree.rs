@@ -1,0 +1,203 @@
+//! Whether the nodes describe one table alike; what differs is a [`Finding`] at the node that differs from the
+//! first one that has it.
+
+use std::collections::BTreeSet;
+
+use crate::model::table::quote_literal;
+use crate::node::Finding;
+use crate::node::catalog::fit::plain_uniques;
+use crate::node::catalog::shape::{ColumnShape, IndexShape, TableShape};
+
+const CHECK: &str = "schema";
+
+/// One table at every node; `None` where it is missing.
+pub(super) type Row<'a> = [(&'a str, Option<&'a TableShape>)];
+
+/// What differs; an error among it keeps the table out.
+pub(super) fn compare(row: &Row<'_>) -> Vec<Finding> {
+    let Some((first_node, first)) = row.iter().find_map(|(node, table)| Some((*node, (*table)?))) else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    for (node, table) in row.iter().filter(|(node, _)| *node != first_node) {
+        let found = match table {
+            None => vec![Finding::error(CHECK, format!("is missing here; {first_node} has it")).fix(format!(
+                "pg_dump --schema-only --table='{}' at {first_node}; run what it prints here",
+                first.sql_name()
+            ))],
+            Some(table) => Pair { first_node, first, table }.compare(),
+        };
+        findings.extend(found.into_iter().map(|finding| finding.at(node).about(first.shown())));
+    }
+    findings
+}
+
+struct Pair<'a> {
+    first_node: &'a str,
+    first: &'a TableShape,
+    table: &'a TableShape,
+}
+
+impl Pair<'_> {
+    fn compare(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for column in &self.first.columns {
+            match self.table.column(&column.name) {
+                None => findings.push(self.missing(column)),
+                Some(here) => findings.extend(self.column(column, here)),
+            }
+        }
+        for column in self.table.columns.iter().filter(|column| self.first.column(&column.name).is_none()) {
+            let what = format!("has the column {}, which {} lacks", column.name, self.first_node);
+            findings.push(Finding::error(CHECK, what));
+        }
+        findings.extend(self.keys());
+        findings.extend(self.uniques());
+        findings
+    }
+
+    fn missing(&self, column: &ColumnShape) -> Finding {
+        let quoted = crate::model::table::quote_identifier(&column.name);
+        Finding::error(CHECK, format!("lacks the column {}, which {} has", column.name, self.first_node)).fix(format!(
+            "ALTER TABLE {} ADD COLUMN {quoted} {};",
+            self.table.sql_name(),
+            column.shown_type
+        ))
+    }
+
+    fn column(&self, first: &ColumnShape, here: &ColumnShape) -> Vec<Finding> {
+        let (name, node) = (&first.name, self.first_node);
+        let base =
+            |column: &ColumnShape| (column.sql_type.clone(), column.base_schema.clone(), column.base_name.clone());
+        let mut findings = Vec::new();
+        if base(first) != base(here) {
+            let what = format!("column {name} is {} here and {} at {node}", here.shown_type, first.shown_type);
+            findings.push(Finding::error(CHECK, what));
+        } else if first.shown_type != here.shown_type {
+            let what = format!(
+                "column {name} is {} here and {} at {node}: values that fit only one of them stop the link",
+                here.shown_type, first.shown_type
+            );
+            findings.push(Finding::warning(CHECK, what));
+        }
+        if first.generated != here.generated {
+            let which = if here.generated { "here" } else { node };
+            findings.push(Finding::error(CHECK, format!("column {name} is generated {which} only")));
+        }
+        if first.not_null != here.not_null {
+            let which = if here.not_null { "here" } else { node };
+            let what = format!("column {name} is NOT NULL {which} only: a NULL from elsewhere stops the link");
+            findings.push(Finding::warning(CHECK, what));
+        }
+        findings.extend(self.labels(first, here));
+        findings
+    }
+
+    fn labels(&self, first: &ColumnShape, here: &ColumnShape) -> Option<Finding> {
+        let lacks: Vec<&String> = first.enum_labels.iter().filter(|label| !here.enum_labels.contains(label)).collect();
+        let more = here.enum_labels.iter().any(|label| !first.enum_labels.contains(label));
+        let what = format!("the labels of {} differ from those at {}", here.shown_type, self.first_node);
+        if lacks.is_empty() && !more {
+            return None;
+        }
+        let add = |label: &&String| format!("ALTER TYPE {} ADD VALUE {};", here.sql_type, quote_literal(label));
+        let finding = Finding::error(CHECK, what);
+        Some(if lacks.is_empty() { finding } else { finding.fix(lacks.iter().map(add).collect::<Vec<_>>().join("\n")) })
+    }
+
+    fn keys(&self) -> Option<Finding> {
+        let (first, here) = (set(&self.first.key_index()?.columns), set(&self.table.key_index()?.columns));
+        let what = || format!("the key is ({}) here and ({}) at {}", list(&here), list(&first), self.first_node);
+        (first != here).then(|| Finding::error(CHECK, what()))
+    }
+
+    /// A value that is unique at one node only is a duplicate waiting to happen there.
+    fn uniques(&self) -> Vec<Finding> {
+        let (first, here) = (plain_uniques(self.first), plain_uniques(self.table));
+        let absent = |index: &&&IndexShape, from: &[&IndexShape]| !from.iter().any(|other| same(index, other));
+        let lacking = first.iter().filter(|index| absent(index, &here)).map(|index| {
+            Finding::error(CHECK, format!("lacks the unique index {}, which {} has", index.name, self.first_node))
+                .fix(format!("{};", index.definition))
+        });
+        let extra = here.iter().filter(|index| absent(index, &first)).map(|index| {
+            Finding::error(CHECK, format!("has the unique index {}, which {} lacks", index.name, self.first_node))
+                .fix(format!("at {}: {};", self.first_node, index.definition))
+        });
+        lacking.chain(extra).collect()
+    }
+}
+
+/// Whether two unique indexes forbid the same rows.
+pub(super) fn same(a: &IndexShape, b: &IndexShape) -> bool {
+    set(&a.columns) == set(&b.columns) && a.nulls_not_distinct == b.nulls_not_distinct
+}
+
+fn set(columns: &[String]) -> BTreeSet<&str> {
+    columns.iter().map(String::as_str).collect()
+}
+
+fn list(columns: &BTreeSet<&str>) -> String {
+    columns.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::Level;
+
+    fn found(change: impl Fn(&mut TableShape)) -> Vec<Finding> {
+        let east = TableShape::sample();
+        let mut west = TableShape::sample();
+        change(&mut west);
+        compare(&[("east", Some(&east)), ("west", Some(&west))])
+    }
+
+    #[test]
+    fn equal_tables_leave_no_finding_whatever_the_order_of_columns() {
+        assert_eq!(found(|table| table.columns.reverse()), vec![]);
+    }
+
+    #[test]
+    fn a_missing_table_is_named_at_the_node_that_lacks_it() {
+        let east = TableShape::sample();
+        let findings = compare(&[("north", None), ("east", Some(&east)), ("west", None)]);
+        let nodes: Vec<_> = findings.iter().map(|finding| finding.node.as_deref().unwrap()).collect();
+        assert_eq!(nodes, ["north", "west"]);
+    }
+
+    #[test]
+    fn a_renamed_column_is_one_lacking_and_one_too_many() {
+        let findings = found(|table| table.columns[1].name = "title".to_owned());
+        assert_eq!(findings.len(), 2);
+        assert!(findings.iter().all(|finding| finding.level == Level::Error));
+    }
+
+    #[test]
+    fn another_type_is_an_error_and_another_length_a_warning() {
+        let other = |sql_type: &str, shown: &str| {
+            let (sql_type, shown) = (sql_type.to_owned(), shown.to_owned());
+            found(move |table| {
+                (table.columns[1].sql_type, table.columns[1].shown_type) = (sql_type.clone(), shown.clone())
+            })
+        };
+        assert_eq!(other("pg_catalog.int8", "bigint")[0].level, Level::Error);
+        assert_eq!(other("pg_catalog.text", "text(9)")[0].level, Level::Warning);
+    }
+
+    #[test]
+    fn uniqueness_at_one_node_only_is_an_error_with_the_index_to_make() {
+        let findings = found(|table| table.indexes.push(IndexShape::of("t_name", &["name"])));
+        assert_eq!(findings[0].level, Level::Error);
+        assert!(findings[0].fix.as_deref().unwrap().starts_with("at east: CREATE UNIQUE INDEX"));
+    }
+
+    #[test]
+    fn a_label_that_one_node_lacks_is_added_there() {
+        let mut east = TableShape::sample();
+        east.columns[1].enum_labels = vec!["glad".to_owned(), "sad".to_owned()];
+        let mut west = east.clone();
+        west.columns[1].enum_labels.pop();
+        let findings = compare(&[("east", Some(&east)), ("west", Some(&west))]);
+        assert!(findings[0].fix.as_deref().unwrap().ends_with("ADD VALUE 'sad';"));
+    }
+}

@@ -1,0 +1,119 @@
+//! One node's system catalog → [`TableShape`]s.
+
+use std::collections::HashMap;
+
+use tokio_postgres::{Client, Row};
+
+use crate::config::TableFilter;
+use crate::node::NodeError;
+use crate::node::catalog::key_form::Determinism;
+use crate::node::catalog::shape::{ColumnShape, IndexShape, ReplicaIdentity, RowSecurity, TableKind, TableShape};
+
+const TABLES: &str = include_str!("../../../sql/tables.sql");
+const COLUMNS: &str = include_str!("../../../sql/columns.sql");
+const INDEXES: &str = include_str!("../../../sql/indexes.sql");
+
+/// Reads the tables that `filter` means, by schema and name; `publication` is the cluster's.
+pub(crate) async fn tables(
+    client: &Client,
+    filter: &TableFilter,
+    publication: &str,
+) -> Result<Vec<TableShape>, NodeError> {
+    let doing = NodeError::doing("read the tables");
+    let rows = client.query(TABLES, &[&publication]).await.map_err(&doing)?;
+    let mut tables: Vec<TableShape> =
+        rows.iter().map(table).filter(|table| filter.matches(&table.schema, &table.name)).collect();
+    let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, oid)| (*oid, i)).collect();
+    for row in client.query(COLUMNS, &[&oids]).await.map_err(&doing)? {
+        tables[place[&row.get::<_, u32>("relation")]].columns.push(column(&row));
+    }
+    for row in client.query(INDEXES, &[&oids]).await.map_err(&doing)? {
+        tables[place[&row.get::<_, u32>("relation")]].indexes.push(index(&row));
+    }
+    Ok(tables)
+}
+
+fn table(row: &Row) -> TableShape {
+    let mut missing_privileges: Vec<String> = row.get("missing_privileges");
+    if !row.get::<_, bool>("schema_usage") {
+        missing_privileges.push("USAGE".to_owned());
+    }
+    TableShape {
+        oid: row.get("oid"),
+        schema: row.get("schema"),
+        name: row.get("name"),
+        kind: kind(row),
+        identity: match row.get("replica_identity") {
+            "d" => ReplicaIdentity::Default,
+            "i" => ReplicaIdentity::Index,
+            "f" => ReplicaIdentity::Full,
+            _ => ReplicaIdentity::Nothing,
+        },
+        published: row.get("published"),
+        missing_privileges,
+        owned: row.get("owned"),
+        owner: row.get("owner"),
+        owner_is_superuser: row.get("owner_is_superuser"),
+        row_security: match (row.get("row_security"), row.get("row_security_active")) {
+            (false, _) => RowSecurity::Off,
+            (true, false) => RowSecurity::Bypassed,
+            (true, true) => RowSecurity::Active,
+        },
+        exclusions: row.get("exclusions"),
+        columns: Vec::new(),
+        indexes: Vec::new(),
+    }
+}
+
+fn kind(row: &Row) -> TableKind {
+    match row.get("kind") {
+        "p" => TableKind::Partitioned,
+        "f" => TableKind::Foreign,
+        _ if row.get("is_partition") => TableKind::Partition,
+        _ if row.get("has_children") || row.get("is_child") => TableKind::Inherited,
+        _ if row.get("of_extension") => TableKind::Extension,
+        _ if row.get::<_, &str>("persistence") == "u" => TableKind::Unlogged,
+        _ => TableKind::Plain,
+    }
+}
+
+fn column(row: &Row) -> ColumnShape {
+    ColumnShape {
+        name: row.get("name"),
+        sql_type: row.get("sql_type"),
+        shown_type: row.get("shown_type"),
+        base_schema: row.get("base_schema"),
+        base_name: row.get("base_name"),
+        base_kind: row.get("base_kind"),
+        not_null: row.get("not_null"),
+        generated: !row.get::<_, &str>("generated").is_empty(),
+        identity_always: row.get::<_, &str>("identity") == "a",
+        deterministic_collation: if row.get("deterministic") {
+            Determinism::Deterministic
+        } else {
+            Determinism::Nondeterministic
+        },
+        enum_labels: row.get("enum_labels"),
+    }
+}
+
+fn index(row: &Row) -> IndexShape {
+    let reasons = [
+        (row.get("partial"), "covers only some rows (WHERE)"),
+        (row.get("expression"), "is over an expression"),
+        (!row.get::<_, bool>("valid"), "is not valid (a CREATE INDEX CONCURRENTLY failed)"),
+        (!row.get::<_, bool>("plain_equality"), "has an equality of its own (collation or operator class)"),
+    ];
+    IndexShape {
+        name: row.get("name"),
+        constraint: row.get("constraint"),
+        is_primary: row.get("is_primary"),
+        is_identity: row.get("is_identity"),
+        immediate: row.get("immediate"),
+        odd: reasons.into_iter().find(|(applies, _)| *applies).map(|(_, reason)| reason),
+        nulls_not_distinct: row.get("nulls_not_distinct"),
+        definition: row.get("definition"),
+        columns: row.get("columns"),
+    }
+}

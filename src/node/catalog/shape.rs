@@ -1,0 +1,237 @@
+//! A table as one node's system catalog describes it, before anything is decided about it.
+
+use crate::model::table::quote_identifier;
+use crate::node::catalog::key_form::Determinism;
+
+/// One table at one node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TableShape {
+    /// Its OID there.
+    pub oid: u32,
+    /// Schema, unquoted.
+    pub schema: String,
+    /// Name, unquoted.
+    pub name: String,
+    /// What it is.
+    pub kind: TableKind,
+    /// REPLICA IDENTITY.
+    pub identity: ReplicaIdentity,
+    /// In the cluster's publication at this node.
+    pub published: bool,
+    /// What the connected role lacks there: SELECT, INSERT, UPDATE, DELETE, TRUNCATE, USAGE of the schema.
+    pub missing_privileges: Vec<String>,
+    /// The connected role may act as the owner.
+    pub owned: bool,
+    /// The owner's name.
+    pub owner: String,
+    /// The owner is superuser, so nobody should be made a member of it.
+    pub owner_is_superuser: bool,
+    /// Row level security.
+    pub row_security: RowSecurity,
+    /// Names of its exclusion constraints.
+    pub exclusions: Vec<String>,
+    /// In order, generated ones included.
+    pub columns: Vec<ColumnShape>,
+    /// Its unique indexes, the primary key first.
+    pub indexes: Vec<IndexShape>,
+}
+
+/// What kind of relation a table is, as far as replication cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableKind {
+    /// An ordinary table by itself.
+    Plain,
+    /// Ordinary, but its contents are not logged, so nothing of it reaches a stream.
+    Unlogged,
+    /// The root, or an inner node, of a partitioned table.
+    Partitioned,
+    /// A partition.
+    Partition,
+    /// Parent or child by INHERITS.
+    Inherited,
+    /// Of a foreign server.
+    Foreign,
+    /// Created by an extension.
+    Extension,
+}
+
+/// What row level security does to the connected role.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RowSecurity {
+    /// There is none.
+    Off,
+    /// There is, and the role may pass it by.
+    Bypassed,
+    /// Rows are hidden from the role.
+    Active,
+}
+
+/// What a table's old tuples hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReplicaIdentity {
+    /// The primary key.
+    Default,
+    /// The columns of a chosen index.
+    Index,
+    /// All columns.
+    Full,
+    /// Nothing: updates and deletes can't be published.
+    Nothing,
+}
+
+/// One column at one node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ColumnShape {
+    /// Its name.
+    pub name: String,
+    /// Schema-qualified and quoted, without modifier.
+    pub sql_type: String,
+    /// As `format_type` shows it, with modifier: `character varying(10)`.
+    pub shown_type: String,
+    /// Schema of the type under all domains.
+    pub base_schema: String,
+    /// Name of the type under all domains.
+    pub base_name: String,
+    /// Its `typtype`: b base, e enum, c composite, r range, m multirange.
+    pub base_kind: String,
+    /// NOT NULL.
+    pub not_null: bool,
+    /// Computed from others; does not replicate.
+    pub generated: bool,
+    /// GENERATED ALWAYS AS IDENTITY.
+    pub identity_always: bool,
+    /// Of the column's collation.
+    pub deterministic_collation: Determinism,
+    /// Labels, if the type under all domains is an enum.
+    pub enum_labels: Vec<String>,
+}
+
+/// One unique index at one node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IndexShape {
+    /// Its name.
+    pub name: String,
+    /// The constraint that it stands for.
+    pub constraint: Option<String>,
+    /// The primary key.
+    pub is_primary: bool,
+    /// Chosen by REPLICA IDENTITY USING INDEX.
+    pub is_identity: bool,
+    /// Checked at once, not DEFERRABLE.
+    pub immediate: bool,
+    /// Whether it is a plain index over columns, and if not, why.
+    pub odd: Option<&'static str>,
+    /// NULLS NOT DISTINCT.
+    pub nulls_not_distinct: bool,
+    /// The statement that makes it.
+    pub definition: String,
+    /// Its key columns in order; those of an expression are left out.
+    pub columns: Vec<String>,
+}
+
+impl TableShape {
+    /// `schema.name`, for people.
+    pub fn shown(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// `"schema"."name"`, for statements.
+    pub fn sql_name(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&ColumnShape> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The columns that replicate.
+    pub fn replicated_columns(&self) -> impl Iterator<Item = &ColumnShape> {
+        self.columns.iter().filter(|column| !column.generated)
+    }
+
+    /// The index that identifies rows: what REPLICA IDENTITY says, the primary key under FULL.
+    pub fn key_index(&self) -> Option<&IndexShape> {
+        match self.identity {
+            ReplicaIdentity::Index => self.indexes.iter().find(|index| index.is_identity),
+            ReplicaIdentity::Default | ReplicaIdentity::Full | ReplicaIdentity::Nothing => {
+                self.indexes.iter().find(|index| index.is_primary)
+            }
+        }
+    }
+}
+
+impl IndexShape {
+    /// Its columns quoted, with commas between.
+    pub fn columns_sql(&self) -> String {
+        self.columns.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
+    }
+}
+
+#[cfg(test)]
+impl ColumnShape {
+    /// A plain NOT NULL column, for tests.
+    pub fn of(name: &str, shown_type: &str, sql_type: &str) -> ColumnShape {
+        ColumnShape {
+            name: name.to_owned(),
+            sql_type: sql_type.to_owned(),
+            shown_type: shown_type.to_owned(),
+            base_schema: "pg_catalog".to_owned(),
+            base_name: sql_type.rsplit('.').next().unwrap_or_default().to_owned(),
+            base_kind: "b".to_owned(),
+            not_null: true,
+            generated: false,
+            identity_always: false,
+            deterministic_collation: Determinism::Deterministic,
+            enum_labels: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl IndexShape {
+    /// A plain unique index, for tests.
+    pub fn of(name: &str, columns: &[&str]) -> IndexShape {
+        IndexShape {
+            name: name.to_owned(),
+            constraint: None,
+            is_primary: false,
+            is_identity: false,
+            immediate: true,
+            odd: None,
+            nulls_not_distinct: false,
+            definition: format!("CREATE UNIQUE INDEX {name} ON public.t ({})", columns.join(", ")),
+            columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl TableShape {
+    /// `public.t (id integer PRIMARY KEY, name text)`, for tests.
+    pub fn sample() -> TableShape {
+        TableShape {
+            oid: 1,
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            kind: TableKind::Plain,
+            identity: ReplicaIdentity::Default,
+            published: false,
+            missing_privileges: Vec::new(),
+            owned: true,
+            owner: "app".to_owned(),
+            owner_is_superuser: false,
+            row_security: RowSecurity::Off,
+            exclusions: Vec::new(),
+            columns: vec![
+                ColumnShape::of("id", "integer", "pg_catalog.int4"),
+                ColumnShape { not_null: false, ..ColumnShape::of("name", "text", "pg_catalog.text") },
+            ],
+            indexes: vec![IndexShape {
+                is_primary: true,
+                constraint: Some("t_pkey".to_owned()),
+                ..IndexShape::of("t_pkey", &["id"])
+            }],
+        }
+    }
+}

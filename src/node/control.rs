@@ -1,0 +1,251 @@
+//! The statements that the daemon and the commands run on a node's control connection, one function each.
+//!
+//! Several may be under way at once on one connection (tokio-postgres pipelines them), but a barrier that waits
+//! behind a slow statement is a slow barrier: give it a connection of its own.
+
+use std::collections::HashMap;
+
+use tokio_postgres::types::PgLsn;
+use tokio_postgres::{Client, Row};
+
+use crate::model::{Lsn, Xid};
+use crate::node::NodeError;
+use crate::wire::{Conninfo, Session, WireError};
+
+/// The prefix of our logical messages (`pg_logical_emit_message`), by which a stream knows them.
+pub const MESSAGE_PREFIX: &str = "pgconcord";
+
+/// A control connection.
+#[derive(Debug)]
+pub struct Control {
+    client: Client,
+}
+
+/// Who a server is, as IDENTIFY_SYSTEM would say, and what it runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeIdentity {
+    /// Unique to the cluster of databases; standbys have that of their primary.
+    pub system_id: String,
+    /// Incremented by every promotion.
+    pub timeline: i32,
+    /// `server_version_num`: 150018, 180004.
+    pub server_version: u32,
+    /// When the server was started, for telling a copy, which has the same system identifier, from the server
+    /// itself.
+    pub started: String,
+    /// Whether it is a standby, which can't be a node.
+    pub in_recovery: bool,
+    /// What its WAL tells.
+    pub wal_level: WalLevel,
+}
+
+/// `wal_level`, as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalLevel {
+    /// Enough for logical decoding.
+    Logical,
+    /// `replica` or `minimal`.
+    Less,
+}
+
+/// What IDENTIFY_SYSTEM answers on a replication connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SystemIdentity {
+    /// Unique to the cluster of databases.
+    pub system_id: String,
+    /// Its timeline now.
+    pub timeline: i32,
+    /// How far its WAL is on disk.
+    pub flushed: Lsn,
+}
+
+/// Asks a session that was opened with `replication=database` who the server is: the same session that will
+/// read the stream, so that no failover can come between the question and the reading.
+pub async fn identify_system(session: &mut Session) -> Result<SystemIdentity, WireError> {
+    let outcomes = session.simple("IDENTIFY_SYSTEM").await?;
+    let none = || WireError::Protocol("IDENTIFY_SYSTEM was not answered".to_owned());
+    let row = outcomes.first().ok_or_else(none)?.one()?;
+    Ok(SystemIdentity { system_id: row.text(0)?.to_owned(), timeline: row.parse(1)?, flushed: row.parse(2)? })
+}
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SlotInfo {
+    /// The stream starts after this at the earliest.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// WAL from here on is retained for it.
+    pub restart_lsn: Option<Lsn>,
+    /// The process that reads it now.
+    pub active_pid: Option<i32>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: Option<String>,
+    /// Why it was invalidated (17+; 16 has only `conflicting`, which concerns standbys).
+    pub invalidation_reason: Option<String>,
+    /// Bytes that may still be written before it is lost; none with `max_slot_wal_keep_size = -1`.
+    pub safe_wal_size: Option<i64>,
+    /// The output plugin.
+    pub plugin: Option<String>,
+    /// The database that it belongs to.
+    pub database: Option<String>,
+}
+
+impl SlotInfo {
+    /// Whether it can't be read any more: changes are missing, and the node needs a repair.
+    pub fn is_lost(&self) -> bool {
+        self.invalidation_reason.is_some() || self.wal_status.as_deref() == Some("lost")
+    }
+}
+
+/// A row of `pgconcord.progress`: how far a source has been applied at this node.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProgressRow {
+    /// The source's name.
+    pub source: String,
+    /// Its system identifier.
+    pub system_id: String,
+    /// Its timeline.
+    pub timeline: i32,
+    /// All its transactions that end at or before this are applied here.
+    pub lsn: Lsn,
+    /// Counts the batches of the link.
+    pub batch: i64,
+}
+
+/// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC, for SQL.
+const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 946684800000000 AS micros";
+const IDENTIFY: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
+     pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS version, current_setting('wal_level') AS wal_level, \
+     pg_postmaster_start_time()::text AS started, \
+     (SELECT timeline_id FROM pg_control_checkpoint()) AS checkpoint_timeline";
+/// The control file's timeline is that of the last checkpoint, which after a promotion is the old one for a
+/// while; the name of the current WAL file has the true one.
+const TIMELINE: &str = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
+const BARRIER: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xmin, \
+     pg_logical_emit_message(true, $1, $2::text) AS lsn";
+/// By way of JSON, for the columns differ by version.
+const SLOT: &str = "SELECT confirmed_flush_lsn, restart_lsn, active_pid, wal_status, safe_wal_size, plugin::text, \
+     database::text, to_jsonb(s) ->> 'invalidation_reason' AS invalidation_reason \
+     FROM pg_replication_slots s WHERE slot_name = $1";
+const PROGRESS: &str = "SELECT source, system_id, timeline, lsn, batch FROM pgconcord.progress \
+     WHERE cluster = $1 ORDER BY source";
+const INSERT_PROGRESS: &str = "INSERT INTO pgconcord.progress (cluster, source, system_id, timeline, lsn, batch) \
+     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
+
+impl Control {
+    /// Connects as [`crate::node::connect`] does; own logical messages are not waited for on other machines.
+    pub async fn connect(info: &Conninfo, application_name: &str) -> Result<Control, NodeError> {
+        let client = crate::node::connect(info, application_name).await?;
+        Ok(Control { client })
+    }
+
+    /// The connection, for statements that have no function here.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Who the server is.
+    pub async fn identify(&self) -> Result<NodeIdentity, NodeError> {
+        let doing = NodeError::doing("identify the server");
+        let row = self.client.query_one(IDENTIFY, &[]).await.map_err(&doing)?;
+        let in_recovery = row.get("in_recovery");
+        let timeline = match in_recovery {
+            true => row.get("checkpoint_timeline"),
+            false => self.client.query_one(TIMELINE, &[]).await.map_err(&doing)?.get(0),
+        };
+        Ok(NodeIdentity {
+            system_id: row.get("system_id"),
+            timeline,
+            server_version: row.get::<_, i32>("version").unsigned_abs(),
+            started: row.get("started"),
+            in_recovery,
+            wal_level: if row.get::<_, &str>("wal_level") == "logical" { WalLevel::Logical } else { WalLevel::Less },
+        })
+    }
+
+    /// Emits the barrier message `nonce` (its text in decimal, prefix [`MESSAGE_PREFIX`], transactional) and
+    /// gives the horizon X, the oldest transaction that was still running *before* the message was written, and
+    /// the message's own position. Once a stream has passed it, everything older than X has been decoded (R4).
+    ///
+    /// The transaction commits without waiting for its flush or for standbys.
+    pub async fn barrier(&self, nonce: u64) -> Result<(Xid, Lsn), NodeError> {
+        let doing = NodeError::doing("emit a barrier");
+        let row = self.client.query_one(BARRIER, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
+        let text: String = row.get("xmin");
+        let xid: u64 = text.parse().map_err(|_| NodeError::Answer { doing: "emit a barrier", answer: text.clone() })?;
+        // rows carry the low 32 bits
+        Ok((Xid(xid as u32), lsn(row.get("lsn"))))
+    }
+
+    /// The server's clock: microseconds since 2000-01-01 00:00 UTC. The caller times the round trip.
+    pub async fn clock_sample(&self) -> Result<i64, NodeError> {
+        let doing = NodeError::doing("read the clock");
+        Ok(self.client.query_one(CLOCK, &[]).await.map_err(doing)?.get(0))
+    }
+
+    /// Up to where the server's WAL is on disk.
+    pub async fn wal_flush_lsn(&self) -> Result<Lsn, NodeError> {
+        let doing = NodeError::doing("read the flush position");
+        Ok(lsn(self.client.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await.map_err(doing)?.get(0)))
+    }
+
+    /// The slot of that name, if it exists.
+    pub async fn slot(&self, name: &str) -> Result<Option<SlotInfo>, NodeError> {
+        let doing = NodeError::doing("read the replication slot");
+        let row = self.client.query_opt(SLOT, &[&name]).await.map_err(doing)?;
+        Ok(row.map(|row| SlotInfo {
+            confirmed_flush_lsn: row.get::<_, Option<PgLsn>>("confirmed_flush_lsn").map(lsn),
+            restart_lsn: row.get::<_, Option<PgLsn>>("restart_lsn").map(lsn),
+            active_pid: row.get("active_pid"),
+            wal_status: row.get("wal_status"),
+            invalidation_reason: row.get("invalidation_reason"),
+            safe_wal_size: row.get("safe_wal_size"),
+            plugin: row.get("plugin"),
+            database: row.get("database"),
+        }))
+    }
+
+    /// How far each source has been applied here.
+    pub async fn progress(&self, cluster: &str) -> Result<Vec<ProgressRow>, NodeError> {
+        let doing = NodeError::doing("read pgconcord.progress");
+        let rows = self.client.query(PROGRESS, &[&cluster]).await.map_err(doing)?;
+        Ok(rows.iter().map(progress_row).collect())
+    }
+
+    /// Inserts a progress row unless there is one.
+    pub async fn insert_progress(&self, cluster: &str, row: &ProgressRow) -> Result<(), NodeError> {
+        let doing = NodeError::doing("write pgconcord.progress");
+        let at = PgLsn::from(row.lsn.0);
+        self.client
+            .execute(INSERT_PROGRESS, &[&cluster, &row.source, &row.system_id, &row.timeline, &at, &row.batch])
+            .await
+            .map_err(doing)?;
+        Ok(())
+    }
+
+    /// The ids (`roident`) of the replication origins with these names, by name; a missing one is left out.
+    pub async fn origin_ids(&self, names: &[String]) -> Result<HashMap<String, u32>, NodeError> {
+        let doing = NodeError::doing("read the replication origins");
+        let query = "SELECT roname, roident FROM pg_replication_origin WHERE roname = ANY ($1)";
+        let rows = self.client.query(query, &[&names]).await.map_err(doing)?;
+        Ok(rows.iter().map(|row| (row.get("roname"), row.get("roident"))).collect())
+    }
+}
+
+fn progress_row(row: &Row) -> ProgressRow {
+    ProgressRow {
+        source: row.get("source"),
+        system_id: row.get("system_id"),
+        timeline: row.get("timeline"),
+        lsn: lsn(row.get("lsn")),
+        batch: row.get("batch"),
+    }
+}
+
+fn lsn(lsn: PgLsn) -> Lsn {
+    Lsn(lsn.into())
+}

@@ -1,0 +1,170 @@
+//! Many statements in one window with one Sync: the server does them in order and skips the rest after an error.
+//!
+//! ```text
+//! Parse Bind Execute  Bind Execute  …  Bind Execute  Sync ─►
+//!                      ◄─ a command tag each, or one error ─ ReadyForQuery
+//! ```
+//!
+//! With a Sync after each statement a transaction that fails in the middle would not stop the next one: a hole in the
+//! history. PostgreSQL's documentation, "Message Flow: Extended Query" and "Pipelining".
+
+use bytes::{BufMut, BytesMut};
+use postgres_protocol::IsNull;
+use postgres_protocol::message::frontend::{self, BindError};
+use smallvec::SmallVec;
+
+use super::error::WireError;
+use super::outcome::Outcome;
+use super::session::Session;
+use super::statements::Lookup;
+use crate::model::{Class, Classify};
+
+/// A statement's parameter.
+#[derive(Clone, Copy, Debug)]
+pub enum Param<'a> {
+    /// NULL.
+    Null,
+    /// In the type's text format.
+    Text(&'a [u8]),
+    /// In the type's binary format.
+    Binary(&'a [u8]),
+}
+
+impl Param<'_> {
+    fn format(self) -> i16 {
+        match self {
+            Param::Null | Param::Text(_) => 0,
+            Param::Binary(_) => 1,
+        }
+    }
+
+    fn write(self, output: &mut BytesMut) -> IsNull {
+        match self {
+            Param::Null => IsNull::Yes,
+            Param::Text(value) | Param::Binary(value) => {
+                output.put_slice(value);
+                IsNull::No
+            }
+        }
+    }
+}
+
+/// A window that failed. Nothing after the failed statement was done; the session is usable if the error is the
+/// server's [`WireError::Server`].
+#[derive(Debug, thiserror::Error)]
+#[error("statement {at} of a window: {error}")]
+pub struct PipelineError {
+    /// The failed statement's place, from 0; the number of statements if the closing Sync itself failed, as a
+    /// deferred constraint does outside an explicit transaction.
+    pub at: usize,
+    /// What the statements before it did. They may have been rolled back since.
+    pub done: Vec<Outcome>,
+    /// Why.
+    #[source]
+    pub error: WireError,
+}
+
+impl PipelineError {
+    /// The SQLSTATE, if the server said something.
+    pub fn code(&self) -> Option<&str> {
+        self.error.code()
+    }
+}
+
+impl Classify for PipelineError {
+    fn class(&self) -> Class {
+        self.error.class()
+    }
+}
+
+/// A window under construction. Dropping it unsent does nothing to the session.
+pub struct Pipeline<'s> {
+    session: &'s mut Session,
+    statements: usize,
+    /// The first statement that cannot be sent, and why: the window is then refused whole.
+    refused: Option<(usize, WireError)>,
+}
+
+impl<'s> Pipeline<'s> {
+    pub(super) fn new(session: &'s mut Session) -> Pipeline<'s> {
+        session.output.clear();
+        for orphan in session.statements.begin_window() {
+            close(&orphan.name(), &mut session.output);
+        }
+        Pipeline { session, statements: 0, refused: None }
+    }
+
+    /// Adds a statement; returns its place in the outcomes, from 0.
+    ///
+    /// `types` are the parameters' type OIDs; fewer than there are parameters leave the rest to the server. Results
+    /// come in text format. A statement seen before with the same types is not parsed again.
+    pub fn query<'p>(&mut self, sql: &str, types: &[u32], params: impl IntoIterator<Item = Param<'p>>) -> usize {
+        let at = self.statements;
+        self.statements += 1;
+        if self.refused.is_none()
+            && let Err(problem) = self.write(sql, types, params.into_iter().collect())
+        {
+            self.refused = Some((at, WireError::Protocol(problem)));
+        }
+        at
+    }
+
+    fn write(&mut self, sql: &str, types: &[u32], params: SmallVec<[Param<'_>; 16]>) -> Result<(), String> {
+        let output = &mut self.session.output;
+        let name = match self.session.statements.find(sql, types) {
+            Lookup::Known(id) => id.name(),
+            Lookup::New(id, evicted) => {
+                if let Some(evicted) = evicted {
+                    close(&evicted.name(), output);
+                }
+                let name = id.name();
+                frontend::parse(&name, sql, types.iter().copied(), output).map_err(|error| error.to_string())?;
+                name
+            }
+        };
+        let formats: SmallVec<[i16; 16]> = params.iter().map(|param| param.format()).collect();
+        let write = |param: Param<'_>, output: &mut BytesMut| Ok(param.write(output));
+        frontend::bind("", &name, formats, params, write, [], output).map_err(|error| match error {
+            BindError::Conversion(error) => error.to_string(),
+            BindError::Serialization(error) => error.to_string(),
+        })?;
+        frontend::execute("", 0, output).map_err(|error| error.to_string())
+    }
+
+    /// How many statements.
+    pub fn batch_len(&self) -> usize {
+        self.statements
+    }
+
+    /// How many bytes they take on the wire.
+    pub fn bytes(&self) -> usize {
+        self.session.output.len()
+    }
+
+    /// Sends the window and waits for all of it: one outcome a statement, in order.
+    ///
+    /// Dropping the future midway leaves the session unusable.
+    pub async fn run(self) -> Result<Vec<Outcome>, PipelineError> {
+        if let Some((at, error)) = self.refused {
+            return Err(PipelineError { at, done: Vec::new(), error });
+        }
+        let mut done = Vec::with_capacity(self.statements);
+        if self.statements == 0 {
+            return Ok(done);
+        }
+        frontend::sync(&mut self.session.output);
+        match self.session.exchange(&mut done).await {
+            Ok(()) if done.len() == self.statements => Ok(done),
+            Ok(()) => {
+                let problem = format!("{} statements were sent and {} answered", self.statements, done.len());
+                Err(PipelineError { at: done.len(), done, error: WireError::Protocol(problem) })
+            }
+            Err(error) => Err(PipelineError { at: done.len(), done, error }),
+        }
+    }
+}
+
+/// Close for a prepared statement, whose name is ours and holds no zero byte.
+fn close(name: &str, output: &mut BytesMut) {
+    frontend::close(b'S', name, output).expect("a statement's name is letters and digits");
+}

@@ -1,0 +1,67 @@
+//! Idle databases and nodes that are down.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use pgconcord::throwaway::Stop;
+
+use crate::harness::{LATER, LEDGER, Plan, SOON, Sql, Writers, wait_for};
+
+#[test]
+fn the_slot_of_an_idle_database_advances() {
+    let cluster = Plan::two().schema(LEDGER).run();
+    let server = &cluster.nodes[0].server;
+    let elsewhere = Sql::connect(server, "postgres").expect("a session");
+    // 50 MB of log that are none of our business
+    elsewhere.rows("CREATE TABLE noise AS SELECT i, repeat('n', 400) AS v FROM generate_series(1, 100000) i");
+    cluster.wait_slots_confirmed();
+    let before = elsewhere.value("SELECT restart_lsn FROM pg_replication_slots");
+    wait_for("the slot lets go of old log", SOON, || {
+        elsewhere.rows("CREATE TABLE IF NOT EXISTS tick (); DROP TABLE tick; CHECKPOINT"); // something to decode
+        let past = format!("SELECT restart_lsn > '{before}' FROM pg_replication_slots");
+        (elsewhere.value(&past) == "t").then_some(())
+    });
+}
+
+#[test]
+fn with_one_node_down_the_others_go_on_and_the_status_tells_what_is_kept_for_it() {
+    let mut cluster = Plan::three().schema(LEDGER).run();
+    cluster.server(2).stop(Stop::Fast).expect("it stops");
+    let writers = Writers::start(&cluster, &[0, 1]);
+    sleep(Duration::from_secs(5));
+    let written = writers.stop();
+    cluster.settle_among(&[0, 1], LATER);
+    assert!(cluster.daemon().get("/healthz").is_some_and(|(status, _)| status == 200), "the daemon is alive");
+    assert!(!cluster.daemon().is_ready(), "not all nodes stream");
+    let printed = cluster.pgconcord(&["status"]);
+    assert_eq!(printed.code, 1, "a node is down: {printed}");
+    assert!(printed.stdout.contains("node north is down"), "{printed}");
+    let status = cluster.status();
+    for place in [0, 1] {
+        let node = &status["nodes"][place];
+        let kept = node["retained_for"].as_array().expect("a list");
+        let north = kept.iter().find(|kept| kept["node"] == "north").unwrap_or_else(|| panic!("{node}"));
+        assert!(north["bytes"].as_u64() > Some(100_000), "{} transactions are kept: {node}", written[place].1);
+        assert!(node["retained_bytes"].as_u64() >= north["bytes"].as_u64(), "{node}");
+    }
+    cluster.server(2).start().expect("it comes back");
+    cluster.daemon().wait_ready();
+    cluster.settle();
+    cluster.assert_ledger(&written);
+    cluster.wait_slots_confirmed();
+    assert_eq!(cluster.pgconcord(&["status"]).code, 0);
+}
+
+#[test]
+fn the_daemon_starts_with_one_node_down() {
+    let mut cluster = Plan::three().schema(LEDGER).run();
+    cluster.stop_daemon();
+    cluster.server(2).stop(Stop::Immediate).expect("it stops");
+    cluster.rows(0, "INSERT INTO ledger VALUES ('by hand', 1, 'while the north is down')");
+    cluster.launch_daemon();
+    cluster.settle_among(&[0, 1], LATER);
+    cluster.server(2).start().expect("it comes back");
+    cluster.daemon().wait_ready();
+    cluster.settle();
+    assert_eq!(cluster.value(2, "SELECT count(*) FROM ledger"), "1");
+}

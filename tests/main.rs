@@ -1,0 +1,34 @@
+//! What needs real servers, as black boxes: the commands, the HTTP address and SQL.
+//!
+//! At most one cluster runs at a time ([`harness::quiet`]), because a test that waits for convergence wants the
+//! machine for itself. What failed is kept under `target/tmp/failed/`.
+
+/// Servers, the daemon, proxies, load, comparison: what the tests are written with.
+mod harness;
+
+/// Clocks that are apart.
+mod clocks;
+/// The commands themselves: setup, teardown, doctor, status, stopping.
+mod commands;
+/// Each conflict type, made on purpose.
+mod conflicts;
+/// Two and three primaries under pgbench.
+mod convergence;
+/// The daemon, the servers and the connections between them, cut down under load.
+mod crashes;
+/// `pgconcord demo`.
+mod demo;
+/// What people get wrong: the message, and that nothing is lost.
+mod faults;
+/// Large transactions, long backlogs.
+mod large;
+/// Which stage may know which, read from the source.
+mod layering;
+/// Idle databases and nodes that are down.
+mod links;
+/// Every operation against every other, in either order.
+mod opposites;
+/// Keys, TOAST, TRUNCATE, unique values, on plain tables.
+mod tables;
+/// The wire session: logins, TLS, windows of statements, streams, against real servers.
+mod wire;
