@@ -42,6 +42,8 @@ pub enum Mutation {
     ResumeAtOnce,
     /// An omitted body is read from the source's row, whatever that is by now.
     AnyBody,
+    /// A start takes each slot's position for itself.
+    SlotsAlone,
     /// No server crashes; not a rule, but tells a schedule's failures apart.
     NoCrash,
 }
@@ -57,10 +59,6 @@ pub struct Settings {
     pub steps: usize,
     /// The skew up to which a batch waits for the target's clock, in the clock's units.
     pub max_skew: i64,
-    /// Slots fall back when their server crashes.
-    pub lazy_slots: bool,
-    /// The daemon may die between confirming one slot and the next.
-    pub torn_confirms: bool,
     /// What is broken.
     pub mutation: Option<Mutation>,
     /// Keeps a record of what happens.
@@ -71,16 +69,7 @@ impl Settings {
     /// A whole and sound system.
     pub fn new(nodes: usize, seed: u64) -> Settings {
         let max_skew = if seed.is_multiple_of(3) { 0 } else { 150 };
-        Settings {
-            seed,
-            nodes,
-            steps: 1500,
-            max_skew,
-            lazy_slots: false,
-            torn_confirms: false,
-            mutation: None,
-            story: false,
-        }
+        Settings { seed, nodes, steps: 1500, max_skew, mutation: None, story: false }
     }
 }
 

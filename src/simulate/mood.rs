@@ -63,6 +63,8 @@ pub struct Mood {
     weights: Vec<(Action, usize)>,
     /// How many of a thousand local commits do not wait for their flush.
     pub lazy_commits: usize,
+    /// How many of a thousand times the daemon dies between confirming one slot and the next.
+    pub torn: usize,
 }
 
 impl Mood {
@@ -80,7 +82,7 @@ impl Mood {
             }
         };
         let weights = USUAL.iter().map(|(action, usual)| (*action, weight(*action, *usual, random))).collect();
-        Mood { weights, lazy_commits: *random.pick(&[0, 100, 700]) }
+        Mood { weights, lazy_commits: *random.pick(&[0, 100, 700]), torn: if calm { 0 } else { 20 } }
     }
 
     /// The next step.

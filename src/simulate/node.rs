@@ -95,6 +95,8 @@ pub struct Node {
     pub slot: Lsn,
     /// What the slot's file says: where it is after a crash.
     pub slot_saved: Lsn,
+    /// What all slots may confirm, as last written here, durably, before any of them did.
+    pub cut: Vec<Lsn>,
     base: BTreeMap<Key, Version>,
     rows: BTreeMap<Key, Version>,
     open: BTreeMap<u32, Open>,
@@ -116,6 +118,7 @@ impl Node {
             skew: 0,
             slot: start,
             slot_saved: start,
+            cut: vec![Lsn::ZERO; nodes],
             base: rows.clone(),
             rows,
             open: BTreeMap::new(),

@@ -18,8 +18,6 @@ fn probe() {
     if let Ok(seed) = std::env::var("PGCONCORD_SEED") {
         let mut settings = Settings::new(nodes, seed.parse().unwrap());
         settings.story = true;
-        settings.lazy_slots = var("LAZY", 0) == 1;
-        settings.torn_confirms = var("TORN", 0) == 1;
         match run(&settings) {
             Ok(tally) => println!("{tally:?}"),
             Err((failure, story)) => {
@@ -34,8 +32,6 @@ fn probe() {
     let mut total = Tally::default();
     for seed in first..first + count {
         let mut settings = Settings::new(nodes, seed);
-        settings.lazy_slots = var("LAZY", 0) == 1;
-        settings.torn_confirms = var("TORN", 0) == 1;
         let outcome = std::panic::catch_unwind(|| run(&settings));
         match outcome {
             Ok(Ok(tally)) => {

@@ -61,7 +61,8 @@ pub struct World {
     /// How many conflicts were found.
     pub conflicts: u64,
     set_up: Vec<Lsn>,
-    mood: Mood,
+    /// How likely each step is.
+    pub mood: Mood,
 }
 
 macro_rules! tell {
@@ -243,9 +244,7 @@ impl World {
         self.locals.retain(|local| local.node != node);
         let server = &mut self.nodes[node.index()];
         server.crash(self.set_up.clone());
-        if self.settings.lazy_slots {
-            server.slot = server.slot_saved;
-        }
+        server.slot = server.slot_saved;
     }
 
     /// The daemon is killed and started again.
@@ -254,10 +253,15 @@ impl World {
         for node in NodeId::all(self.nodes.len()) {
             self.drop_session(node);
         }
-        let slots: Vec<Lsn> = self.nodes.iter().map(|node| node.slot).collect();
+        let mut confirmed: Vec<Lsn> = self.nodes.iter().map(|node| node.slot).collect();
+        if self.settings.mutation != Some(Mutation::SlotsAlone) {
+            for node in &self.nodes {
+                confirmed.iter_mut().zip(&node.cut).for_each(|(confirmed, cut)| *confirmed = *cut.max(confirmed));
+            }
+        }
         self.losers.clear();
         self.settled.clear();
-        self.daemon = Daemon::new(slots, &mut self.random);
+        self.daemon = Daemon::new(confirmed, &mut self.random);
     }
 
     /// How reluctant a link is.
