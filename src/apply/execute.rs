@@ -157,7 +157,11 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let mut coordinator = self.shared.coordinator();
         for &at in nets {
             let net = &folded.nets[at];
-            let decision = coordinator.decide(link, net.table.id, net.key)?;
+            let own = ChangeRef::at(link.source, net.place, net.kind());
+            let decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
+                Some(decision) => decision,
+                None => coordinator.decide(link, net.table.id, net.key)?,
+            };
             self.note(&coordinator, net, &decision)?;
             if !self.is_ours(decision.winner) {
                 if decision.write {

@@ -13,6 +13,14 @@ use crate::conflict::{Coordinator, Decision};
 use crate::model::{ConflictType, Op, Resolution, TouchKind};
 
 impl Net {
+    /// Whether there is a row afterwards.
+    pub fn kind(&self) -> TouchKind {
+        match self.content {
+            Content::Put(_) => TouchKind::Put,
+            Content::Delete => TouchKind::Delete,
+        }
+    }
+
     /// What the change is to the row it meets: folded changes count as the one that does the same.
     pub fn operation(&self) -> Operation {
         match (&self.content, self.first) {
