@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
 
 use crate::model::{Lsn, Xid};
 use crate::node::NodeError;
@@ -16,9 +16,16 @@ use crate::wire::{Conninfo, Session, WireError};
 pub const MESSAGE_PREFIX: &str = "pgconcord";
 
 /// A control connection.
-#[derive(Debug)]
 pub struct Control {
     client: Client,
+    /// Prepared once: a barrier is waited for while rows are locked.
+    barrier: Statement,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// Who a server is, as IDENTIFY_SYSTEM would say, and what it runs.
@@ -142,7 +149,8 @@ impl Control {
     /// Connects as [`crate::node::connect`] does; own logical messages are not waited for on other machines.
     pub async fn connect(info: &Conninfo, application_name: &str) -> Result<Control, NodeError> {
         let client = crate::node::connect(info, application_name).await?;
-        Ok(Control { client })
+        let barrier = client.prepare(BARRIER).await.map_err(NodeError::doing("prepare a barrier"))?;
+        Ok(Control { client, barrier })
     }
 
     /// The connection, for statements that have no function here.
@@ -202,7 +210,7 @@ impl Control {
     /// The transaction commits without waiting for its flush or for standbys.
     pub async fn barrier(&self, nonce: u64) -> Result<(Xid, Lsn), NodeError> {
         let doing = NodeError::doing("emit a barrier");
-        let row = self.client.query_one(BARRIER, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
+        let row = self.client.query_one(&self.barrier, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
         let text: String = row.get("xmin");
         let xid: u64 = text.parse().map_err(|_| NodeError::Answer { doing: "emit a barrier", answer: text.clone() })?;
         // rows carry the low 32 bits
