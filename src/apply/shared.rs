@@ -231,23 +231,28 @@ impl Shared {
     /// # Errors
     /// If the node is not connected, or its stream does not deliver in time.
     pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
+        let limited = tokio::time::timeout(self.settings.barrier_timeout, self.catch_up(id)).await;
+        limited.unwrap_or_else(|_| Err(ApplyError::BarrierTimeout(self.node(id).name.clone())))
+    }
+
+    /// The same without a limit, for who holds no lock: a stream that lags may have much to read before the barrier.
+    ///
+    /// # Errors
+    /// If the node is not connected.
+    pub async fn catch_up(&self, id: NodeId) -> Result<(), ApplyError> {
         let node = self.node(id);
         let control = node
             .control()
             .ok_or_else(|| ApplyError::NodeDown { node: node.name.clone(), what: "a barrier in its stream".into() })?;
         let nonce = self.nonce();
         let arrival = self.expect_barrier(id, nonce);
-        let outcome = tokio::time::timeout(self.settings.barrier_timeout, async {
-            let unread = node.unread.load(Ordering::Relaxed);
-            let (xmin, _) = control.barrier(nonce).await?;
-            arrival.await.map_err(|_| ApplyError::BarrierTimeout(node.name.clone()))?;
-            *lock(&node.horizon) = Some(xmin);
-            node.unread.fetch_sub(unread, Ordering::Relaxed);
-            Ok(())
-        })
-        .await;
-        lock(&node.barriers).remove(&nonce);
-        outcome.unwrap_or_else(|_| Err(ApplyError::BarrierTimeout(node.name.clone())))
+        let _forget = Forget { node, nonce };
+        let unread = node.unread.load(Ordering::Relaxed);
+        let (xmin, _) = control.barrier(nonce).await?;
+        arrival.await.map_err(|_| ApplyError::BarrierTimeout(node.name.clone()))?;
+        *lock(&node.horizon) = Some(xmin);
+        node.unread.fetch_sub(unread, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Apply-wait (R2): returns once the target's clock is past `latest` (µs since 2000), or at once where the
@@ -259,6 +264,18 @@ impl Shared {
         if (0..=most).contains(&behind) {
             tokio::time::sleep(Duration::from_micros(behind.unsigned_abs() + 1)).await;
         }
+    }
+}
+
+/// Whoever waited for a barrier waits no longer.
+struct Forget<'a> {
+    node: &'a NodeShared,
+    nonce: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        lock(&self.node.barriers).remove(&self.nonce);
     }
 }
 

@@ -115,6 +115,8 @@ pub struct Inbound {
     mode: Mode,
     reach: Reach,
     failures: u32,
+    /// The target's stream lagged: before rows are locked again it must have caught up.
+    lagged: bool,
     retry_at: Option<Instant>,
     progress_at: Instant,
 }
@@ -132,7 +134,7 @@ impl Inbound {
     /// A link that has not failed yet.
     pub fn new(session: ApplySession, blocked: Option<String>, stats: Arc<LinkStats>) -> Inbound {
         let (mode, reach, progress_at) = (Mode::Sets, Reach::Usual, Instant::now());
-        Inbound { session, blocked, stats, mode, reach, failures: 0, retry_at: None, progress_at }
+        Inbound { session, blocked, stats, mode, reach, failures: 0, lagged: false, retry_at: None, progress_at }
     }
 
     fn link(&self) -> Link {
@@ -233,6 +235,10 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         }
         let link = inbound.link();
+        if inbound.lagged {
+            self.shared.catch_up(self.target).await?;
+            inbound.lagged = false;
+        }
         let most = match (inbound.mode, inbound.reach) {
             (Mode::OneByOne, _) => 0,
             (_, Reach::Usual) => self.shared.settings.batch_changes,
@@ -340,6 +346,7 @@ impl Inbound {
             return;
         }
         self.failures += 1;
+        self.lagged = matches!(error, ApplyError::BarrierTimeout(_));
         if matches!(error, ApplyError::MovedOn { .. }) {
             self.reach = Reach::All;
             self.mode = if self.failures > PATIENT_ROUNDS { Mode::LeavingOut } else { Mode::Sets };

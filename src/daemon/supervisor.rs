@@ -45,6 +45,7 @@ pub async fn supervise(daemon: Arc<Daemon>, id: NodeId, mut phase: watch::Receiv
         daemon.shared.node(id).set_control(None);
         daemon.shared.coordinator().disconnected(id);
         let Err(error) = ended else { return };
+        let worked = daemon.reports()[id.index()].state == NodeState::Streaming;
         let operator = error.class() == Class::Operator;
         let state = if operator { NodeState::Stopped } else { NodeState::Down };
         for link in daemon.links().filter(|link| link.target == id) {
@@ -53,7 +54,7 @@ pub async fn supervise(daemon: Arc<Daemon>, id: NodeId, mut phase: watch::Receiv
         daemon.report(id, |report| {
             (report.state, report.error, report.connected_since) = (state, Some(error.to_string()), None);
         });
-        if began.elapsed() > LAST_RETRY {
+        if worked || began.elapsed() > LAST_RETRY {
             wait = FIRST_RETRY;
         }
         if operator {
@@ -295,7 +296,12 @@ async fn work(
         _ = until(&mut phase, |phase| phase == Phase::Close) => return std::future::pending().await,
     }
     daemon.shared.coordinator().rebuilt(id)?;
-    daemon.shared.barrier(id).await?;
+    // Without a limit: the server reads all that it retains once more before the second stream delivers anything,
+    // and giving up would begin the whole start again, further behind.
+    tokio::select! {
+        caught_up = daemon.shared.catch_up(id) => caught_up?,
+        _ = until(&mut phase, |phase| phase == Phase::Close) => return std::future::pending().await,
+    }
     for link in daemon.links().filter(|link| link.target == id) {
         // Everything the node had committed before the barrier is flushed, so what its progress rows tell holds.
         worker_settles(daemon, link, &worker).await?;
