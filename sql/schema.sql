@@ -14,3 +14,14 @@ CREATE TABLE IF NOT EXISTS pgconcord.progress (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (cluster, source)
 );
+
+-- Where the daemon starts to read each node's stream: a cut through all logs before which nothing is needed any more.
+-- Written before any slot is told, because slots move one by one, and what an author had seen comes back whole only
+-- from a cut (docs/design.md, R5).
+CREATE TABLE IF NOT EXISTS pgconcord.cut (
+    cluster    text        NOT NULL,          -- [cluster] name
+    node       text        NOT NULL,          -- node whose log it is a position in
+    lsn        pg_lsn      NOT NULL,          -- everything before it is applied everywhere and forgotten
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cluster, node)
+);

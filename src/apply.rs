@@ -5,6 +5,7 @@
 //! by one.
 
 pub mod batch;
+pub mod busy;
 pub mod complete;
 pub mod error;
 pub mod execute;

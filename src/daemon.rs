@@ -211,7 +211,7 @@ async fn replicate(
         supervisors.spawn(supervisor::supervise(daemon.clone(), node.id, watched.clone()));
     }
     let mut housekeeping = JoinSet::new();
-    housekeeping.spawn(confirm::run(daemon.clone()));
+    housekeeping.spawn(confirm::Confirmer::new(daemon.clone()).run());
     let mut shutdown = std::pin::pin!(shutdown);
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {
@@ -233,13 +233,13 @@ async fn replicate(
     phase.send_replace(Phase::Drain(deadline));
     daemon.shared.wake_all();
     supervisor::wait_until_drained(daemon, deadline).await;
-    confirm::last(daemon).await;
+    housekeeping.shutdown().await;
+    confirm::Confirmer::new(daemon.clone()).last().await;
     phase.send_replace(Phase::Close);
     let all = async { while supervisors.join_next().await.is_some() {} };
     if tokio::time::timeout(CLOSE, all).await.is_err() {
         tracing::warn!("some connections did not end in time; what was not confirmed is read again at the next start");
     }
-    housekeeping.shutdown().await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::time::Instant;
 
 use crate::apply::batch::{self, Pieces, SET_ROWS, Set, Write};
 use crate::apply::complete::{self, Completed};
@@ -15,10 +16,9 @@ use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::sql::{self, Guard, OnConflict};
-use crate::conflict::Batch;
 use crate::conflict::window::KeyHash;
-use crate::conflict::{ChangeRef, Operation};
-use crate::model::{KeyId, Lsn, Stamp, TouchKind};
+use crate::conflict::{Batch, ChangeRef, Operation};
+use crate::model::{KeyId, Lsn, Stamp, TouchKind, Xid};
 use crate::wire::{self, Outcome, Param, Pipeline};
 
 /// How a batch is written.
@@ -135,20 +135,33 @@ impl<'a, R: Recorder> Execution<'a, R> {
         for truncation in &folded.truncations {
             self.truncate(truncation).await?;
         }
-        let mut plan = self.decide(&folded)?;
+        let now = Instant::now();
+        let busy = |at: &usize| self.session.busy.contains(folded.nets[*at].key, now);
+        let (busy, others): (Vec<_>, Vec<_>) = (0..folded.nets.len()).partition(busy);
+        if !busy.is_empty() {
+            self.settle(&folded, Refused { keys: busy, ..Refused::default() }).await?;
+        }
+        let mut plan = self.decide(&folded, &others)?;
         self.complete(&folded, &mut plan).await?;
-        let mut refused = self.write_sets(plan.deletes, plan.updates, plan.inserts).await?;
-        refused.keys.extend(plan.slow);
+        let slow = std::mem::take(&mut plan.slow);
+        let mut refused = self.write_sets(&folded, plan).await?;
+        refused.keys.extend(slow);
         if refused.keys.is_empty() && refused.maybe.is_empty() { Ok(()) } else { self.settle(&folded, refused).await }
     }
 
     /// Decides each key under one look at the window (R1).
-    fn decide(&mut self, folded: &Folded) -> Result<Plan, ApplyError> {
+    fn decide(&mut self, folded: &Folded, nets: &[usize]) -> Result<Plan, ApplyError> {
         let link = self.batch.link;
-        let mut plan = Plan::default();
+        // Read before the look: what is older is in the window by then.
+        let mut plan = Plan { horizon: self.shared.node(link.target).horizon(), ..Plan::default() };
         let mut coordinator = self.shared.coordinator();
-        for (at, net) in folded.nets.iter().enumerate() {
-            let decision = coordinator.decide(link, net.table.id, net.key)?;
+        for &at in nets {
+            let net = &folded.nets[at];
+            let own = ChangeRef::at(link.source, net.place, net.kind());
+            let decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
+                Some(decision) => decision,
+                None => coordinator.decide(link, net.table.id, net.key)?,
+            };
             self.note(&coordinator, net, &decision)?;
             if !self.is_ours(decision.winner) {
                 if decision.write {
@@ -238,22 +251,12 @@ impl<'a, R: Recorder> Execution<'a, R> {
 
     /// Writes in sets under the guard: deletes, updates, inserts, so that unique values are free when they are
     /// taken. Returns the net changes that the guard refused or whose row was not as expected.
-    async fn write_sets(
-        &mut self,
-        deletes: Vec<Write>,
-        updates: Vec<Write>,
-        inserts: Vec<Write>,
-    ) -> Result<Refused, ApplyError> {
-        let groups = [(Kind::Delete, deletes), (Kind::Update, updates), (Kind::Insert, inserts)];
-        let sets: Vec<(Kind, Set)> = groups
-            .into_iter()
-            .flat_map(|(kind, writes)| batch::into_sets(writes).into_iter().map(move |s| (kind, s)))
-            .collect();
+    async fn write_sets(&mut self, folded: &Folded, plan: Plan) -> Result<Refused, ApplyError> {
+        let horizon = sql::xid_text(plan.horizon.unwrap_or(Xid(3)));
+        let sets = in_order(folded, [plan.deletes, plan.updates, plan.inserts]);
         if sets.is_empty() {
             return Ok(Refused::default());
         }
-        let horizon = self.shared.node(self.batch.link.target).horizon();
-        let horizon = sql::xid_text(horizon.unwrap_or(crate::model::Xid(3)));
         let ours = self.session.ours.clone();
         let mut statements: Vec<(usize, Kind, &[Write])> = Vec::new();
         let mut pipeline = self.begin();
@@ -364,6 +367,21 @@ struct Plan {
     inserts: Vec<Write>,
     incomplete: Vec<Incomplete>,
     slow: Vec<usize>,
+    /// X as of the look-up: versions with an older `xmin` are known.
+    horizon: Option<Xid>,
+}
+
+/// Deletes, updates, inserts as sets, each kind's tables in the order in which the batch first touches them: users
+/// who lock in the same order do not wait for us in a circle.
+pub(super) fn in_order(folded: &Folded, [deletes, updates, inserts]: [Vec<Write>; 3]) -> Vec<(Kind, Set)> {
+    let ranks = folded.table_ranks();
+    let groups = [(Kind::Delete, deletes), (Kind::Update, updates), (Kind::Insert, inserts)];
+    let sets = |(kind, writes)| {
+        let mut sets = batch::into_sets(writes);
+        sets.sort_by_key(|set| ranks.get(&set.relation.table_id()).copied());
+        sets.into_iter().map(move |set| (kind, set))
+    };
+    groups.into_iter().flat_map(sets).collect()
 }
 
 /// A row with values left out.

@@ -187,6 +187,15 @@ pub struct Folded {
 }
 
 impl Folded {
+    /// For each table the place of its first net change: the order in which the author came to it.
+    pub fn table_ranks(&self) -> HashMap<TableId, usize> {
+        let mut ranks = HashMap::new();
+        for (place, net) in self.nets.iter().enumerate() {
+            ranks.entry(net.table.id).or_insert(place);
+        }
+        ranks
+    }
+
     /// Folds one more change in.
     pub fn add(&mut self, incoming: Incoming, hasher: &KeyHasher) {
         let Incoming { place, view, change } = incoming;

@@ -5,7 +5,7 @@ use std::io;
 use crate::apply::complete;
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
-use crate::apply::net::{Content, Net};
+use crate::apply::net::{Content, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::conflict::resolve::Resolver;
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
@@ -13,6 +13,14 @@ use crate::conflict::{Coordinator, Decision};
 use crate::model::{ConflictType, Op, Resolution, TouchKind};
 
 impl Net {
+    /// Whether there is a row afterwards.
+    pub fn kind(&self) -> TouchKind {
+        match self.content {
+            Content::Put(_) => TouchKind::Put,
+            Content::Delete => TouchKind::Delete,
+        }
+    }
+
     /// What the change is to the row it meets: folded changes count as the one that does the same.
     pub fn operation(&self) -> Operation {
         match (&self.content, self.first) {
@@ -70,7 +78,13 @@ impl<R: Recorder> Execution<'_, R> {
         if net.rekeyed && kind == ConflictType::InsertExists {
             kind = ConflictType::UpdateExists;
         }
-        let conflict = self.conflict(coordinator, net, kind, resolution, Some(local), result);
+        let conflict = Conflict {
+            conflict_type: kind,
+            resolution,
+            local: Some(local),
+            result,
+            ..self.conflict(&net.key_row, self.incoming(net), net.place.1)
+        };
         self.conflicts.insert(net.key, conflict);
         Ok(())
     }
@@ -100,51 +114,48 @@ impl<R: Recorder> Execution<'_, R> {
         let met = if there { LocalRow::Written } else { LocalRow::Missing };
         let kind = conflict_type(net.operation(), met);
         let resolution = if kind == ConflictType::DeleteMissing { Resolution::Skip } else { Resolution::ApplyRemote };
-        let mut conflict = self.conflict(coordinator, net, kind, resolution, None, Some(net.content.clone()));
-        conflict.note = Some("no change that pgconcord knows of explains the row at the target".into());
+        let conflict = Conflict {
+            conflict_type: kind,
+            resolution,
+            result: Some(net.content.clone()),
+            note: Some("no change that pgconcord knows of explains the row at the target".into()),
+            ..self.conflict(&net.key_row, self.incoming(net), net.place.1)
+        };
         self.conflicts.insert(net.key, conflict);
         Ok(())
     }
 
-    /// A conflict of this batch.
-    pub(super) fn conflict(
-        &self,
-        coordinator: &Coordinator,
-        net: &Net,
-        conflict_type: ConflictType,
-        resolution: Resolution,
-        local: Option<Side>,
-        result: Option<Content>,
-    ) -> Conflict {
-        let source = self.batch.link.source;
+    /// The incoming change as one side of a conflict.
+    pub(super) fn incoming(&self, net: &Net) -> Side {
         let transaction = &self.batch.transactions[usize::try_from(net.place.0 - self.batch.first).unwrap_or(0)];
-        debug_assert_eq!(
-            coordinator.window().log(source).get(net.place.0).map(|l| l.transaction.xid),
-            Some(transaction.xid)
-        );
         let row = match &net.content {
             Content::Put(row) => Some(row.clone()),
             Content::Delete => None,
         };
+        Side {
+            stamp: Some(transaction.stamp),
+            lsn: transaction.commit_lsn,
+            xid: transaction.xid,
+            operation: net.operation(),
+            row,
+            old: net.old.clone(),
+        }
+    }
+
+    /// A conflict of this batch, met by `remote`, whose type and outcome are still to be filled in.
+    pub(super) fn conflict(&self, key: &Row, remote: Side, offset: u64) -> Conflict {
         Conflict {
             link: self.batch.link,
             batch: self.session.progress.batch + 1,
-            conflict_type,
-            table: net.table.clone(),
-            key: net.key_row.clone(),
-            resolution,
+            conflict_type: conflict_type(remote.operation, LocalRow::Written),
+            table: key.table().clone(),
+            key: key.clone(),
+            resolution: Resolution::ApplyRemote,
             resolver: Resolver::default(),
-            remote: Side {
-                stamp: Some(transaction.stamp),
-                lsn: transaction.commit_lsn,
-                xid: transaction.xid,
-                operation: net.operation(),
-                row,
-                old: net.old.clone(),
-            },
-            local,
-            result,
-            offset: net.place.1,
+            remote,
+            local: None,
+            result: None,
+            offset,
             note: None,
         }
     }

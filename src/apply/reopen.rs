@@ -9,10 +9,10 @@ use crate::apply::net::{Content, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
+use crate::apply::unique::{self, Claim, Outcome};
 use crate::apply::{note, slow, sql};
-use crate::conflict::resolve::Resolver;
 use crate::conflict::{Batch, Redecision, Reopened};
-use crate::conflict::{LocalRow, conflict_type};
+use crate::conflict::{ChangeRef, LocalRow, conflict_type};
 use crate::model::{Resolution, TouchKind};
 use crate::wire::Param;
 
@@ -20,7 +20,7 @@ use crate::wire::Param;
 const ROUNDS: usize = 16;
 
 /// What a key must become, and how its row is completed if a value was left out.
-type Outcome = (Content, Option<Completed>);
+type Due = (Content, Option<Completed>);
 
 /// Decides a key again and writes what comes out, in a transaction of its own.
 ///
@@ -62,7 +62,9 @@ impl<R: Recorder> Execution<'_, R> {
             let done = match content {
                 None => true,
                 Some((Content::Delete, _)) if !there => true,
-                Some((content, completed)) => self.write_outcome(&key_row, content, completed, there).await?,
+                Some((content, completed)) => {
+                    self.write_or_make_room(&key_row, content, completed, decision.winner, there).await?
+                }
             };
             if done {
                 self.note_reopened(reopened, decision)?;
@@ -97,7 +99,7 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(!outcomes[at].rows.is_empty())
     }
 
-    fn decide_reopened(&self, reopened: Reopened) -> Result<(Redecision, Option<Outcome>), ApplyError> {
+    fn decide_reopened(&self, reopened: Reopened) -> Result<(Redecision, Option<Due>), ApplyError> {
         let target = self.batch.link.target;
         let hasher = &self.shared.catalog.hasher;
         let coordinator = self.shared.coordinator();
@@ -115,6 +117,42 @@ impl<R: Recorder> Execution<'_, R> {
             _ => None,
         };
         Ok((decision, Some((content, completed))))
+    }
+
+    /// Whether it is written, or left out because an older row's unique value is taken; otherwise look again.
+    async fn write_or_make_room(
+        &mut self,
+        key_row: &Row,
+        content: Content,
+        completed: Option<Completed>,
+        winner: Option<ChangeRef>,
+        there: bool,
+    ) -> Result<bool, ApplyError> {
+        self.command("SAVEPOINT pgconcord").await?;
+        let row = match &content {
+            Content::Put(row) => Some(row.clone()),
+            Content::Delete => None,
+        };
+        let error = match self.write_outcome(key_row, content, completed, there).await {
+            Ok(done) => {
+                self.command("RELEASE SAVEPOINT pgconcord").await?;
+                return Ok(done);
+            }
+            Err(error) if unique::is_violation(&error) => error,
+            Err(error) => return Err(error),
+        };
+        self.command("ROLLBACK TO SAVEPOINT pgconcord").await?;
+        let (Some(row), Some(winner)) = (row, winner) else { return Err(error) };
+        let remote = note::side(&self.shared.coordinator(), winner)?;
+        let claim = Claim {
+            row,
+            key_row: key_row.clone(),
+            remote,
+            offset: winner.offset(),
+            rekeyed: false,
+            home: winner.source,
+        };
+        Ok(self.settle_unique(&claim, &error).await? == Outcome::Yields)
     }
 
     /// Whether it could be written; not if a row turned up.
@@ -164,18 +202,12 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(());
         };
         let conflict = Conflict {
-            link: self.batch.link,
-            batch: self.session.progress.batch + 1,
             conflict_type: conflict_type(remote.operation, met),
-            table: key.table().clone(),
-            key,
             resolution,
-            resolver: Resolver::default(),
-            offset: theirs.offset(),
-            remote,
             local: Some(local_side),
             result: Some(result),
             note: Some("decided again: the local change was not known yet when the incoming one was applied".into()),
+            ..self.conflict(&key, remote, theirs.offset())
         };
         drop(coordinator);
         self.conflicts.insert(reopened.key, conflict);

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::apply::busy::BusyKeys;
 use crate::apply::error::ApplyError;
 use crate::apply::sql::oid_array;
 use crate::model::table::quote_literal;
@@ -66,6 +67,8 @@ pub struct ApplySession {
     pub progress: Progress,
     /// Our origins' ids at the target, as the text of an `oid[]`.
     pub(crate) ours: String,
+    /// Keys that the target's users write as well.
+    pub(crate) busy: BusyKeys,
 }
 
 impl std::fmt::Debug for ApplySession {
@@ -100,7 +103,7 @@ impl ApplySession {
         take_origin(&mut session, &settings).await?;
         let ours = our_origins(&mut session, &settings).await?;
         let progress = read_progress(&mut session, &settings).await?;
-        Ok(ApplySession { session, settings, progress, ours })
+        Ok(ApplySession { session, settings, progress, ours, busy: BusyKeys::default() })
     }
 
     /// A window of statements with one Sync.

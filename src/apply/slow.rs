@@ -5,16 +5,17 @@
 //! all goes round once more.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
 
-use crate::apply::batch::{Write, into_sets};
+use crate::apply::batch::Write;
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Execution, Kind, missed, queue_set};
+use crate::apply::execute::{Execution, Kind, in_order, missed, queue_set};
 use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::Recorder;
 use crate::apply::sql;
 use crate::conflict::{ChangeRef, Operation};
-use crate::model::{Link, Table, TableId};
+use crate::model::{Link, Table};
 use crate::wire::Param;
 
 /// How often a key may turn up and vanish again before the batch is given up and tried later.
@@ -81,8 +82,13 @@ impl<R: Recorder> Execution<'_, R> {
 
     /// Locks the rows of these net changes that are there.
     async fn lock(&mut self, folded: &Folded, nets: &[usize]) -> Result<HashMap<usize, Found>, ApplyError> {
-        let mut tables: BTreeMap<TableId, Vec<usize>> = BTreeMap::new();
-        nets.iter().for_each(|net| tables.entry(folded.nets[*net].table.id).or_default().push(*net));
+        // In the order in which the author came to tables and rows, as their users do.
+        let ranks = folded.table_ranks();
+        let mut tables: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
+        let mut nets = nets.to_vec();
+        nets.sort_unstable();
+        nets.iter()
+            .for_each(|net| tables.entry(ranks.get(&folded.nets[*net].table.id).copied()).or_default().push(*net));
         let mut statements = Vec::new();
         let mut pipeline = self.begin();
         for nets in tables.values() {
@@ -117,6 +123,7 @@ impl<R: Recorder> Execution<'_, R> {
         found: &HashMap<usize, Found>,
     ) -> Result<Vec<Verdict>, ApplyError> {
         let link = self.batch.link;
+        let now = Instant::now();
         let mut wanted = Vec::new();
         {
             let mut coordinator = self.shared.coordinator();
@@ -125,6 +132,9 @@ impl<R: Recorder> Execution<'_, R> {
                 let there = found.contains_key(&at);
                 let decision = coordinator.decide(link, net.table.id, net.key)?;
                 self.note(&coordinator, net, &decision)?;
+                if decision.before.is_some_and(|before| before.source == link.target) {
+                    self.session.busy.met(net.key, now);
+                }
                 if !decision.write {
                     continue;
                 }
@@ -177,7 +187,7 @@ impl<R: Recorder> Execution<'_, R> {
 
     /// Writes without a guard: the rows are locked. Returns those that turned up meanwhile.
     async fn write_verdicts(&mut self, folded: &Folded, verdicts: Vec<Verdict>) -> Result<Vec<usize>, ApplyError> {
-        let mut groups = [(Kind::Delete, Vec::new()), (Kind::Update, Vec::new()), (Kind::Insert, Vec::new())];
+        let mut groups = [Vec::new(), Vec::new(), Vec::new()];
         for verdict in verdicts {
             let key_row = || folded.nets[verdict.net].key_row.clone();
             let (place, row) = match (verdict.content, verdict.there) {
@@ -186,12 +196,9 @@ impl<R: Recorder> Execution<'_, R> {
                 (Content::Put(row), true) => (1, row),
                 (Content::Put(row), false) => (2, row),
             };
-            groups[place].1.push(Write { net: verdict.net, row, known: None });
+            groups[place].push(Write { net: verdict.net, row, known: None });
         }
-        let sets: Vec<_> = groups
-            .into_iter()
-            .flat_map(|(kind, writes)| into_sets(writes).into_iter().map(move |set| (kind, set)))
-            .collect();
+        let sets = in_order(folded, groups);
         let mut pipeline = self.begin();
         let mut statements = Vec::new();
         for (kind, set) in &sets {

@@ -9,9 +9,8 @@ use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::{note, slow, sql};
+use crate::conflict::Operation;
 use crate::conflict::Survivor;
-use crate::conflict::resolve::Resolver;
-use crate::conflict::{LocalRow, Operation, conflict_type};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
 use crate::wire::Param;
 
@@ -92,26 +91,19 @@ impl<R: Recorder> Execution<'_, R> {
         let key_row = local.row.clone().or(local.old.clone())?;
         let transaction = &self.batch.transactions[usize::try_from(truncation.place.0 - self.batch.first).ok()?];
         let stays = matches!(result, Content::Put(_));
+        let remote = Side {
+            stamp: Some(transaction.stamp),
+            lsn: transaction.commit_lsn,
+            xid: transaction.xid,
+            operation: Operation::Truncate,
+            row: None,
+            old: None,
+        };
         let conflict = Conflict {
-            link: self.batch.link,
-            batch: self.session.progress.batch + 1,
-            conflict_type: conflict_type(Operation::Truncate, LocalRow::Written),
-            table: key_row.table().clone(),
-            key: key_row,
             resolution: if stays { Resolution::KeepLocal } else { Resolution::ApplyRemote },
-            resolver: Resolver::default(),
-            remote: Side {
-                stamp: Some(transaction.stamp),
-                lsn: transaction.commit_lsn,
-                xid: transaction.xid,
-                operation: Operation::Truncate,
-                row: None,
-                old: None,
-            },
             local: Some(local),
             result: Some(result),
-            offset: truncation.place.1,
-            note: None,
+            ..self.conflict(&key_row, remote, truncation.place.1)
         };
         Some((key, conflict))
     }

@@ -9,14 +9,14 @@ use std::collections::HashSet;
 use crate::apply::batch::Pieces;
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
-use crate::apply::net::{Content, Folded, Net, Row};
+use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::shared::Shared;
 use crate::apply::sql::Guard;
 use crate::apply::{note, slow, sql};
 use crate::conflict::Operation;
 use crate::model::table::{Table, UniqueIndex, quote_identifier};
-use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Stamp, Tuple};
+use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Tuple, Xid};
 use crate::node::NodeError;
 use crate::wire::Param;
 
@@ -63,13 +63,23 @@ impl<R: Recorder> Execution<'_, R> {
             self.command("SAVEPOINT pgconcord").await?;
             let error = match self.write_piece(folded.clone()).await {
                 Ok(()) => return self.command("RELEASE SAVEPOINT pgconcord").await,
-                Err(error) if matches!(error.code(), Some("23505" | "23P01")) => error,
+                Err(error) if is_violation(&error) => error,
                 Err(error) => return Err(error),
             };
             self.command("ROLLBACK TO SAVEPOINT pgconcord").await?;
             let mut yields = false;
-            for net in folded.nets.iter().filter(|net| matches!(net.content, Content::Put(_))) {
-                yields |= self.settle_unique(net, &error).await? == Outcome::IncomingYields;
+            for net in &folded.nets {
+                if let Content::Put(row) = &net.content {
+                    let claim = Claim {
+                        row: row.clone(),
+                        key_row: net.key_row.clone(),
+                        remote: self.incoming(net),
+                        offset: net.place.1,
+                        rekeyed: net.rekeyed,
+                        home: self.batch.link.source,
+                    };
+                    yields |= self.settle_unique(&claim, &error).await? == Outcome::Yields;
+                }
             }
             if yields {
                 return Ok(());
@@ -87,23 +97,22 @@ impl<R: Recorder> Execution<'_, R> {
     /// The incoming row can't be written: decides who loses. The loser goes at its home first, with nothing locked
     /// here; once that is done it may go here too, for waiting until it arrives could be waiting for a link that
     /// waits for this one.
-    async fn settle_unique(&mut self, net: &Net, error: &ApplyError) -> Result<Outcome, ApplyError> {
-        let Content::Put(row) = &net.content else { return Ok(Outcome::RoomMade) };
+    pub(super) async fn settle_unique(&mut self, claim: &Claim, error: &ApplyError) -> Result<Outcome, ApplyError> {
+        let Claim { row, key_row, home, .. } = claim;
+        let (stamp, lsn) = (claim.remote.stamp, claim.remote.lsn);
         let holders = self.holders(row).await?;
         if holders.is_empty() {
-            return self.no_holder(error).await;
+            return Err(no_holder(error));
         }
-        let transaction = &self.batch.transactions[usize::try_from(net.place.0 - self.batch.first).unwrap_or(0)];
-        let (stamp, lsn) = (transaction.stamp, transaction.commit_lsn);
         let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
-        let incoming_wins = newest.is_none_or(|newest| stamp > newest);
-        let conflict = self.unique_conflict(net, &holders, incoming_wins, stamp)?;
+        let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
+        let conflict = self.unique_conflict(claim, &holders, incoming_wins);
         let hasher = self.shared.catalog.hasher;
         let losers: Vec<(Removal, Option<Lsn>)> = if incoming_wins {
             let lsn = |holder: &Holder| holder.side.as_ref().map(|side| side.lsn);
             holders.iter().map(|holder| (holder.removal(), lsn(holder))).collect()
         } else {
-            let home = self.batch.link.source;
+            let home = *home;
             vec![(Removal { home, row: row.clone(), index: holders[0].index.clone() }, Some(lsn))]
         };
         let undone: Vec<Removal> = {
@@ -117,7 +126,7 @@ impl<R: Recorder> Execution<'_, R> {
             // The batch is rolled back, but the removal stands: the entry is settled with what is committed.
             let conflict = Conflict { batch: self.session.progress.batch, ..conflict };
             self.recorder.pending(vec![conflict]).await?;
-            let table = net.table.to_string();
+            let table = row.table().to_string();
             let removals = losers.into_iter().filter(|(r, _)| undone.iter().any(|u| u.row == r.row)).collect();
             return Err(ApplyError::UniqueLoser { table, removals });
         }
@@ -128,19 +137,9 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(Outcome::RoomMade);
         }
         // What stands at the target now is not what its author changed: no later change may build on it.
-        self.delete_here(&net.key_row).await?;
+        self.delete_here(key_row).await?;
         self.applied.conflicts += 1;
-        Ok(Outcome::IncomingYields)
-    }
-
-    async fn no_holder(&mut self, error: &ApplyError) -> Result<Outcome, ApplyError> {
-        Err(ApplyError::Operator {
-            what: format!("a replicated row cannot be written: {error}"),
-            advice:
-                "the index is not a plain unique index over columns, so pgconcord cannot tell which row is in the way; \
-                     change or remove the row at this node that stands against it"
-                    .into(),
-        })
+        Ok(Outcome::Yields)
     }
 
     /// Removes a row at the target in this transaction, unless a local change of it came to light.
@@ -165,43 +164,31 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(())
     }
 
-    fn unique_conflict(
-        &self,
-        net: &Net,
-        holders: &[Holder],
-        incoming_wins: bool,
-        stamp: Stamp,
-    ) -> Result<Conflict, ApplyError> {
-        let kind = match (holders.len(), net.operation()) {
+    fn unique_conflict(&self, claim: &Claim, holders: &[Holder], incoming_wins: bool) -> Conflict {
+        let kind = match (holders.len(), claim.remote.operation) {
             (2.., _) => ConflictType::MultipleUniqueConflicts,
-            (_, Operation::Insert) if !net.rekeyed => ConflictType::InsertExists,
+            (_, Operation::Insert) if !claim.rekeyed => ConflictType::InsertExists,
             _ => ConflictType::UpdateExists,
         };
-        let resolution = if incoming_wins { Resolution::ApplyRemote } else { Resolution::KeepLocal };
         let holder = &holders[0];
-        let local = holder.side.clone().unwrap_or(Side {
-            stamp: None,
-            lsn: Lsn::ZERO,
-            xid: crate::model::Xid(0),
-            operation: Operation::Insert,
-            row: None,
-            old: None,
-        });
-        let local = Side { row: Some(holder.row.clone()), ..local };
-        let result = if incoming_wins { net.content.clone() } else { Content::Put(holder.row.clone()) };
-        let coordinator = self.shared.coordinator();
-        let mut conflict = self.conflict(&coordinator, net, kind, resolution, Some(local), Some(result));
+        let unknown =
+            Side { stamp: None, lsn: Lsn::ZERO, xid: Xid(0), operation: Operation::Insert, row: None, old: None };
+        let local = Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) };
         let indexes: Vec<_> = holders.iter().map(|holder| holder.index.name.as_str()).collect();
-        let (loser, home) = match incoming_wins {
-            true => ("the row there", holder.home),
-            false => ("the incoming row", stamp.node),
-        };
-        conflict.note = Some(format!(
-            "both rows claim one value of {}; {loser} is older and is removed at {}",
-            indexes.join(", "),
-            self.shared.node(home).name
-        ));
-        Ok(conflict)
+        let (loser, home) =
+            if incoming_wins { ("the row there", holder.home) } else { ("the incoming row", claim.home) };
+        Conflict {
+            conflict_type: kind,
+            resolution: if incoming_wins { Resolution::ApplyRemote } else { Resolution::KeepLocal },
+            local: Some(local),
+            result: Some(Content::Put(if incoming_wins { claim.row.clone() } else { holder.row.clone() })),
+            note: Some(format!(
+                "both rows claim one value of {}; {loser} is older and is removed at {}",
+                indexes.join(", "),
+                self.shared.node(home).name
+            )),
+            ..self.conflict(&claim.key_row, claim.remote.clone(), claim.offset)
+        }
     }
 
     /// The rows that hold a unique value of `row`, other than the row of its own key.
@@ -253,13 +240,44 @@ impl<R: Recorder> Execution<'_, R> {
     }
 }
 
-/// What became of an incoming row whose unique value another row had.
+/// A row that is to be written and whose unique value another row has.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub row: Row,
+    /// A row that has the key's cells.
+    pub key_row: Row,
+    /// The change that made it.
+    pub remote: Side,
+    /// Offset of that change in its transaction.
+    pub offset: u64,
+    /// It came from another key by an update.
+    pub rekeyed: bool,
+    /// Where the change was made.
+    pub home: NodeId,
+}
+
+/// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     /// It may be written now.
     RoomMade,
     /// It is older, and not written.
-    IncomingYields,
+    Yields,
+}
+
+/// Whether a statement failed because of a unique value or an exclusion constraint.
+pub(super) fn is_violation(error: &ApplyError) -> bool {
+    matches!(error.code(), Some("23505" | "23P01"))
+}
+
+fn no_holder(error: &ApplyError) -> ApplyError {
+    ApplyError::Operator {
+        what: format!("a replicated row cannot be written: {error}"),
+        advice:
+            "the index is not a plain unique index over columns, so pgconcord cannot tell which row is in the way; \
+                 change or remove the row at this node that stands against it"
+                .into(),
+    }
 }
 
 impl Holder {
@@ -326,7 +344,7 @@ fn holder_query(table: &Table, index: &UniqueIndex) -> String {
 
 /// Whether an error calls for the batch to be written change by change.
 pub fn calls_for_one_by_one(error: &ApplyError) -> bool {
-    matches!(error.code(), Some("23505" | "23P01" | "23503"))
+    is_violation(error) || error.code() == Some("23503")
 }
 
 #[cfg(test)]

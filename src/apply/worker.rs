@@ -302,6 +302,13 @@ impl<R: Recorder> Worker<R> {
                 Ok(true)
             }
             Err(error) if error.loses_session() => Err(error),
+            Err(ApplyError::UniqueLoser { removals, .. }) => {
+                if let Err(error) = unique::remove(&self.shared, &removals).await {
+                    tracing::warn!(%error, "making room for a unique value");
+                }
+                self.reopen_at = Some(Instant::now() + FIRST_RETRY);
+                Ok(false)
+            }
             Err(error) => {
                 tracing::warn!(target = self.shared.node(self.target).name, %error, "deciding a key again");
                 self.reopen_at = Some(Instant::now() + FIRST_RETRY * 10);

@@ -83,10 +83,7 @@ impl Coordinator {
                 break;
             }
             transactions.push(logged.transaction.clone());
-            let others = |seen: &[Lsn]| {
-                seen.iter().enumerate().filter(|(n, _)| *n != link.source.index()).map(|(_, l)| *l).collect::<Vec<_>>()
-            };
-            let changed = last_seen.is_some_and(|before| others(before) != others(&logged.seen));
+            let changed = last_seen.is_some_and(|before| !alike_but_for(link.source, before, &logged.seen));
             views.push(views.last().copied().unwrap_or(0) + u64::from(changed));
             last_seen = Some(&logged.seen);
         }
@@ -132,6 +129,19 @@ impl Coordinator {
             Some(InFlight { end: batch.end(), end_lsn: batch.end_lsn, suspects: KeyMap::default() });
     }
 
+    /// The decision about a key that no other node has changed, which needs no look at its history: `own` comes out,
+    /// a change of the batch in flight. `None` where the history must be asked.
+    pub fn decide_alone(&mut self, link: Link, table: TableId, key: KeyId, own: ChangeRef) -> Option<Decision> {
+        let waits = self.reopened[link.target.index()].contains_key(&key);
+        if waits || !self.window.is_uncontested(table, key) {
+            return None;
+        }
+        if let Some(batch) = &mut self.link_mut(link).in_flight {
+            batch.suspects.remove(&key);
+        }
+        Some(Decision { incoming: own, before: None, winner: own, rival: None, write: true })
+    }
+
     /// What the batch in flight makes of one key at its target, by all that is known now.
     ///
     /// # Errors
@@ -144,9 +154,6 @@ impl Coordinator {
         let batch = self.link_mut(link).in_flight.as_mut().expect("decisions are asked for a batch in flight");
         batch.suspects.remove(&key);
         let end = batch.end;
-        if let Some(incoming) = self.window.only_change(table, key) {
-            return Ok(Decision { incoming, before: None, winner: incoming, rival: None, write: true });
-        }
         let history = self.window.history(table, key)?;
         let mut present = self.present(link.target);
         let before = self.outcome(&history, &present);
@@ -169,7 +176,12 @@ impl Coordinator {
         } else {
             before.filter(|before| rivals.contains(before)).or_else(|| self.latest_stamp(&rivals))
         };
-        Ok(Decision { incoming, before, winner, rival, write: waits || before != Some(winner) })
+        let decision = Decision { incoming, before, winner, rival, write: waits || before != Some(winner) };
+        // What decide_alone relies on.
+        debug_assert!(
+            !self.window.is_uncontested(table, key) || (winner == incoming && rival.is_none() && decision.write)
+        );
+        Ok(decision)
     }
 
     /// Whether the author of `change` had applied a change of the key that is still on its way to the target of the
@@ -308,4 +320,9 @@ impl Coordinator {
         }
         Ok(())
     }
+}
+
+/// Whether two authors at `source` had seen the same of every other node.
+fn alike_but_for(source: NodeId, a: &[Lsn], b: &[Lsn]) -> bool {
+    a.iter().zip(b).enumerate().all(|(node, (a, b))| node == source.index() || a == b)
 }

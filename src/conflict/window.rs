@@ -11,6 +11,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::conflict::history::History;
+use crate::model::run::Run;
 use crate::model::{KeyId, Lsn, NodeId, TableId, Touch, TouchKind, Touches, Transaction};
 
 /// A transaction by its number in its source's log; numbers count from the start of this process.
@@ -30,6 +31,11 @@ pub struct ChangeRef {
 impl ChangeRef {
     fn new(source: NodeId, seq: Seq, word: u64) -> ChangeRef {
         ChangeRef { source, seq, word }
+    }
+
+    /// The change of `source` whose record begins at `offset` of transaction `seq`.
+    pub fn at(source: NodeId, (seq, offset): (Seq, u64), kind: TouchKind) -> ChangeRef {
+        ChangeRef::new(source, seq, Touch { key: KeyId([0, 0]), offset, kind }.pack())
     }
 
     /// Where the change's record begins in its transaction's payload.
@@ -207,12 +213,11 @@ impl Window {
                 }
             }
             Touches::Runs(runs) => {
-                for run in runs {
-                    for entry in run.entries() {
-                        let key = entry?.key;
-                        if self.elsewhere(key, source)? {
-                            self.contested.insert(key);
-                        }
+                let others = self.nodes_but(source).any(|other| !self.logs[other].entries.is_empty());
+                for entry in runs.iter().filter(|_| others).flat_map(Run::entries) {
+                    let key = entry?.key;
+                    if self.elsewhere(key, source)? {
+                        self.contested.insert(key);
                     }
                 }
                 self.large.push((source, seq, transaction.clone()));
@@ -267,12 +272,9 @@ impl Window {
         Ok(false)
     }
 
-    /// The only change of the key, if there is just one and no truncation or large transaction could add to it.
-    pub fn only_change(&self, table: TableId, key: KeyId) -> Option<ChangeRef> {
-        match self.index.get(&key) {
-            Some(Refs::One(change)) if self.large.is_empty() && !self.truncates.contains_key(&table) => Some(*change),
-            _ => None,
-        }
+    /// Whether at most one source has changed the key, its table not having been truncated.
+    pub fn is_uncontested(&self, table: TableId, key: KeyId) -> bool {
+        !self.contested.contains(&key) && !self.truncates.contains_key(&table)
     }
 
     /// All changes of a key, truncations of its table included.

@@ -1,7 +1,10 @@
 //! Confirms what is stable, forgets it, and settles journal entries whose batch is durable (R5, R10).
+//!
+//! Slots move one by one, and a server that crashes may move its slot back; what an author had seen comes back whole
+//! only from a cut through all logs. So the cut is written to one of the nodes before any slot is told.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
@@ -11,85 +14,147 @@ use crate::model::{Link, Lsn};
 const EVERY: Duration = Duration::from_millis(500);
 /// How often old journal entries are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
-/// How often, and how often again, the last confirmation looks whether the servers have flushed our last commits.
+/// How often the last confirmation looks whether the servers have flushed our last commits.
 const LAST_ROUNDS: usize = 4;
+/// A cut that forgets transactions is written at most this often.
+const CUT_EVERY: Duration = Duration::from_secs(1);
+/// A cut that forgets none is written when it lets a server forget so much log, in bytes: more than writing it
+/// makes, so that an idle cluster stays idle.
+const CUT_BYTES: u64 = 64 << 10;
 
-/// Runs until it is dropped.
-///
-/// # Errors
-/// If a spilled transaction can't be read.
-pub async fn run(daemon: Arc<Daemon>) -> Result<(), DaemonError> {
-    let mut tick = tokio::time::interval(EVERY);
-    let mut prune = tokio::time::interval(PRUNE_EVERY);
-    let mut due: Vec<(Link, u64)> = Vec::new();
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {
-                confirm(&daemon)?;
-                settle(&daemon, &mut due).await;
-            }
-            _ = prune.tick() => {
-                if let Err(error) = daemon.journal.prune().await {
-                    tracing::warn!(%error, "pruning the journal");
+/// Confirms and settles.
+#[derive(Debug)]
+pub struct Confirmer {
+    daemon: Arc<Daemon>,
+    /// The cut that was written last, and how many transactions had been forgotten by then.
+    written: Vec<Lsn>,
+    forgotten: u64,
+    written_at: Instant,
+    /// Journal entries whose settling failed.
+    due: Vec<(Link, u64)>,
+}
+
+/// Whether a cut must be worth its writing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Worth {
+    Usual,
+    Anything,
+}
+
+impl Confirmer {
+    /// Starts from what the slots have confirmed.
+    pub fn new(daemon: Arc<Daemon>) -> Confirmer {
+        let written = daemon.shared.coordinator().confirmed().to_vec();
+        Confirmer { daemon, written, forgotten: 0, written_at: Instant::now(), due: Vec::new() }
+    }
+
+    /// Runs until it is dropped.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub async fn run(mut self) -> Result<(), DaemonError> {
+        let mut tick = tokio::time::interval(EVERY);
+        let mut prune = tokio::time::interval(PRUNE_EVERY);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {
+                    self.confirm(Worth::Usual).await?;
+                    self.settle().await;
+                }
+                _ = prune.tick() => {
+                    if let Err(error) = self.daemon.journal.prune().await {
+                        tracing::warn!(%error, "pruning the journal");
+                    }
                 }
             }
         }
     }
-}
 
-/// The last confirmation: barriers make every server flush what we committed.
-pub async fn last(daemon: &Daemon) {
-    let mut due = Vec::new();
-    for _ in 0..LAST_ROUNDS {
-        for node in &daemon.shared.nodes {
-            if node.control().is_some() {
-                let _ = tokio::time::timeout(EVERY, daemon.shared.barrier(node.id)).await;
+    /// The last confirmation: barriers make every server flush what we committed.
+    pub async fn last(mut self) {
+        for _ in 0..LAST_ROUNDS {
+            for node in &self.daemon.shared.nodes {
+                if node.control().is_some() {
+                    let _ = tokio::time::timeout(EVERY, self.daemon.shared.barrier(node.id)).await;
+                }
+            }
+            if let Err(error) = self.confirm(Worth::Anything).await {
+                tracing::warn!(%error, "the last confirmation");
+            }
+            self.settle().await;
+            let coordinator = self.daemon.shared.coordinator();
+            let confirmed = |link: Link| coordinator.confirmed()[link.source.index()] >= coordinator.applied(link);
+            if self.daemon.links().all(confirmed) {
+                return;
             }
         }
-        if let Err(error) = confirm(daemon) {
-            tracing::warn!(%error, "the last confirmation");
-        }
-        settle(daemon, &mut due).await;
-        let coordinator = daemon.shared.coordinator();
-        if daemon.links().all(|link| coordinator.confirmed()[link.source.index()] >= coordinator.applied(link)) {
-            return;
-        }
     }
-}
 
-fn confirm(daemon: &Daemon) -> Result<(), DaemonError> {
-    let frontier = {
-        let mut coordinator = daemon.shared.coordinator();
-        let frontier = coordinator.frontier()?;
-        coordinator.forget(&frontier)?;
-        frontier
-    };
-    // A removal that is made twice is harmless, so those of rows that are stable need not be remembered.
-    daemon.shared.removed().retain(|(home, _, lsn)| lsn.is_some_and(|lsn| lsn >= frontier[home.index()]));
-    for (confirmed, lsn) in daemon.confirmed.iter().zip(frontier) {
-        confirmed.send_if_modified(|known| {
-            let news = lsn > *known;
-            *known = lsn.max(*known);
-            news
-        });
+    async fn confirm(&mut self, worth: Worth) -> Result<(), DaemonError> {
+        let daemon = &self.daemon;
+        let (frontier, forgotten) = {
+            let mut coordinator = daemon.shared.coordinator();
+            let frontier = coordinator.frontier()?;
+            coordinator.forget(&frontier)?;
+            let forgotten = coordinator.nodes().map(|node| coordinator.window().log(node).first()).sum();
+            (frontier, forgotten)
+        };
+        // A removal that is made twice is harmless, so those of rows that are stable need not be remembered.
+        daemon.shared.removed().retain(|(home, _, lsn)| lsn.is_some_and(|lsn| lsn >= frontier[home.index()]));
+        let bytes = frontier.iter().zip(&self.written).map(|(new, old)| new.bytes_since(*old)).max().unwrap_or(0);
+        let usual = bytes >= CUT_BYTES || forgotten > self.forgotten && self.written_at.elapsed() >= CUT_EVERY;
+        if bytes == 0 || worth == Worth::Usual && !usual {
+            return Ok(());
+        }
+        if let Err(error) = self.write_cut(&frontier).await {
+            tracing::warn!(%error, "writing from where the streams are needed; the slots stay where they are");
+            return Ok(());
+        }
+        (self.forgotten, self.written_at) = (forgotten, Instant::now());
+        self.written.clone_from(&frontier);
+        for (confirmed, lsn) in self.daemon.confirmed.iter().zip(frontier) {
+            confirmed.send_if_modified(|known| {
+                let news = lsn > *known;
+                *known = lsn.max(*known);
+                news
+            });
+        }
+        Ok(())
     }
-    Ok(())
-}
 
-async fn settle(daemon: &Daemon, due: &mut Vec<(Link, u64)>) {
-    for link in daemon.links() {
-        let durable: Lsn = daemon.shared.coordinator().window().log(link.target).decoded;
-        if let Some(batch) = daemon.stats[&link].take_settled(durable) {
-            due.retain(|(other, _)| *other != link);
-            due.push((link, batch));
+    /// Writes the cut at the first node that is connected.
+    async fn write_cut(&self, frontier: &[Lsn]) -> Result<(), DaemonError> {
+        let daemon = &self.daemon;
+        let nodes = daemon.config.nodes.iter();
+        let cut: Vec<_> = nodes.zip(frontier).map(|(node, lsn)| (node.name.clone(), *lsn)).collect();
+        let connected = daemon.shared.nodes.iter().find_map(|node| Some((node, node.control()?)));
+        let Some((node, control)) = connected else {
+            return Err(DaemonError::Operator("no node is connected".into()));
+        };
+        let named = |error| DaemonError::Node { node: node.name.clone(), error };
+        let writing = control.write_cut(&daemon.config.cluster, &cut);
+        match tokio::time::timeout(daemon.config.limits.barrier_timeout, writing).await {
+            Ok(written) => written.map_err(named),
+            Err(_) => Err(DaemonError::Operator(format!("{} does not answer", node.name))),
         }
     }
-    let mut left = Vec::new();
-    for (link, batch) in due.drain(..) {
-        if let Err(error) = daemon.journal.settle(&daemon.lane(link), batch).await {
-            tracing::error!(%error, "settling conflicts in the journal");
-            left.push((link, batch));
+
+    async fn settle(&mut self) {
+        let daemon = &self.daemon;
+        for link in daemon.links() {
+            let durable: Lsn = daemon.shared.coordinator().window().log(link.target).decoded;
+            if let Some(batch) = daemon.stats[&link].take_settled(durable) {
+                self.due.retain(|(other, _)| *other != link);
+                self.due.push((link, batch));
+            }
         }
+        let mut left = Vec::new();
+        for (link, batch) in std::mem::take(&mut self.due) {
+            if let Err(error) = daemon.journal.settle(&daemon.lane(link), batch).await {
+                tracing::error!(%error, "settling conflicts in the journal");
+                left.push((link, batch));
+            }
+        }
+        self.due = left;
     }
-    *due = left;
 }

@@ -47,6 +47,7 @@ pub async fn reach_all(
         identities.push(identity);
         confirmed.push(slot);
     }
+    let confirmed = latest_cut(config, &controls, confirmed).await?;
     for (i, identity) in identities.iter().enumerate() {
         if let Some(j) = identities[..i].iter().position(|other| other.system_id == identity.system_id) {
             let database = |i: usize| config.nodes[i].conninfo.dbname();
@@ -84,6 +85,20 @@ pub async fn reach_all(
     }
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
     Ok(Contact { identities, confirmed, catalog: read.catalog })
+}
+
+/// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.
+async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> Result<Vec<Lsn>, DaemonError> {
+    let mut cut = slots;
+    for (node, control) in config.nodes.iter().zip(controls) {
+        let read = control.read_cut(&config.cluster).await;
+        let read = read.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?;
+        for (position, each) in cut.iter_mut().zip(&config.nodes) {
+            // Cuts only grow, so the greatest positions belong to one cut; no slot is past it.
+            *position = read.get(&each.name).copied().unwrap_or(Lsn::ZERO).max(*position);
+        }
+    }
+    Ok(cut)
 }
 
 async fn reach(

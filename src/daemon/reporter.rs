@@ -78,6 +78,8 @@ fn node(daemon: &Daemon, coordinator: &Coordinator, id: NodeId) -> NodeStatus {
     let report = &daemon.reports()[id.index()];
     let log = coordinator.window().log(id);
     let restart = report.slot.as_ref().and_then(|slot| slot.restart_lsn);
+    // Looked at once a second; what was received since has been flushed, too.
+    let flushed = report.flush_lsn.map(|flushed| flushed.max(log.decoded));
     let retained_for = daemon.links().filter(|link| link.source == id).filter_map(|link| {
         let first = coordinator.next_queued(link)?;
         Some(RetainedFor {
@@ -94,8 +96,8 @@ fn node(daemon: &Daemon, coordinator: &Coordinator, id: NodeId) -> NodeStatus {
         server_version: report.server_version.clone(),
         received_lsn: Some(log.decoded),
         confirmed_lsn: Some(coordinator.confirmed()[id.index()]),
-        server_flush_lsn: report.flush_lsn,
-        retained_bytes: report.flush_lsn.zip(restart).map(|(flush, restart)| flush.bytes_since(restart)),
+        server_flush_lsn: flushed,
+        retained_bytes: flushed.zip(restart).map(|(flushed, restart)| flushed.bytes_since(restart)),
         retained_for: retained_for.collect(),
         clock_skew_us: daemon.shared.node(id).clock().map(|clock| clock.micros),
         connected_since: report.connected_since,

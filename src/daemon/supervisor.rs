@@ -237,7 +237,8 @@ async fn read(
     let id = settings.node;
     let failed = |error| DaemonError::Source { node: daemon.name(id).to_owned(), error };
     let confirmed = || daemon.confirmed[id.index()].subscribe();
-    stream(&settings, Echo::Any, Lsn::ZERO, Some(nonce), confirmed(), events.clone()).await.map_err(failed)?;
+    let start = daemon.shared.coordinator().confirmed()[id.index()];
+    stream(&settings, Echo::Any, start, Some(nonce), confirmed(), events.clone()).await.map_err(failed)?;
     if events.is_closed() {
         return Ok(());
     }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use tokio_postgres::types::PgLsn;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, Statement};
 
 use crate::model::{Lsn, Xid};
 use crate::node::NodeError;
@@ -16,9 +16,16 @@ use crate::wire::{Conninfo, Session, WireError};
 pub const MESSAGE_PREFIX: &str = "pgconcord";
 
 /// A control connection.
-#[derive(Debug)]
 pub struct Control {
     client: Client,
+    /// Prepared once: a barrier is waited for while rows are locked.
+    barrier: Statement,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// Who a server is, as IDENTIFY_SYSTEM would say, and what it runs.
@@ -131,16 +138,45 @@ const PROGRESS: &str = "SELECT source, system_id, timeline, lsn, batch FROM pgco
 const INSERT_PROGRESS: &str = "INSERT INTO pgconcord.progress (cluster, source, system_id, timeline, lsn, batch) \
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
 
+/// A cut never goes back, whoever writes it.
+const WRITE_CUT: &str = "INSERT INTO pgconcord.cut (cluster, node, lsn) \
+     SELECT $1, u.node, u.lsn FROM unnest($2::text[], $3::pg_lsn[]) AS u(node, lsn) \
+     ON CONFLICT (cluster, node) DO UPDATE SET lsn = EXCLUDED.lsn, updated_at = clock_timestamp() \
+     WHERE cut.lsn < EXCLUDED.lsn";
+const READ_CUT: &str = "SELECT node, lsn FROM pgconcord.cut WHERE cluster = $1";
+
 impl Control {
     /// Connects as [`crate::node::connect`] does; own logical messages are not waited for on other machines.
     pub async fn connect(info: &Conninfo, application_name: &str) -> Result<Control, NodeError> {
         let client = crate::node::connect(info, application_name).await?;
-        Ok(Control { client })
+        let barrier = client.prepare(BARRIER).await.map_err(NodeError::doing("prepare a barrier"))?;
+        Ok(Control { client, barrier })
     }
 
     /// The connection, for statements that have no function here.
     pub fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Writes from where each node's stream is needed, by node name; on disk when it returns.
+    pub async fn write_cut(&self, cluster: &str, cut: &[(String, Lsn)]) -> Result<(), NodeError> {
+        let nodes: Vec<&str> = cut.iter().map(|(node, _)| node.as_str()).collect();
+        let positions: Vec<PgLsn> = cut.iter().map(|(_, lsn)| PgLsn::from(lsn.0)).collect();
+        let doing = NodeError::doing("write from where the streams are needed");
+        self.client.execute(WRITE_CUT, &[&cluster, &nodes, &positions]).await.map(drop).map_err(doing)
+    }
+
+    /// Forgets what [`Control::write_cut`] wrote at this node.
+    pub async fn forget_cut(&self, cluster: &str) -> Result<(), NodeError> {
+        let doing = NodeError::doing("forget from where the streams were needed");
+        self.client.execute("DELETE FROM pgconcord.cut WHERE cluster = $1", &[&cluster]).await.map(drop).map_err(doing)
+    }
+
+    /// What [`Control::write_cut`] wrote last at this node; nothing before the first time.
+    pub async fn read_cut(&self, cluster: &str) -> Result<HashMap<String, Lsn>, NodeError> {
+        let rows = self.client.query(READ_CUT, &[&cluster]).await;
+        let rows = rows.map_err(NodeError::doing("read from where the streams are needed"))?;
+        Ok(rows.iter().map(|row| (row.get(0), lsn(row.get(1)))).collect())
     }
 
     /// Whether the connection has ended.
@@ -174,7 +210,7 @@ impl Control {
     /// The transaction commits without waiting for its flush or for standbys.
     pub async fn barrier(&self, nonce: u64) -> Result<(Xid, Lsn), NodeError> {
         let doing = NodeError::doing("emit a barrier");
-        let row = self.client.query_one(BARRIER, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
+        let row = self.client.query_one(&self.barrier, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
         let text: String = row.get("xmin");
         let xid: u64 = text.parse().map_err(|_| NodeError::Answer { doing: "emit a barrier", answer: text.clone() })?;
         // rows carry the low 32 bits

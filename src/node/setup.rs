@@ -74,6 +74,13 @@ pub async fn run(
     for site in &sites {
         points.push(slot_of(config, site, slot_wait, say).await.map_err(|error| error.at(site.name))?);
     }
+    if sites.iter().any(|site| site.slot.is_none()) {
+        for site in &sites {
+            // An older life's cut says nothing about slots that were made just now.
+            let forgotten = site.control.forget_cut(&config.cluster).await;
+            forgotten.map_err(|error| error.at(site.name))?;
+        }
+    }
     for site in &sites {
         origins_and_progress(config, site, &sites, &points, say).await.map_err(|error| error.at(site.name))?;
     }

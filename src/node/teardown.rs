@@ -133,7 +133,10 @@ async fn released(control: &Control, name: &str) -> Result<(), NodeError> {
 async fn drop_schema(config: &Config, control: &Control, say: &mut (dyn FnMut(&str) + Send)) -> Result<(), NodeError> {
     let doing = NodeError::doing("remove the schema pgconcord");
     let client = control.client();
-    client.execute("DELETE FROM pgconcord.progress WHERE cluster = $1", &[&config.cluster]).await.map_err(&doing)?;
+    for table in ["progress", "cut"] {
+        let delete = format!("DELETE FROM pgconcord.{table} WHERE cluster = $1");
+        client.execute(&delete, &[&config.cluster]).await.map_err(&doing)?;
+    }
     let others: bool =
         client.query_one("SELECT EXISTS (SELECT FROM pgconcord.progress)", &[]).await.map_err(&doing)?.get(0);
     if others {
@@ -145,7 +148,7 @@ async fn drop_schema(config: &Config, control: &Control, say: &mut (dyn FnMut(&s
     Ok(())
 }
 
-const DROP_SCHEMA: &str = "DROP TABLE pgconcord.progress; DROP SCHEMA pgconcord;";
+const DROP_SCHEMA: &str = "DROP TABLE pgconcord.progress, pgconcord.cut; DROP SCHEMA pgconcord;";
 
 fn origins(config: &Config, node: &NodeConfig) -> Vec<String> {
     config.nodes.iter().filter(|other| other.id != node.id).map(|other| config.origin_name(&other.name)).collect()
@@ -160,7 +163,7 @@ fn remaining(config: &Config, node: &NodeConfig, reason: NodeError) -> Remains {
     let slot = quote_literal(&object);
     let statements = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot};\n\
-         DROP PUBLICATION IF EXISTS {};\n{}DROP TABLE IF EXISTS pgconcord.progress;\nDROP SCHEMA IF EXISTS pgconcord;",
+         DROP PUBLICATION IF EXISTS {};\n{}DROP TABLE IF EXISTS pgconcord.progress, pgconcord.cut;\nDROP SCHEMA IF EXISTS pgconcord;",
         quote_identifier(&object),
         origins.collect::<String>()
     );

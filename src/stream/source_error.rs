@@ -109,3 +109,50 @@ impl Classify for SourceError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{ServerError, Severity};
+
+    fn said(code: &str) -> WireError {
+        let error = ServerError {
+            severity: Severity::Error,
+            code: code.to_owned(),
+            message: "m".to_owned(),
+            detail: None,
+            hint: None,
+            context: None,
+            schema: None,
+            table: None,
+            column: None,
+            constraint: None,
+            position: None,
+        };
+        WireError::Server(Box::new(error))
+    }
+
+    #[test]
+    fn a_slot_in_use_may_become_free_and_a_lost_one_never_comes_back() {
+        let at_start = |code| SourceError::at_start("s", said(code));
+        assert_eq!(at_start("55006").class(), Class::Transient);
+        for code in ["55000", "42704"] {
+            let error = at_start(code);
+            assert_eq!(error.class(), Class::Operator);
+            assert!(error.to_string().contains("\"s\"") && error.to_string().contains("pgconcord setup"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_same_code_means_the_publication_once_the_stream_runs() {
+        let error = SourceError::while_streaming("s", "p", said("42704"));
+        assert!(matches!(&error, SourceError::PublicationGone { publication } if publication == "p"));
+        assert_eq!(error.class(), Class::Operator);
+    }
+
+    #[test]
+    fn a_server_that_shuts_down_comes_back() {
+        assert_eq!(SourceError::while_streaming("s", "p", said("57P01")).class(), Class::Transient);
+        assert_eq!(SourceError::Ended.class(), Class::Transient);
+    }
+}
