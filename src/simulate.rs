@@ -28,8 +28,10 @@ use rows::{Key, Row};
 /// A rule that is dropped, to see that the simulation finds out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutation {
-    /// Writes over what was not decoded, and leaves decisions as they were.
-    NoGuardNoReopen,
+    /// Writes over what was not decoded.
+    NoGuard,
+    /// Leaves decisions as they were when a change comes to light that they did not know.
+    NoReopen,
     /// Decides with locks but without a barrier.
     NoBarrier,
     /// Forgets a change as soon as every peer has applied it.
@@ -44,8 +46,21 @@ pub enum Mutation {
     AnyBody,
     /// A start takes each slot's position for itself.
     SlotsAlone,
-    /// No server crashes; not a rule, but tells a schedule's failures apart.
-    NoCrash,
+    /// Rows that survive a truncation get the value that comes out by a commit of their own.
+    SurvivorsLater,
+}
+
+/// What a schedule has more of than others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Focus {
+    /// Of everything a little.
+    Nothing,
+    /// TRUNCATE.
+    Truncations,
+    /// TOASTed values and few deletes.
+    Toast,
+    /// Crashes and restarts, and confirming between them.
+    Starts,
 }
 
 /// One simulation.
@@ -59,6 +74,8 @@ pub struct Settings {
     pub steps: usize,
     /// The skew up to which a batch waits for the target's clock, in the clock's units.
     pub max_skew: i64,
+    /// What there is more of.
+    pub focus: Focus,
     /// What is broken.
     pub mutation: Option<Mutation>,
     /// Keeps a record of what happens.
@@ -69,7 +86,13 @@ impl Settings {
     /// A whole and sound system.
     pub fn new(nodes: usize, seed: u64) -> Settings {
         let max_skew = if seed.is_multiple_of(3) { 0 } else { 150 };
-        Settings { seed, nodes, steps: 1500, max_skew, mutation: None, story: false }
+        let focus = match seed % 7 {
+            0 => Focus::Truncations,
+            1 => Focus::Toast,
+            2 => Focus::Starts,
+            _ => Focus::Nothing,
+        };
+        Settings { seed, nodes, steps: 1500, max_skew, focus, mutation: None, story: false }
     }
 }
 

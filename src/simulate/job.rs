@@ -182,7 +182,7 @@ impl World {
     }
 
     fn begin_reopen(&mut self, link: Link, reopened: Reopened) -> bool {
-        if self.settings.mutation == Some(Mutation::NoGuardNoReopen) {
+        if self.settings.mutation == Some(Mutation::NoReopen) {
             self.daemon.coordinator.reopen_done(link.target, reopened.key, u64::MAX, Lsn::ZERO);
             return false;
         }
@@ -295,7 +295,7 @@ impl World {
                     node.delete(job.xid, key, Guard::Open);
                 }
             }
-            left.retain(|key| !job.keys.contains(key));
+            left.retain(|key| !job.keys.contains(key) && self.settings.mutation != Some(Mutation::SurvivorsLater));
             job.slow.extend(left);
         }
         let emptied = |key: &Key| job.tables.contains_key(&key.table);
@@ -344,7 +344,7 @@ impl World {
             };
         };
         let guard = match self.settings.mutation {
-            Some(Mutation::NoGuardNoReopen) => Guard::Open,
+            Some(Mutation::NoGuard) => Guard::Open,
             _ => Guard::Known { horizon: job.horizon, decoded },
         };
         let node = &mut self.nodes[job.batch.link.target.index()];

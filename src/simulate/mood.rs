@@ -1,5 +1,6 @@
 //! How likely each step of a schedule is: drawn anew for each seed, so that schedules differ in kind.
 
+use crate::simulate::Focus;
 use crate::simulate::random::Random;
 
 /// One step of a schedule.
@@ -69,12 +70,15 @@ pub struct Mood {
 
 impl Mood {
     /// Draws one.
-    pub fn new(random: &mut Random) -> Mood {
-        let calm = random.permille(250);
+    pub fn new(focus: Focus, random: &mut Random) -> Mood {
+        let starts = focus == Focus::Starts;
+        let calm = !starts && random.permille(250);
         let weight = |action: Action, usual: usize, random: &mut Random| {
             let fault = matches!(action, Action::LoseConnection | Action::Crash | Action::Restart | Action::StepClock);
             match (fault, calm) {
                 (true, true) => 0,
+                (true, false) if starts => usual * 32,
+                (false, _) if starts && matches!(action, Action::Forget | Action::SaveSlot) => usual * 16,
                 (true, false) => usual * random.pick(&[0, 4, 8, 16]),
                 (false, _) if matches!(action, Action::BeginLocal) => usual * random.pick(&[2, 4, 8]),
                 (false, _) if keeps_up(action) => usual * random.pick(&[8, 16, 32]),

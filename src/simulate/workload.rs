@@ -62,6 +62,8 @@ pub struct Workload {
     pub truncates: usize,
     /// How often a body is TOASTed.
     pub toasted: usize,
+    /// How often of a hundred other statements one deletes.
+    pub deletes: usize,
     /// The last value given; each is given once.
     pub last: u32,
 }
@@ -100,8 +102,9 @@ impl Workload {
             return Statement::Move(key, to, self.fresh());
         }
         match random.below(100) {
-            0..30 => Statement::Insert(key, self.row(random)),
-            30..75 => {
+            at if at < self.deletes => Statement::Delete(key),
+            at if at < self.deletes + 30 => Statement::Insert(key, self.row(random)),
+            _ => {
                 let only_body = random.permille(100);
                 Statement::Update {
                     key,
@@ -110,7 +113,6 @@ impl Workload {
                     body: (only_body || random.permille(350)).then(|| self.body(random)),
                 }
             }
-            _ => Statement::Delete(key),
         }
     }
 }

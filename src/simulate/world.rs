@@ -10,7 +10,7 @@ use crate::simulate::node::{Done, Node};
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Identity, Key, Row, Schema};
 use crate::simulate::workload::{Local, Statement, Workload, run};
-use crate::simulate::{Failure, Mutation, Settings};
+use crate::simulate::{Failure, Focus, Mutation, Settings};
 
 /// A row that lost its unique value to another, to be deleted at its home node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -90,8 +90,14 @@ impl World {
             moves: often(&mut random, 100),
             truncates: often(&mut random, 25),
             toasted: often(&mut random, 600),
+            deletes: 25,
             last: 0,
         };
+        match settings.focus {
+            Focus::Truncations => workload.truncates = 80,
+            Focus::Toast => (workload.toasted, workload.deletes) = (900, 5),
+            Focus::Starts | Focus::Nothing => {}
+        }
         let base = base_rows(&mut workload, &mut random);
         let count = settings.nodes;
         let mut nodes: Vec<_> = NodeId::all(count).map(|id| Node::new(id, count, &base)).collect();
@@ -101,7 +107,7 @@ impl World {
             node.skew = *random.pick(&SKEWS);
         }
         let lag = (0..count * count).map(|_| random.below(950)).collect();
-        let mood = Mood::new(&mut random);
+        let mood = Mood::new(settings.focus, &mut random);
         World {
             daemon: Daemon::new(start.clone(), &mut random),
             jobs: (0..count).map(|_| None).collect(),
@@ -236,9 +242,6 @@ impl World {
 
     /// The server stops at once and starts again.
     pub fn crash(&mut self, node: NodeId) {
-        if self.settings.mutation == Some(Mutation::NoCrash) {
-            return;
-        }
         tell!(self, "n{}: crashes, flushed up to {}", node.0, self.nodes[node.index()].wal.flush_lsn());
         self.lose_connection(node);
         self.locals.retain(|local| local.node != node);
