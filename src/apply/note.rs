@@ -10,7 +10,7 @@ use crate::apply::record::{Conflict, Recorder, Side};
 use crate::conflict::coordinator::{Coordinator, Decision};
 use crate::conflict::resolve::Resolver;
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
-use crate::model::{ConflictType, Op, Resolution, TouchKind};
+use crate::model::{ConflictType, NodeId, Op, Resolution, TouchKind};
 
 impl Net {
     /// What the change is to the row it meets: folded changes count as the one that does the same.
@@ -42,6 +42,12 @@ pub(super) fn side(coordinator: &Coordinator, change: ChangeRef) -> io::Result<S
         row: complete::new_row(&record).filter(|_| !deletes),
         old: complete::old_row(&record),
     })
+}
+
+/// Whether the row that a delete doesn't find is one that this link brought and that was never written, because
+/// another had its unique value (R12): that is on record, and its removal at home is no conflict of its own.
+fn is_lost(net: &Net, decision: &Decision, source: NodeId) -> bool {
+    !net.table.unique.is_empty() && decision.before.is_some_and(|before| before.source == source)
 }
 
 impl<R: Recorder> Execution<'_, R> {
@@ -90,6 +96,9 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(());
         }
         let link = self.batch.link;
+        if !there && matches!(net.content, Content::Delete) && is_lost(net, decision, link.source) {
+            return Ok(());
+        }
         if !there && coordinator.is_ahead(link, net.table.id, net.key, decision.incoming)? {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::{note, sql};
 use crate::conflict::Operation;
 use crate::model::table::{Table, UniqueIndex, quote_identifier};
-use crate::model::{Cell, ConflictType, NodeId, Resolution, Stamp, Tuple};
+use crate::model::{Cell, ConflictType, NodeId, Resolution, Tuple};
 use crate::node::NodeError;
 use crate::wire::Param;
 
@@ -24,6 +24,15 @@ struct Holder {
     /// The change that stands there, if the window has it.
     side: Option<Side>,
     home: NodeId,
+}
+
+/// Who must go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Loser {
+    /// The row that holds the value.
+    There,
+    /// The row that wants it, whose home is this node.
+    Incoming(NodeId),
 }
 
 impl<R: Recorder> Execution<'_, R> {
@@ -70,11 +79,12 @@ impl<R: Recorder> Execution<'_, R> {
         let transaction = &self.batch.transactions[usize::try_from(net.place.0 - self.batch.first).unwrap_or(0)];
         let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
         let incoming_wins = newest.is_none_or(|newest| transaction.stamp > newest);
-        let conflict = self.unique_conflict(net, &holders, incoming_wins, transaction.stamp)?;
         if incoming_wins {
-            // The batch is rolled back, but the removal stands: the entry is settled with what is committed.
-            let conflict = Conflict { batch: self.session.progress.batch, ..conflict };
-            self.recorder.pending(vec![conflict]).await?;
+            // The batch is rolled back, but the removals stand: the entries are settled with what is committed.
+            let batch = self.session.progress.batch;
+            let lost = |holder| Ok(Conflict { batch, ..self.unique_conflict(net, &holders, holder, Loser::There)? });
+            let conflicts = holders.iter().map(lost).collect::<Result<_, ApplyError>>()?;
+            self.recorder.pending(conflicts).await?;
             let mut home = self.batch.link.target;
             for holder in &holders {
                 home = holder.home;
@@ -85,25 +95,32 @@ impl<R: Recorder> Execution<'_, R> {
                 home: self.shared.node(home).name.clone(),
             });
         }
+        let conflict = self.unique_conflict(net, &holders, &holders[0], Loser::Incoming(transaction.stamp.node))?;
         self.recorder.pending(vec![conflict]).await?;
         self.applied.conflicts += 1;
         self.remove_at(self.batch.link.source, row, &holders[0].index).await
     }
 
+    /// The conflict with one of the holders. Where several lose there is one entry for each, by the loser's key, so
+    /// that every row that goes is on record.
     fn unique_conflict(
         &self,
         net: &Net,
         holders: &[Holder],
-        incoming_wins: bool,
-        stamp: Stamp,
+        holder: &Holder,
+        loser: Loser,
     ) -> Result<Conflict, ApplyError> {
         let kind = match (holders.len(), net.operation()) {
             (2.., _) => ConflictType::MultipleUniqueConflicts,
             (_, Operation::Insert) if !net.rekeyed => ConflictType::InsertExists,
             _ => ConflictType::UpdateExists,
         };
-        let resolution = if incoming_wins { Resolution::ApplyRemote } else { Resolution::KeepLocal };
-        let holder = &holders[0];
+        let (resolution, result, who, home) = match loser {
+            Loser::There => (Resolution::ApplyRemote, net.content.clone(), "the row there", holder.home),
+            Loser::Incoming(home) => {
+                (Resolution::KeepLocal, Content::Put(holder.row.clone()), "the incoming row", home)
+            }
+        };
         let local = holder.side.clone().unwrap_or(Side {
             stamp: None,
             lsn: crate::model::Lsn::ZERO,
@@ -113,16 +130,14 @@ impl<R: Recorder> Execution<'_, R> {
             old: None,
         });
         let local = Side { row: Some(holder.row.clone()), ..local };
-        let result = if incoming_wins { net.content.clone() } else { Content::Put(holder.row.clone()) };
         let coordinator = self.shared.coordinator();
         let mut conflict = self.conflict(&coordinator, net, kind, resolution, Some(local), Some(result));
+        if loser == Loser::There && holders.len() > 1 {
+            conflict.key = holder.row.clone();
+        }
         let indexes: Vec<_> = holders.iter().map(|holder| holder.index.name.as_str()).collect();
-        let (loser, home) = match incoming_wins {
-            true => ("the row there", holder.home),
-            false => ("the incoming row", stamp.node),
-        };
         conflict.note = Some(format!(
-            "both rows claim one value of {}; {loser} is older and is removed at {}",
+            "rows claim one value of {}; {who} is older and is removed at {}",
             indexes.join(", "),
             self.shared.node(home).name
         ));
