@@ -8,6 +8,7 @@ pub mod batch;
 pub mod complete;
 pub mod error;
 pub mod execute;
+mod fit;
 pub mod net;
 mod note;
 pub mod record;
