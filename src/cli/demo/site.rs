@@ -71,9 +71,7 @@ impl Site {
         node.sql(DATABASE, "GRANT CREATE ON SCHEMA public TO shop_owner").await?;
         node.sql(DATABASE, &format!("SET ROLE shop_owner; {SHOP}")).await?;
         let password = self.servers.password();
-        let role = format!(
-            "CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '{password}'; GRANT shop_owner TO {ROLE}"
-        );
+        let role = format!("CREATE ROLE {ROLE} LOGIN REPLICATION PASSWORD '{password}'; GRANT shop_owner TO {ROLE}");
         node.sql(DATABASE, &role).await?;
         node.sql(DATABASE, GRANTS).await?;
         Ok(())
