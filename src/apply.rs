@@ -9,6 +9,7 @@ pub mod busy;
 pub mod complete;
 pub mod error;
 pub mod execute;
+mod fit;
 pub mod net;
 mod note;
 pub mod record;

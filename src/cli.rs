@@ -15,7 +15,6 @@ pub mod demo;
 pub mod doctor;
 pub mod init;
 pub mod run;
-mod settings;
 pub mod setup;
 pub mod status;
 pub mod teardown;

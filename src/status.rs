@@ -243,7 +243,7 @@ impl Status {
 }
 
 /// Positions as PostgreSQL writes them.
-mod lsn {
+pub(crate) mod lsn {
     use serde::{Deserialize, Deserializer, Serializer};
 
     use crate::model::Lsn;

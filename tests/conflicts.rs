@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::harness::{Cluster, Plan};
+use crate::harness::{Cluster, Plan, SOON, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -170,13 +170,49 @@ fn assert_on_record(cluster: &Cluster, note: &str) {
     assert_eq!(row.as_object().map(serde_json::Map::len), Some(4), "{row}");
 }
 
+/// As [`without_seeing`]; `first` meets the change of the other before the other meets its own, and goes on alone
+/// until a query is true at a node.
+fn meets_first(
+    cluster: &mut Cluster,
+    first: usize,
+    until: (usize, &str),
+    earlier: (usize, &str),
+    later: (usize, &str),
+) {
+    cluster.stop_daemon();
+    cluster.rows(earlier.0, earlier.1);
+    sleep(Duration::from_millis(20));
+    cluster.rows(later.0, later.1);
+    let held = cluster.hold_link(first, EAST + WEST - first);
+    cluster.start_daemon();
+    wait_for(until.1, SOON, || (cluster.value(until.0, until.1) == "t").then_some(()));
+    drop(held);
+    cluster.settle();
+    cluster.wait_journal_settled();
+}
+
+const TWO: &str = "INSERT INTO coupon VALUES (201, 'A', 'x', 'first'), (202, 'B', 'y', 'second')";
+const ONE: &str = "INSERT INTO coupon VALUES (203, 'A', 'y', 'third')";
+
+/// The entries about coupons at a target: row, type and resolution.
+fn coupon_entries(cluster: &Cluster, target: usize) -> Vec<[String; 3]> {
+    let text = |value: &Value| value.as_str().expect("a text").to_owned();
+    let mut entries = cluster.conflicts(&["--table", "public.coupon"]);
+    entries.retain(|entry| entry["target"] == cluster.name(target));
+    let each = |entry: &Value| [text(&entry["key"]["id"]), text(&entry["type"]), text(&entry["resolution"])];
+    let mut found: Vec<_> = entries.iter().map(each).collect();
+    found.sort_unstable();
+    found
+}
+
 #[test]
 fn multiple_unique_conflicts_the_newer_row_takes_all() {
     let mut cluster = cluster();
-    let two = "INSERT INTO coupon VALUES (201, 'A', 'x', 'first'), (202, 'B', 'y', 'second')";
-    without_seeing(&mut cluster, (WEST, two), (EAST, "INSERT INTO coupon VALUES (203, 'A', 'y', 'third')"));
+    let written = (WEST, "SELECT count(*) = 1 FROM coupon WHERE id = 203");
+    meets_first(&mut cluster, WEST, written, (WEST, TWO), (EAST, ONE));
     assert_eq!(coupons(&cluster), ["203"]);
-    assert!(coupon_types(&cluster).contains(&"multiple_unique_conflicts".to_owned()), "{:?}", coupon_types(&cluster));
+    let multiple = |id| [id, "multiple_unique_conflicts", "apply_remote"];
+    assert_eq!(coupon_entries(&cluster, WEST), [multiple("201"), multiple("202")], "one a row that went");
     assert_on_record(&cluster, "first");
     assert_on_record(&cluster, "second");
 }
@@ -184,9 +220,11 @@ fn multiple_unique_conflicts_the_newer_row_takes_all() {
 #[test]
 fn multiple_unique_conflicts_the_older_row_goes() {
     let mut cluster = cluster();
-    let two = "INSERT INTO coupon VALUES (201, 'A', 'x', 'first'), (202, 'B', 'y', 'second')";
-    without_seeing(&mut cluster, (EAST, "INSERT INTO coupon VALUES (203, 'A', 'y', 'third')"), (WEST, two));
+    let gone_at_home = (EAST, "SELECT count(*) = 0 FROM coupon WHERE id = 203");
+    meets_first(&mut cluster, WEST, gone_at_home, (EAST, ONE), (WEST, TWO));
     assert_eq!(coupons(&cluster), ["201", "202"]);
+    assert_eq!(coupon_entries(&cluster, WEST), [["203", "multiple_unique_conflicts", "keep_local"]]);
+    assert!(coupon_entries(&cluster, EAST).is_empty(), "nothing stood in the way there any more");
     assert_on_record(&cluster, "third");
 }
 
@@ -197,7 +235,20 @@ fn a_unique_value_that_two_inserts_claim_goes_to_the_newer() {
         ("INSERT INTO coupon VALUES (211, 'C', 's', 'older')", "INSERT INTO coupon VALUES (212, 'C', 't', 'newer')");
     without_seeing(&mut cluster, (WEST, older), (EAST, newer));
     assert_eq!(coupons(&cluster), ["212"]);
-    assert!(coupon_types(&cluster).contains(&"insert_exists".to_owned()), "{:?}", coupon_types(&cluster));
+    assert!(coupon_types(&cluster).iter().all(|kind| kind == "insert_exists"), "{:?}", coupon_types(&cluster));
+    assert_on_record(&cluster, "older");
+}
+
+#[test]
+fn the_removal_of_a_row_that_lost_is_no_conflict_of_its_own() {
+    let mut cluster = cluster();
+    let (older, newer) =
+        ("INSERT INTO coupon VALUES (211, 'C', 's', 'older')", "INSERT INTO coupon VALUES (212, 'C', 't', 'newer')");
+    let gone_at_home = (WEST, "SELECT count(*) = 0 FROM coupon WHERE id = 211");
+    meets_first(&mut cluster, EAST, gone_at_home, (WEST, older), (EAST, newer));
+    assert_eq!(coupons(&cluster), ["212"]);
+    assert_eq!(coupon_entries(&cluster, EAST), [["211", "insert_exists", "keep_local"]]);
+    assert!(coupon_entries(&cluster, WEST).is_empty(), "nothing stood in the way there any more");
     assert_on_record(&cluster, "older");
 }
 

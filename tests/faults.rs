@@ -158,7 +158,7 @@ fn a_server_that_lacks_a_table() {
     assert_eq!(cluster.value(WEST, "SELECT qty FROM item WHERE id = 1"), "5");
 }
 
-/// A file system of 512 kB: mounted by root, by anyone else in a namespace of the daemon's own.
+/// A file system of 8 MB: mounted by root, by anyone else in a namespace of the daemon's own.
 struct SmallDisk {
     place: PathBuf,
     mounted: bool,
@@ -167,7 +167,7 @@ struct SmallDisk {
 impl SmallDisk {
     fn new(place: PathBuf) -> SmallDisk {
         fs::create_dir(&place).expect("a mount point");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=512k", "none"]).arg(&place).status();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&place).status();
         let mounted = mount.is_ok_and(|status| status.success());
         SmallDisk { place, mounted }
     }
@@ -178,7 +178,7 @@ impl SmallDisk {
             return Daemon::start(&cluster.config(), &cluster.log_file(), cluster.http());
         }
         let mut command = Command::new("unshare");
-        let script = format!("mount -t tmpfs -o size=512k none '{}' && exec \"$0\" run", self.place.display());
+        let script = format!("mount -t tmpfs -o size=8m none '{}' && exec \"$0\" run", self.place.display());
         command.args(["--user", "--map-root-user", "--mount", "sh", "-c", &script, env!("CARGO_BIN_EXE_pgconcord")]);
         command.env("PGCONCORD_CONFIG", cluster.config()).current_dir(cluster.directory());
         Daemon::spawn(command, &cluster.log_file(), cluster.http())
@@ -223,7 +223,7 @@ fn a_full_disk_under_the_journal_stops_deciding_and_loses_nothing() {
     cluster.settle();
     let place = disk.path(cluster.daemon());
     let filler = fill(&place);
-    // conflicts, with rows that don't fit in the pages that the journal has
+    // conflicts, with rows that don't fit in the pages that the journal has; an entry holds about three copies of one
     let wide = "repeat(md5(random()::text), 500)";
     for round in 0..10 {
         for place in [EAST, WEST] {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use crate::apply::batch::{self, Pieces, SET_ROWS, Set, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
+use crate::apply::fit;
 use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
@@ -85,7 +86,10 @@ pub async fn apply<R: Recorder>(
         mode,
         began: false,
     };
+    let names = &execution.session.settings;
+    let fits = fit::check_batch(batch, &names.source_name, &names.target_name);
     let written = match mode {
+        _ if fits.is_err() => fits,
         Mode::Sets | Mode::LeavingOut => execution.write().await,
         Mode::OneByOne => execution.write_one_by_one().await,
     };
@@ -199,6 +203,12 @@ impl<'a, R: Recorder> Execution<'a, R> {
     /// Whether a change is one of this batch.
     pub(super) fn is_ours(&self, change: ChangeRef) -> bool {
         change.source == self.batch.link.source && change.seq >= self.batch.first
+    }
+
+    /// Refuses a row of the window that has a value without a place at the target.
+    pub(super) fn fits(&self, content: &Content, winner: ChangeRef) -> Result<(), ApplyError> {
+        let name = |node: crate::model::NodeId| self.shared.node(node).name.as_str();
+        fit::check(content, name(winner.source), name(self.batch.link.target))
     }
 
     /// Finds the values that changes left out (R8) and sorts their rows into the plan.

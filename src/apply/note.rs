@@ -104,7 +104,7 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(());
         }
         let link = self.batch.link;
-        let made_room = self.shared.removed().iter().any(|(_, key, _)| *key == net.key);
+        let made_room = self.shared.removed().keys().any(|(_, key, _)| *key == net.key);
         if !there && made_room {
             return Ok(()); // the loser of a unique value: on record as that
         }

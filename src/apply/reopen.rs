@@ -106,6 +106,7 @@ impl<R: Recorder> Execution<'_, R> {
         let decision = coordinator.decide_again(target, reopened)?;
         let Some(winner) = decision.winner else { return Ok((decision, None)) };
         let content = complete::content_of(&coordinator, winner, reopened.key, hasher)?;
+        self.fits(&content, winner)?;
         let completed = match &content {
             Content::Put(row) if row.has_unchanged() => {
                 // What stands is in doubt: only the window and the source are trusted.

@@ -144,6 +144,7 @@ impl<R: Recorder> Execution<'_, R> {
                     true => net.content.clone(),
                     false => complete::content_of(&coordinator, decision.winner, net.key, hasher)?,
                 };
+                self.fits(&content, decision.winner)?;
                 self.note_missing(&coordinator, net, &decision, there)?;
                 let completed = match &content {
                     Content::Put(row) if row.has_unchanged() && ours => {

@@ -4,7 +4,7 @@
 //! the value the older row loses and is removed by an ordinary DELETE at its home node, without origin, so that it
 //! is replicated and ordered like any other change; its whole row is in the journal.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use crate::apply::batch::Pieces;
 use crate::apply::error::ApplyError;
@@ -42,8 +42,9 @@ pub struct Removal {
     index: UniqueIndex,
 }
 
-/// Removals that have been made: the change of the loser that stood, and where it committed.
-pub type Removed = HashSet<(NodeId, KeyId, Option<Lsn>)>;
+/// Removals that have been made, by home, key and where the change that stood had committed; each with a position of
+/// the home's log by which the DELETE had been decoded.
+pub type Removed = HashMap<(NodeId, KeyId, Option<Lsn>), Lsn>;
 
 impl<R: Recorder> Execution<'_, R> {
     /// Writes the batch change by change, each behind a savepoint.
@@ -106,7 +107,10 @@ impl<R: Recorder> Execution<'_, R> {
         }
         let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
         let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
-        let conflict = self.unique_conflict(claim, &holders, incoming_wins);
+        let conflicts: Vec<_> = match incoming_wins {
+            true => holders.iter().map(|loser| self.unique_conflict(claim, &holders, Loser::There(loser))).collect(),
+            false => vec![self.unique_conflict(claim, &holders, Loser::Incoming)],
+        };
         let hasher = self.shared.catalog.hasher;
         let losers: Vec<(Removal, Option<Lsn>)> = if incoming_wins {
             let lsn = |holder: &Holder| holder.side.as_ref().map(|side| side.lsn);
@@ -118,14 +122,15 @@ impl<R: Recorder> Execution<'_, R> {
         let undone: Vec<Removal> = {
             let removed = self.shared.removed();
             let done = |(removal, lsn): &(Removal, Option<Lsn>)| {
-                removed.contains(&(removal.home, removal.row.key(&hasher), *lsn))
+                removed.contains_key(&(removal.home, removal.row.key(&hasher), *lsn))
             };
             losers.iter().filter(|loser| !done(loser)).map(|(removal, _)| removal.clone()).collect()
         };
         if !undone.is_empty() {
-            // The batch is rolled back, but the removal stands: the entry is settled with what is committed.
-            let conflict = Conflict { batch: self.session.progress.batch, ..conflict };
-            self.recorder.pending(vec![conflict]).await?;
+            // The batch is rolled back, but the removals stand: the entries are settled with what is committed.
+            let batch = self.session.progress.batch;
+            let conflicts = conflicts.into_iter().map(|conflict| Conflict { batch, ..conflict });
+            self.recorder.pending(conflicts.collect()).await?;
             let table = row.table().to_string();
             let removals = losers.into_iter().filter(|(r, _)| undone.iter().any(|u| u.row == r.row)).collect();
             return Err(ApplyError::UniqueLoser { table, removals });
@@ -164,30 +169,36 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(())
     }
 
-    fn unique_conflict(&self, claim: &Claim, holders: &[Holder], incoming_wins: bool) -> Conflict {
+    /// The conflict with the holders. Where several lose there is one entry for each, by the loser's key, so that
+    /// every row that goes is on record.
+    fn unique_conflict(&self, claim: &Claim, holders: &[Holder], loser: Loser<'_>) -> Conflict {
         let kind = match (holders.len(), claim.remote.operation) {
             (2.., _) => ConflictType::MultipleUniqueConflicts,
             (_, Operation::Insert) if !claim.rekeyed => ConflictType::InsertExists,
             _ => ConflictType::UpdateExists,
         };
-        let holder = &holders[0];
         let unknown =
             Side { stamp: None, lsn: Lsn::ZERO, xid: Xid(0), operation: Operation::Insert, row: None, old: None };
-        let local = Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) };
+        let (holder, resolution, result, who, home) = match loser {
+            Loser::There(holder) => (holder, Resolution::ApplyRemote, &claim.row, "the row there", holder.home),
+            Loser::Incoming => (&holders[0], Resolution::KeepLocal, &holders[0].row, "the incoming row", claim.home),
+        };
+        let key = match loser {
+            Loser::There(holder) if holders.len() > 1 => &holder.row,
+            _ => &claim.key_row,
+        };
         let indexes: Vec<_> = holders.iter().map(|holder| holder.index.name.as_str()).collect();
-        let (loser, home) =
-            if incoming_wins { ("the row there", holder.home) } else { ("the incoming row", claim.home) };
         Conflict {
             conflict_type: kind,
-            resolution: if incoming_wins { Resolution::ApplyRemote } else { Resolution::KeepLocal },
-            local: Some(local),
-            result: Some(Content::Put(if incoming_wins { claim.row.clone() } else { holder.row.clone() })),
+            resolution,
+            local: Some(Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) }),
+            result: Some(Content::Put(result.clone())),
             note: Some(format!(
-                "both rows claim one value of {}; {loser} is older and is removed at {}",
+                "rows claim one value of {}; {who} is older and is removed at {}",
                 indexes.join(", "),
                 self.shared.node(home).name
             )),
-            ..self.conflict(&claim.key_row, claim.remote.clone(), claim.offset)
+            ..self.conflict(key, claim.remote.clone(), claim.offset)
         }
     }
 
@@ -256,6 +267,15 @@ pub(super) struct Claim {
     pub home: NodeId,
 }
 
+/// Who must go.
+#[derive(Clone, Copy, Debug)]
+enum Loser<'h> {
+    /// This row, which holds the value.
+    There(&'h Holder),
+    /// The row that wants it.
+    Incoming,
+}
+
 /// What became of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
@@ -308,7 +328,9 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
         let removed = control.client().execute(&delete, &parameters).await;
         let removed = removed.map_err(NodeError::doing("remove a row whose unique value another row has"))?;
         tracing::info!(node = node.name, %table, removed, "removed the older of two rows with one unique value");
-        shared.removed().insert((*home, row.key(&shared.catalog.hasher), *lsn));
+        shared.barrier(*home).await?;
+        let decoded = shared.coordinator().window().log(*home).decoded;
+        shared.removed().insert((*home, row.key(&shared.catalog.hasher), *lsn), decoded);
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
+use crate::cli::Global;
 use crate::cli::text::{Align, Paint, cut, emit, shown, table};
-use crate::cli::{Global, USAGE, settings};
 use crate::journal::{Entry, Filter, JsonRow, KeyFilter, Reader, Status, TableFilter};
 use crate::model::ConflictType;
 
@@ -77,12 +77,12 @@ const WRITE: usize = 1 << 16;
 
 /// Runs the command.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
-    let path = match args.journal.map_or_else(|| settings::journal_path(&global.config), Ok) {
-        Ok(path) => path,
-        Err(error) => {
-            eprintln!("pgconcord: {error:#} (or name the journal with --journal)");
-            return Ok(ExitCode::from(USAGE));
-        }
+    let path = match args.journal {
+        Some(path) => path,
+        None => match global.load() {
+            Ok(config) => config.journal.path,
+            Err(code) => return Ok(code),
+        },
     };
     let journal = Reader::open(&path)?;
     match args.command {
@@ -239,6 +239,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::USAGE;
 
     #[test]
     fn since_takes_spans_dates_and_times() {

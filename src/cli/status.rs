@@ -1,21 +1,25 @@
-//! `pgconcord status`: the running daemon's snapshot as tables.
+//! `pgconcord status`: the running daemon's snapshot as tables; where none runs, what the servers know.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use crate::cli::Global;
 use crate::cli::text::{Align, Paint, bytes, emit, seconds, shown, table};
-use crate::cli::{Global, USAGE, settings};
-use crate::http::client;
+use crate::config::Config;
+use crate::http::client::{self, ClientError};
 use crate::model::Lsn;
 use crate::status::{LinkStatus, NodeStatus, Status};
+
+mod servers;
 
 /// Arguments of `pgconcord status`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The daemon's address, instead of [http] listen of the configuration
     #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: Option<std::net::SocketAddr>,
+    listen: Option<SocketAddr>,
     /// Again every so many seconds, until stopped
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u32).range(1..))]
     watch: Option<u32>,
@@ -29,35 +33,48 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 
 /// Runs the command: 0 if all is well, 1 if something is not or no daemon answers.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
-    let listen = match args.listen.map_or_else(|| settings::http_listen(&global.config), Ok) {
-        Ok(listen) => listen,
-        Err(error) => {
-            eprintln!("pgconcord: {error:#} (or name its address with --listen)");
-            return Ok(ExitCode::from(USAGE));
-        }
+    let config = match global.load() {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
     };
+    let listen = args.listen.or(config.http);
     let Some(every) = args.watch else {
-        let status = client::status(listen).await?;
-        emit(&render(&status, args.json, Paint::for_stdout())?)?;
-        return Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        let (page, code) = page(&config, listen, args.json).await?;
+        emit(&page)?;
+        return Ok(code);
     };
     let clear = if std::io::stdout().is_terminal() && !args.json { CLEAR } else { "" };
     loop {
         // A daemon that is just being started again must not end a watch.
-        let page = match client::status(listen).await {
-            Ok(status) => render(&status, args.json, Paint::for_stdout())?,
-            Err(error) if args.json => {
-                eprintln!("pgconcord: {error}");
-                String::new()
-            }
-            Err(error) => format!("{error}\n"),
-        };
+        let (page, _) = page(&config, listen, args.json).await?;
         let gap = if clear.is_empty() && !args.json { "\n" } else { "" };
         if !emit(&format!("{clear}{page}{gap}"))? {
             return Ok(ExitCode::SUCCESS);
         }
         tokio::time::sleep(Duration::from_secs(every.into())).await;
     }
+}
+
+/// What the daemon tells, or the servers where none answers.
+async fn page(config: &Config, listen: Option<SocketAddr>, json: bool) -> anyhow::Result<(String, ExitCode)> {
+    let paint = Paint::for_stdout();
+    let reason = match listen {
+        None => "the configuration has no [http] listen, so a daemon can't be asked".to_owned(),
+        Some(listen) => match client::status(listen).await {
+            Ok(status) => {
+                let code = if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+                return Ok((render(&status, json, paint)?, code));
+            }
+            Err(error @ ClientError::NotADaemon { .. }) => return Err(error.into()),
+            Err(error @ ClientError::NoAnswer { .. }) => error.to_string(),
+        },
+    };
+    let servers = servers::ask(config).await;
+    let text = match json {
+        true => serde_json::to_string(&servers)? + "\n",
+        false => servers.text(&reason, paint),
+    };
+    Ok((text, ExitCode::FAILURE))
 }
 
 fn render(status: &Status, json: bool, paint: Paint) -> serde_json::Result<String> {

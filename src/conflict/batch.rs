@@ -79,8 +79,8 @@ impl Coordinator {
         let mut last_seen: Option<&[Lsn]> = None;
         while let Some(logged) = self.window.log(link.source).get(first + transactions.len() as Seq) {
             count += logged.transaction.changes;
-            if !transactions.is_empty() && count > changes {
-                break;
+            if !transactions.is_empty() && (count > changes || logged.transaction.misfit().is_some()) {
+                break; // what comes before a transaction that can't be written is not held up by it
             }
             transactions.push(logged.transaction.clone());
             let changed = last_seen.is_some_and(|before| !alike_but_for(link.source, before, &logged.seen));

@@ -99,8 +99,8 @@ impl Confirmer {
             let forgotten = coordinator.nodes().map(|node| coordinator.window().log(node).first()).sum();
             (frontier, forgotten)
         };
-        // A removal that is made twice is harmless, so those of rows that are stable need not be remembered.
-        daemon.shared.removed().retain(|(home, _, lsn)| lsn.is_some_and(|lsn| lsn >= frontier[home.index()]));
+        // Once a removal is stable nothing meets its row any more.
+        daemon.shared.removed().retain(|(home, ..), decoded| *decoded >= frontier[home.index()]);
         let bytes = frontier.iter().zip(&self.written).map(|(new, old)| new.bytes_since(*old)).max().unwrap_or(0);
         let usual = bytes >= CUT_BYTES || forgotten > self.forgotten && self.written_at.elapsed() >= CUT_EVERY;
         if bytes == 0 || worth == Worth::Usual && !usual {

@@ -49,6 +49,14 @@ impl Relation {
         self.table.as_ref().expect("changes of tables that do not replicate are dropped by the assembler")
     }
 
+    /// The first column that the table has at the source and not in the catalog: its values can't be written
+    /// anywhere.
+    pub fn unknown_column(&self) -> Option<&str> {
+        self.table.as_ref()?;
+        let place = self.column_of.iter().position(Option::is_none)?;
+        Some(&self.columns.get(place)?.name)
+    }
+
     /// The key cells of `tuple`, in key order.
     pub fn key_cells<'a>(&'a self, tuple: &'a Tuple) -> impl Iterator<Item = Cell<'a>> {
         self.key_positions.iter().map(|position| tuple.cell(*position).unwrap_or(Cell::Null))

@@ -86,6 +86,12 @@ const WALK_READ: usize = 1 << 20;
 const HEADER: usize = 4;
 
 impl Transaction {
+    /// A relation with a column that the catalog does not know, if there is one: see
+    /// [`Relation::unknown_column`].
+    pub fn misfit(&self) -> Option<&Relation> {
+        self.relations.iter().find(|relation| relation.unknown_column().is_some()).map(Arc::as_ref)
+    }
+
     /// The change whose record begins at `offset`.
     pub fn change_at(&self, offset: u64) -> io::Result<Change> {
         let len = self.payload.read(offset, HEADER)?.get_u32_le();

@@ -169,6 +169,14 @@ impl Cluster {
         daemon::run(&self.config(), arguments)
     }
 
+    /// Keeps one link from applying for as long as the session lives: it holds the link's progress row.
+    pub fn hold_link(&self, source: usize, target: usize) -> Sql {
+        let sql = self.sql(target);
+        let row = format!("cluster = '{DATABASE}' AND source = '{}'", self.name(source));
+        sql.rows(&format!("BEGIN; SELECT FROM pgconcord.progress WHERE {row} FOR UPDATE"));
+        sql
+    }
+
     /// Starts the daemon and waits until it is ready.
     pub fn start_daemon(&mut self) {
         self.launch_daemon();
