@@ -178,7 +178,7 @@ mod tests {
 cluster shop, daemon not running: nobody listens
 
 NODE  SLOT         FLUSHED    CONFIRMED  RETAINED  APPLIED THERE
-east  waiting  16/B374D848  16/B3740000    5.0 MB  west 1/0
+east  waiting  16/B374D848  16/B3740000    4.8 MB  west 1/0
 west  -                  -            -         -
 
 node west: cannot connect
