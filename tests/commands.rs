@@ -113,7 +113,18 @@ fn status_and_http_tell_the_same() {
     assert_eq!(output.code, 0, "{output}");
     assert!(output.stdout.contains("east") && output.stdout.contains("west"), "{output}");
     cluster.stop_daemon();
-    assert_eq!(cluster.pgconcord(&["status"]).code, 1, "no daemon");
+    let output = cluster.pgconcord(&["status"]);
+    assert_eq!(output.code, 1, "no daemon");
+    for part in ["daemon not running", "CONFIRMED", "RETAINED", "east", "west"] {
+        assert!(output.stdout.contains(part), "{part:?} is not in {output}");
+    }
+    let servers = cluster.status();
+    assert_eq!(servers["daemon"], "not_running");
+    for (place, source) in [(0, "west"), (1, "east")] {
+        let slot = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'pgconcord_shop'";
+        assert_eq!(servers["nodes"][place]["confirmed_lsn"], cluster.value(place, slot));
+        assert_eq!(servers["nodes"][place]["applied"][0]["source"], source);
+    }
 }
 
 #[test]

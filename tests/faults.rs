@@ -148,6 +148,27 @@ fn a_renamed_column() {
 }
 
 #[test]
+fn a_column_that_only_the_source_has() {
+    let mut cluster = Plan::two().schema(ITEM).run();
+    let held = cluster.hold_link(EAST, WEST);
+    cluster.rows(EAST, "UPDATE item SET name = 'before' WHERE id = 1");
+    cluster.rows(EAST, "ALTER TABLE item ADD size int");
+    cluster.rows(EAST, "UPDATE item SET name = 'after', size = 7 WHERE id = 2");
+    cluster.rows(EAST, "INSERT INTO item VALUES (100, 'new', 1, 8)");
+    drop(held);
+    wait_for_message(&cluster, &["east", "size", "public.item", "west", "restart pgconcord"]);
+    assert_eq!(cluster.value(WEST, "SELECT name FROM item WHERE id = 1"), "before", "what came before is applied");
+    assert_eq!(cluster.value(WEST, "SELECT name FROM item WHERE id = 2"), "start", "nothing is dropped in silence");
+    cluster.rows(WEST, "UPDATE item SET name = 'west' WHERE id = 3");
+    cluster.settle_applied_from(WEST, EAST);
+    cluster.rows(WEST, "ALTER TABLE item ADD size int");
+    cluster.stop_daemon();
+    cluster.start_daemon();
+    cluster.settle();
+    assert_eq!(cluster.value(WEST, "SELECT sum(size) FROM item"), "15");
+}
+
+#[test]
 fn a_server_that_lacks_a_table() {
     let mut cluster = Plan::two().schema(ITEM).run();
     cluster.rows(WEST, "ALTER TABLE item RENAME TO thing");
@@ -323,6 +344,27 @@ fn a_missing_configuration_file() {
     let output = crate::harness::pgconcord(&directory.path().join("no-such.toml"), &["run"]);
     assert_eq!(output.code, 2, "{output}");
     assert!(output.text().contains("no-such.toml"), "{output}");
+}
+
+#[test]
+fn nothing_is_left_of_the_overflow_after_a_kill() {
+    let mut cluster = Plan::two().schema(ITEM).set_up();
+    let overflow = cluster.directory().join("overflow");
+    fs::create_dir(&overflow).expect("a directory");
+    let text = fs::read_to_string(cluster.config()).expect("the configuration");
+    let limits = format!("\n[limits]\nmemory = \"16MB\"\nspill = \"{}\"\n", overflow.display());
+    fs::write(cluster.config(), text + &limits).expect("a configuration with little memory");
+    cluster.start_daemon();
+    let held = cluster.hold_link(EAST, WEST);
+    cluster.rows(EAST, "INSERT INTO item SELECT i, repeat('x', 200), 0 FROM generate_series(100, 100000) i");
+    let spilled = |cluster: &Cluster| cluster.status()["window"]["bytes_on_disk"].as_u64();
+    wait_for("the transaction lies on disk", LATER, || spilled(&cluster).filter(|bytes| *bytes > 1 << 20).map(drop));
+    cluster.kill_daemon();
+    let left: Vec<_> = fs::read_dir(&overflow).expect("the directory").flatten().collect();
+    assert!(left.is_empty(), "{left:?}");
+    drop(held);
+    cluster.start_daemon();
+    cluster.settle();
 }
 
 #[test]

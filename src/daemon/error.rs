@@ -23,6 +23,19 @@ pub enum DaemonError {
         #[source]
         error: crate::stream::SourceError,
     },
+    /// Another process reads the slot.
+    #[error(
+        "{node}: replication slot {slot} is in use by process {pid} there: another pgconcord runs, or the server has \
+         not noticed yet that an earlier one has gone; waiting until it is free"
+    )]
+    SlotInUse {
+        /// The node.
+        node: String,
+        /// The slot.
+        slot: String,
+        /// Its reader at the server.
+        pid: i32,
+    },
     /// An apply session.
     #[error(transparent)]
     Apply(#[from] crate::apply::ApplyError),
@@ -54,6 +67,7 @@ impl Classify for DaemonError {
             DaemonError::Apply(error) => error.class(),
             DaemonError::Journal(error) => error.class(),
             DaemonError::Http(error) => error.class(),
+            DaemonError::SlotInUse { .. } => Class::Transient,
             DaemonError::Spill(_) | DaemonError::Window(_) | DaemonError::Operator(_) | DaemonError::Task(_) => {
                 Class::Operator
             }

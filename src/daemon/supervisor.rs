@@ -20,7 +20,7 @@ use crate::daemon::recorder::JournalRecorder;
 use crate::daemon::{Daemon, Phase, clock_offset};
 use crate::model::{Class, Classify, Link, Lsn, NodeId};
 use crate::node::NodeError;
-use crate::node::control::Control;
+use crate::node::control::{Control, SlotInfo};
 use crate::status::NodeState;
 use crate::stream::{Echo, SourceEvent, SourceSettings, stream};
 
@@ -144,6 +144,8 @@ async fn check_slot(daemon: &Daemon, id: NodeId, control: &Control) -> Result<()
                  {repair}"
             )))
         }
+        // Said of the slot, before the origins are found to be held too.
+        Some(SlotInfo { active_pid: Some(pid), .. }) => Err(DaemonError::SlotInUse { node, slot: name, pid }),
         Some(slot) => {
             daemon.report(id, |report| report.slot = Some(slot));
             Ok(())
