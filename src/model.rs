@@ -2,6 +2,7 @@
 //!
 //! Values only: no I/O but the reading of a spilled payload through [`payload::Spilled`], no clock.
 
+pub mod bloom;
 pub mod change;
 pub mod conflict;
 pub mod error;

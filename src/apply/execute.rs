@@ -11,14 +11,15 @@ use crate::apply::batch::{self, Pieces, SET_ROWS, Set, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
 use crate::apply::fit;
-use crate::apply::net::{Content, Folded, Row};
+use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::sql::{self, Guard, OnConflict};
 use crate::conflict::window::KeyHash;
-use crate::conflict::{Batch, ChangeRef, Operation};
+use crate::conflict::{Batch, ChangeRef, Decision, Operation};
+use crate::model::bloom::Bloom;
 use crate::model::{KeyId, Lsn, Stamp, TouchKind, Xid};
 use crate::wire::{self, Outcome, Param, Pipeline};
 
@@ -60,6 +61,8 @@ pub struct Execution<'a, R> {
     /// Rows of published tables written: without any the commit must be made visible in the stream.
     pub(super) rows: u64,
     pub(super) mode: Mode,
+    /// Keys that an earlier piece of the batch touched.
+    touched: Option<Bloom>,
     began: bool,
 }
 
@@ -84,6 +87,7 @@ pub async fn apply<R: Recorder>(
         applied: Applied::default(),
         rows: 0,
         mode,
+        touched: None,
         began: false,
     };
     let names = &execution.session.settings;
@@ -100,7 +104,8 @@ impl<'a, R: Recorder> Execution<'a, R> {
     /// For a transaction that writes no batch: a reopened decision.
     pub(super) fn new(shared: &'a Shared, session: &'a mut ApplySession, recorder: &'a R, batch: &'a Batch) -> Self {
         let (conflicts, applied) = (HashMap::default(), Applied::default());
-        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, mode: Mode::Sets, began: false }
+        let (mode, touched) = (Mode::Sets, None);
+        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, mode, touched, began: false }
     }
 
     /// Commits what was written, or rolls back.
@@ -129,12 +134,39 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let shared = self.shared;
         let mut pieces = Pieces::new(self.batch, shared.settings.batch_changes);
         while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
-            self.write_piece(folded).await?;
+            self.write_piece(&folded).await?;
+            self.touched(&folded);
         }
         self.begin_alone().await
     }
 
-    pub(super) async fn write_piece(&mut self, folded: Folded) -> Result<(), ApplyError> {
+    /// Remembers the keys of a piece for those after it.
+    pub(super) fn touched(&mut self, folded: &Folded) {
+        let changes: u64 = self.batch.transactions.iter().map(|transaction| transaction.changes).sum();
+        if folded.changes < changes {
+            // A change of the key touches two.
+            let room = usize::try_from(changes * 2).unwrap_or(usize::MAX);
+            let touched = self.touched.get_or_insert_with(|| Bloom::for_keys(room));
+            folded.nets.iter().for_each(|net| touched.insert(net.key));
+        }
+    }
+
+    /// Whether an earlier piece of the batch touched the key; rarely, also if none did.
+    pub(super) fn may_be_touched(&self, key: KeyId) -> bool {
+        self.touched.as_ref().is_some_and(|touched| touched.may_contain(key))
+    }
+
+    /// Whether the change found a row or none, where that is known: what an earlier piece of the batch left is what
+    /// its author found, else it is what stands at the target.
+    pub(super) fn stands(&self, net: &Net, decision: &Decision) -> Option<TouchKind> {
+        match self.may_be_touched(net.key) {
+            true if net.first == Operation::Insert => Some(TouchKind::Delete),
+            true => Some(TouchKind::Put),
+            false => decision.before.map(ChangeRef::kind),
+        }
+    }
+
+    pub(super) async fn write_piece(&mut self, folded: &Folded) -> Result<(), ApplyError> {
         self.applied.changes += folded.changes;
         for truncation in &folded.truncations {
             self.truncate(truncation).await?;
@@ -143,14 +175,14 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let busy = |at: &usize| self.session.busy.contains(folded.nets[*at].key, now);
         let (busy, others): (Vec<_>, Vec<_>) = (0..folded.nets.len()).partition(busy);
         if !busy.is_empty() {
-            self.settle(&folded, Refused { keys: busy, ..Refused::default() }).await?;
+            self.settle(folded, Refused { keys: busy, ..Refused::default() }).await?;
         }
-        let mut plan = self.decide(&folded, &others)?;
-        self.complete(&folded, &mut plan).await?;
+        let mut plan = self.decide(folded, &others)?;
+        self.complete(folded, &mut plan).await?;
         let slow = std::mem::take(&mut plan.slow);
-        let mut refused = self.write_sets(&folded, plan).await?;
+        let mut refused = self.write_sets(folded, plan).await?;
         refused.keys.extend(slow);
-        if refused.keys.is_empty() && refused.maybe.is_empty() { Ok(()) } else { self.settle(&folded, refused).await }
+        if refused.keys.is_empty() && refused.maybe.is_empty() { Ok(()) } else { self.settle(folded, refused).await }
     }
 
     /// Decides each key under one look at the window (R1).
@@ -175,7 +207,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             }
             let known = decision.before.filter(|before| before.source == link.target);
             let known = known.map(|before| coordinator.window().transaction(before).transaction.xid);
-            let stands = decision.before.map(ChangeRef::kind);
+            let stands = self.stands(net, &decision);
             match &net.content {
                 Content::Delete if stands == Some(TouchKind::Delete) && net.first != Operation::Insert => {}
                 Content::Delete => plan.deletes.push(Write { net: at, row: net.key_row.clone(), known }),

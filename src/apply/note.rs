@@ -98,7 +98,8 @@ impl<R: Recorder> Execution<'_, R> {
         decision: &Decision,
         there: bool,
     ) -> Result<(), ApplyError> {
-        let expected = decision.before.map_or(net.first != Operation::Insert, |before| before.kind() == TouchKind::Put);
+        let stands = self.stands(net, decision);
+        let expected = stands.map_or(net.first != Operation::Insert, |kind| kind == TouchKind::Put);
         let ours = self.is_ours(decision.winner);
         if decision.rival.is_some() || !ours || there == expected {
             return Ok(());

@@ -56,7 +56,12 @@ impl<R: Recorder> Execution<'_, R> {
         left.extend(&maybe);
         for _ in 0..ROUNDS {
             let found = self.lock(folded, &left).await?;
-            let written = |net: &usize| found.get(net) == Some(&Found::Mine) && maybe.contains(net);
+            // An earlier piece of the batch may have written the row; then the insert did not.
+            let written = |net: &usize| {
+                found.get(net) == Some(&Found::Mine)
+                    && maybe.contains(net)
+                    && !self.may_be_touched(folded.nets[*net].key)
+            };
             left.retain(|net| !written(net));
             left.retain(|net| match found.get(net) {
                 Some(_) => true,

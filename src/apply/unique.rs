@@ -53,16 +53,17 @@ impl<R: Recorder> Execution<'_, R> {
         let shared = self.shared;
         let mut pieces = Pieces::new(self.batch, 1);
         while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
-            self.write_one(folded).await?;
+            self.write_one(&folded).await?;
+            self.touched(&folded);
         }
         Ok(())
     }
 
     /// Writes one change; makes room for it where another row has its unique value.
-    async fn write_one(&mut self, folded: Folded) -> Result<(), ApplyError> {
+    async fn write_one(&mut self, folded: &Folded) -> Result<(), ApplyError> {
         for _ in 0..ROUNDS {
             self.command("SAVEPOINT pgconcord").await?;
-            let error = match self.write_piece(folded.clone()).await {
+            let error = match self.write_piece(folded).await {
                 Ok(()) => return self.command("RELEASE SAVEPOINT pgconcord").await,
                 Err(error) if is_violation(&error) => error,
                 Err(error) => return Err(error),

@@ -1,11 +1,12 @@
 //! A sorted run: the keys of a large transaction, or the overflow of the window's index, searchable on disk.
 //!
 //! Entries of 32 bytes (key, transaction, touch) sorted by key; in memory stay one key in [`FENCE`] and a Bloom
-//! filter of ten bits a key (Bloom 1970; four probes, 1.2% false positives), so that a look-up of a key that is
+//! filter, so that a look-up of a key that is
 //! not there reads nothing and any other reads one block.
 
 use std::io;
 
+use crate::model::bloom::Bloom;
 use crate::model::ids::KeyId;
 use crate::model::payload::Payload;
 
@@ -13,8 +14,6 @@ use crate::model::payload::Payload;
 const ENTRY: usize = 32;
 /// Entries in one block; the first key of each block stays in memory.
 const FENCE: usize = 128;
-const BITS_PER_KEY: usize = 10;
-const PROBES: u64 = 4;
 
 /// One entry: a key, and two words that its user gives meaning to.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -30,7 +29,7 @@ pub struct Entry {
 pub struct Run {
     payload: Payload,
     fences: Vec<KeyId>,
-    bloom: Vec<u64>,
+    bloom: Bloom,
     len: usize,
 }
 
@@ -51,12 +50,8 @@ impl Run {
     pub fn new(entries: &[Entry], payload: Payload) -> Run {
         debug_assert!(entries.is_sorted());
         debug_assert_eq!(payload.len(), (entries.len() * ENTRY) as u64);
-        let mut bloom = vec![0; (entries.len() * BITS_PER_KEY).div_ceil(64).max(1)];
-        for entry in entries {
-            for (word, bit) in probes(entry.key, bloom.len()) {
-                bloom[word] |= bit;
-            }
-        }
+        let mut bloom = Bloom::for_keys(entries.len());
+        entries.iter().for_each(|entry| bloom.insert(entry.key));
         let fences = entries.iter().step_by(FENCE).map(|entry| entry.key).collect();
         Run { payload, fences, bloom, len: entries.len() }
     }
@@ -73,12 +68,12 @@ impl Run {
 
     /// Bytes that stay in memory, beside the payload if that is in memory.
     pub fn memory(&self) -> usize {
-        self.fences.len() * size_of::<KeyId>() + self.bloom.len() * 8
+        self.fences.len() * size_of::<KeyId>() + self.bloom.memory()
     }
 
     /// Calls `found` with each value of `key`, in order of the values.
     pub fn find(&self, key: KeyId, mut found: impl FnMut([u64; 2])) -> io::Result<()> {
-        if !probes(key, self.bloom.len()).all(|(word, bit)| self.bloom[word] & bit != 0) {
+        if !self.bloom.may_contain(key) {
             return Ok(());
         }
         let mut block = self.fences.partition_point(|fence| *fence < key).saturating_sub(1);
@@ -115,15 +110,6 @@ impl Run {
             })
             .collect())
     }
-}
-
-/// The filter's bits for a key; the key is a hash already, so its words serve for double hashing.
-fn probes(key: KeyId, words: usize) -> impl Iterator<Item = (usize, u64)> {
-    let bits = words as u64 * 64;
-    (0..PROBES).map(move |i| {
-        let bit = key.0[0].wrapping_add(i.wrapping_mul(key.0[1] | 1)) % bits;
-        ((bit / 64) as usize, 1 << (bit % 64))
-    })
 }
 
 #[cfg(test)]
