@@ -145,6 +145,30 @@ fn changed_keys_chains_and_swaps() {
     assert_no_conflicts(&cluster);
 }
 
+/// A batch is written in pieces of 10,000 changes; what an earlier piece left is what a later one meets.
+#[test]
+fn a_transaction_larger_than_a_piece_comes_back_to_its_keys() {
+    let schema = "CREATE TABLE item (id int PRIMARY KEY, v text); CREATE TABLE filler (id int PRIMARY KEY);";
+    let mut cluster = Plan::two().schema(schema).run();
+    replicate(&mut cluster, EAST, &["INSERT INTO item VALUES (1, 'old'), (2, 'old'), (3, 'old'), (4, 'old')"]);
+    replicate(&mut cluster, EAST, &["DELETE FROM item WHERE id IN (3, 4)"]);
+    let filler = |turn: i32| format!("INSERT INTO filler SELECT i FROM generate_series({turn}0001, {turn}9999) i");
+    let pieces = [
+        "DELETE FROM item WHERE id IN (1, 2); INSERT INTO item VALUES (3, 'one'), (4, 'one'), (5, 'one')",
+        "INSERT INTO item VALUES (1, 'two'); UPDATE item SET v = 'two' WHERE id IN (3, 5); DELETE FROM item WHERE id = 4",
+        "UPDATE item SET v = 'three' WHERE id = 1; DELETE FROM item WHERE id = 5; INSERT INTO item VALUES (2, 'three')",
+    ];
+    let mut statements = String::from("BEGIN;");
+    for (turn, piece) in (1..).zip(pieces) {
+        statements += &format!("{piece}; {}; {};", filler(turn * 2), filler(turn * 2 + 1));
+    }
+    cluster.rows(EAST, &(statements + "COMMIT"));
+    cluster.settle();
+    let rows = cluster.value(WEST, "SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM item");
+    assert_eq!(rows, "1 three, 2 three, 3 two");
+    assert_no_conflicts(&cluster);
+}
+
 #[test]
 fn truncate_empties_the_other_side_and_spares_what_it_had_not_seen() {
     let schema = "CREATE TABLE parent (id int PRIMARY KEY);
