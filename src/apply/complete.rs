@@ -152,17 +152,21 @@ pub fn with_values(row: &Row, values: &[Option<Vec<u8>>]) -> Row {
 /// change left.
 ///
 /// # Errors
-/// [`ApplyError::MovedOn`] if it is not: a later change decides then; it is there already or on its way. Otherwise
-/// if the node is not connected or the query fails.
+/// [`ApplyError::MovedOn`] if it is not: a later change decides then; it is there already or on its way.
+/// [`ApplyError::InDoubt`] if that is not known yet. Otherwise if the node is not connected or the query fails.
 pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Result<Row, ApplyError> {
     let id = change.source;
     let node = shared.node(id);
     let moved_on = || ApplyError::MovedOn { table: row.table().to_string(), node: node.name.clone() };
+    let in_doubt = || ApplyError::InDoubt { table: row.table().to_string(), node: node.name.clone() };
     shared.barrier(id).await?;
     let (table, key) = (row.table().id, row.key(&shared.catalog.hasher));
     {
         let coordinator = shared.coordinator();
-        if coordinator.is_reopened(id, key) || coordinator.standing(id, table, key)? != Some(change) {
+        if coordinator.is_reopened(id, key) {
+            return Err(in_doubt());
+        }
+        if coordinator.standing(id, table, key)? != Some(change) {
             return Err(moved_on());
         }
     }
@@ -174,7 +178,7 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
     let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let query = sql::read_known(row.table(), &left_out(row));
     let found = control.client().query_opt(&query, &parameters).await;
-    let found = found.map_err(NodeError::doing("read a value that a change left out"))?.ok_or_else(moved_on)?;
+    let found = found.map_err(NodeError::doing("read a value that a change left out"))?.ok_or_else(in_doubt)?;
     let value = |i| found.get::<_, Option<String>>(i).map(String::into_bytes);
     Ok(with_values(row, &(0..found.len()).map(value).collect::<Vec<_>>()))
 }

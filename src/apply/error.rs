@@ -57,6 +57,14 @@ pub enum ApplyError {
         /// The node.
         node: String,
     },
+    /// Whether a row is still the one that a change left is not known yet.
+    #[error("what stands in a row of {table} at {node}, of which a value is needed, is being decided again; waiting")]
+    InDoubt {
+        /// The table.
+        table: String,
+        /// The node.
+        node: String,
+    },
     /// A unique value's loser is being removed at its home; the batch waits for that.
     #[error("{table} has two rows with one unique value; the older one is removed at its home first")]
     UniqueLoser {
@@ -124,6 +132,7 @@ impl Classify for ApplyError {
             ApplyError::BarrierTimeout(_)
             | ApplyError::NodeDown { .. }
             | ApplyError::MovedOn { .. }
+            | ApplyError::InDoubt { .. }
             | ApplyError::UniqueLoser { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,
             ApplyError::Spill(_)

@@ -3,16 +3,25 @@
 //! Under the table's lock and after a barrier every local change is known; if rows stand that win over the
 //! truncation, all but those are deleted.
 
-use crate::apply::complete;
+use crate::apply::batch::{Write, into_sets};
+use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::Execution;
+use crate::apply::execute::{Execution, Kind, queue_set};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::{note, slow, sql};
-use crate::conflict::Operation;
-use crate::conflict::Survivor;
+use crate::conflict::{ChangeRef, Operation, Survivor};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
 use crate::wire::Param;
+
+/// A row that stays.
+#[derive(Debug)]
+struct Kept {
+    row: Row,
+    /// What must be written, where something else stands.
+    rewrite: Option<Completed>,
+    outcome: ChangeRef,
+}
 
 impl<R: Recorder> Execution<'_, R> {
     /// Empties the tables of one statement but for the rows that win over it.
@@ -27,7 +36,7 @@ impl<R: Recorder> Execution<'_, R> {
         self.begun(outcomes)?;
         shared.barrier(self.batch.link.target).await?;
 
-        let mut kept: Vec<Vec<Row>> = Vec::new();
+        let mut kept: Vec<Vec<Kept>> = Vec::new();
         for id in &truncation.tables {
             kept.push(self.survivors(truncation, *id)?);
         }
@@ -40,7 +49,7 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(());
         }
         for (table, kept) in tables.iter().zip(&kept) {
-            let rows: Vec<_> = kept.iter().collect();
+            let rows: Vec<_> = kept.iter().map(|kept| &kept.row).collect();
             let arrays = slow::key_arrays(table, &rows);
             let types = vec![sql::TEXT_ARRAY; arrays.len()];
             let mut pipeline = self.begin();
@@ -49,14 +58,40 @@ impl<R: Recorder> Execution<'_, R> {
             let outcomes = pipeline.run().await.map_err(deleting)?;
             self.rows += outcomes[0].tag.rows;
         }
+        for kept in kept.into_iter().flatten() {
+            self.rewrite(kept).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives a row that stays the value that comes out, where that is not what stands; in this transaction, for a
+    /// later one might never come.
+    async fn rewrite(&mut self, Kept { rewrite, outcome, .. }: Kept) -> Result<(), ApplyError> {
+        let row = match rewrite {
+            None => return Ok(()),
+            Some(Completed::Whole(row)) => Some(row),
+            Some(Completed::AtTarget(row)) => self.read_at_source(&row, outcome).await?,
+            Some(Completed::AtSource(row, change)) => self.read_at_source(&row, change).await?,
+        };
+        let Some(row) = row else { return Ok(()) };
+        let sets = into_sets(vec![Write { net: 0, row, known: None }]);
+        for kind in [Kind::Update, Kind::Insert] {
+            let mut pipeline = self.begin();
+            let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);
+            let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing a row that a TRUNCATE left"))?;
+            self.rows += outcomes[at].tag.rows;
+            if outcomes[at].tag.rows > 0 {
+                break;
+            }
+        }
         Ok(())
     }
 
     /// The rows that stay; notes what the truncation and a change that it had not seen made of each key.
-    fn survivors(&mut self, truncation: &Truncation, table: TableId) -> Result<Vec<Row>, ApplyError> {
+    fn survivors(&mut self, truncation: &Truncation, table: TableId) -> Result<Vec<Kept>, ApplyError> {
         let link = self.batch.link;
         let hasher = &self.shared.catalog.hasher;
-        let mut coordinator = self.shared.coordinator();
+        let coordinator = self.shared.coordinator();
         let mut kept = Vec::new();
         let mut conflicts = Vec::new();
         for Survivor { key, rival, outcome, standing } in coordinator.survivors(link, table, truncation.place)? {
@@ -69,12 +104,12 @@ impl<R: Recorder> Execution<'_, R> {
             if !stays {
                 continue;
             }
-            if let Content::Put(row) = complete::content_of(&coordinator, outcome, key, hasher)? {
-                kept.push(row);
-            }
-            if standing != Some(outcome) {
-                coordinator.reopen_key(link.target, table, key);
-            }
+            let Content::Put(row) = complete::content_of(&coordinator, outcome, key, hasher)? else { continue };
+            let stands = standing == Some(outcome) && !coordinator.is_reopened(link.target, key);
+            // What the batch itself puts after the truncation is written after it.
+            let rewrite = (!stands && !self.is_ours(outcome))
+                .then(|| complete::complete(&coordinator, link.target, row.clone(), key, outcome, hasher));
+            kept.push(Kept { row, rewrite: rewrite.transpose()?, outcome });
         }
         drop(coordinator);
         self.conflicts.extend(conflicts);
