@@ -56,11 +56,21 @@ fn probe() {
 #[test]
 fn sensitivity() {
     use Mutation::*;
-    for (mutation, focus) in [(ForgetMarks, Focus::Starts), (AnyBody, Focus::Toast), (SlotsAlone, Focus::Starts), (SurvivorsLater, Focus::Truncations)] {
+    for (mutation, focus) in [
+        (ForgetMarks, Focus::Starts),
+        (AnyBody, Focus::Toast),
+        (SlotsAlone, Focus::Starts),
+        (SurvivorsLater, Focus::Truncations),
+    ] {
         for nodes in [2, 3, 4] {
             let start = std::time::Instant::now();
             let bad = failing(nodes, 0..2000, |settings| (settings.mutation, settings.focus) = (Some(mutation), focus));
-            println!("{mutation:?} {nodes}: {} of 2000 {:?} {:?}", bad.len(), &bad[..bad.len().min(5)], start.elapsed());
+            println!(
+                "{mutation:?} {nodes}: {} of 2000 {:?} {:?}",
+                bad.len(),
+                &bad[..bad.len().min(5)],
+                start.elapsed()
+            );
         }
     }
 }
