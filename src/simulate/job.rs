@@ -404,6 +404,8 @@ impl World {
             Stage::Answered(at) => {
                 self.daemon.coordinator.committed(link, at)?;
                 if let Purpose::Reopen { reopened, ticket } = job.purpose {
+                    let safe = self.settings.mutation == Some(Mutation::RewrittenIsSafe);
+                    let at = if safe { Lsn::ZERO } else { at };
                     self.daemon.coordinator.reopen_done(link.target, reopened.key, ticket, at);
                 }
                 Ok(Step::Finished)

@@ -97,6 +97,7 @@ impl World {
             // More of the source's changes may settle it; but to wait could be to wait for a link that waits for
             // this one.
             AtHome::MovedOn if self.random.permille(500) => Fetched::LeftOut,
+            AtHome::Unclear if self.settings.mutation == Some(Mutation::LeftOutInDoubt) => Fetched::LeftOut,
             AtHome::MovedOn | AtHome::Unclear => Fetched::TryLater,
         }
     }
@@ -181,7 +182,7 @@ impl World {
         if self.settled.insert((loser.node, at, loser.key)) {
             self.losers.push(loser);
         }
-        !self.losers.contains(&loser)
+        !self.losers.contains(&loser) || self.settings.mutation == Some(Mutation::UnsettledLosers)
     }
 
     fn commit_lsn(&self, change: ChangeRef) -> Lsn {
