@@ -44,8 +44,14 @@ pub enum Mutation {
     ResumeAtOnce,
     /// An omitted body is read from the source's row, whatever that is by now.
     AnyBody,
+    /// A row that may still stand at its source is left out as if something else stood there.
+    LeftOutInDoubt,
     /// A start takes each slot's position for itself.
     SlotsAlone,
+    /// Our deletes at home for unique values are not waited for before the target goes on.
+    UnsettledLosers,
+    /// A commit that wrote a reopened key counts as durable at once.
+    RewrittenIsSafe,
     /// Rows that survive a truncation get the value that comes out by a commit of their own.
     SurvivorsLater,
 }

@@ -70,7 +70,7 @@ pub fn complete(
     hasher: &KeyHasher,
 ) -> io::Result<Completed> {
     let table = row.table().id;
-    let (mut row, mut key, made) = (row, key, change);
+    let (mut row, mut key, home, made) = (row, key, key, change);
     let mut change = made;
     while row.has_unchanged() {
         let record = coordinator.window().transaction(change).transaction.change_at(change.offset())?;
@@ -84,8 +84,10 @@ pub fn complete(
             }
         }
         let before = coordinator.predecessor(table, key, change)?;
+        // What an earlier change moved here stands at a key that nobody will look at.
+        let near = key == home || (change.seq, change.offset()) == (made.seq, made.offset());
         // While a key waits to be decided again its row is not known to be what stands.
-        if !coordinator.is_reopened(target, key) && before == coordinator.standing(target, table, key)? {
+        if near && !coordinator.is_reopened(target, key) && before == coordinator.standing(target, table, key)? {
             return Ok(Completed::AtTarget(row));
         }
         let Some(before) = before else { return Ok(Completed::AtSource(row, made)) };

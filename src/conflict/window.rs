@@ -3,7 +3,7 @@
 //! Each source's transactions stand in a log in commit order; an index finds the changes of a key. Keys of large
 //! transactions are not indexed one by one: their sorted runs are searched in place.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::Arc;
@@ -161,7 +161,7 @@ pub struct Window {
     contested: KeySet,
     /// Transactions whose keys are searched in their own runs.
     large: Vec<(NodeId, Seq, Arc<Transaction>)>,
-    truncates: HashMap<TableId, Vec<ChangeRef>>,
+    truncates: BTreeMap<TableId, Vec<ChangeRef>>,
 }
 
 impl Window {
@@ -172,7 +172,7 @@ impl Window {
             index: KeyMap::default(),
             contested: KeySet::default(),
             large: Vec::new(),
-            truncates: HashMap::new(),
+            truncates: BTreeMap::new(),
         }
     }
 

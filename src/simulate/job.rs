@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
+use crate::apply::batch::Pieces;
+use crate::apply::net::{Folded, Net};
 use crate::conflict::window::Seq;
-use crate::conflict::{Batch, Decision, Reopened};
+use crate::conflict::{Batch, ChangeRef, Decision, Reopened};
 use crate::model::{Link, Lsn, NodeId, TableId, TouchKind, Xid};
-use crate::simulate::complete::{Standing, Value, value};
+use crate::simulate::complete::{Value, value};
 use crate::simulate::node::{Done, Guard};
 use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
@@ -78,6 +80,8 @@ pub struct Job {
     pub horizon: Xid,
     /// Tables to truncate.
     pub tables: Emptied,
+    /// Its net changes.
+    pub folded: Folded,
     /// Keys to look up.
     pub keys: VecDeque<Key>,
     /// Writes to do guarded.
@@ -174,10 +178,10 @@ impl World {
             self.daemon.coordinator.aborted(link);
             return Ok(false);
         }
-        let (tables, keys) = self.net(&batch)?;
+        let (folded, tables, keys) = self.net(&batch)?;
         let first = if tables.is_empty() { Stage::Look } else { Stage::Tables };
         let job = self.job(batch, Purpose::Apply, first);
-        self.start(Job { tables, keys, ..job });
+        self.start(Job { folded, tables, keys, ..job });
         Ok(true)
     }
 
@@ -204,6 +208,7 @@ impl World {
             stage,
             horizon,
             tables: BTreeMap::new(),
+            folded: Folded::default(),
             keys: VecDeque::new(),
             ready: VecDeque::new(),
             slow: VecDeque::new(),
@@ -228,25 +233,18 @@ impl World {
         behind.is_some_and(|behind| behind >= 0 && behind < self.settings.max_skew)
     }
 
-    /// The tables truncated and the keys changed by a batch; a truncation drops what was before it.
-    fn net(&self, batch: &Batch) -> io::Result<(Emptied, VecDeque<Key>)> {
-        let (mut tables, mut keys) = (BTreeMap::new(), Vec::new());
-        let numbered = (batch.first..).zip(&batch.transactions);
-        for (seq, change) in numbered.flat_map(|(seq, transaction)| transaction.changes().map(move |c| (seq, c))) {
-            let (offset, change) = change?;
-            let table = change.relation.table_id();
-            let tuples = [change.old_tuple(), change.new_tuple()];
-            if tuples == [None, None] {
-                tables.insert(table, (seq, offset));
-                keys.retain(|key: &Key| key.table != table);
-            }
-            for tuple in tuples.into_iter().flatten() {
-                let key = self.schema.key_of(&change, tuple)?;
-                keys.retain(|known| *known != key);
-                keys.push(key);
-            }
+    /// The net changes of a batch: its truncations, with the place of each table's last one, and its keys.
+    fn net(&self, batch: &Batch) -> io::Result<(Folded, Emptied, VecDeque<Key>)> {
+        let mut pieces = Pieces::new(batch, u64::MAX);
+        let folded = pieces.next(self.schema.hasher())?.unwrap_or_default();
+        debug_assert!(matches!(pieces.next(self.schema.hasher()), Ok(None)), "simulated batches are small");
+        let mut tables = BTreeMap::new();
+        for truncation in &folded.truncations {
+            tables.extend(truncation.tables.iter().map(|table| (*table, truncation.place)));
         }
-        Ok((tables, keys.into()))
+        let key = |net: &Net| self.schema.key_of(net.table.id, &net.key_row.tuple);
+        let keys = folded.nets.iter().map(key).collect::<io::Result<_>>()?;
+        Ok((folded, tables, keys))
     }
 
     fn key_of(&self, reopened: Reopened) -> Key {
@@ -306,9 +304,10 @@ impl World {
 
     fn look(&mut self, job: &mut Job) -> Result<Step, Failure> {
         let Some(key) = job.keys.pop_front() else { return Ok(Step::Next(Stage::Fast)) };
-        let (decision, before) = self.decide(job.batch.link, key)?;
+        let decision = self.decide(job, key)?;
         if decision.write {
-            let value = value(&self.daemon.coordinator, &self.schema, key, decision.winner, before)?;
+            let (coordinator, link) = (&self.daemon.coordinator, job.batch.link);
+            let value = value(coordinator, &self.schema, link, key, decision.winner, &job.folded)?;
             let window = self.daemon.coordinator.window();
             let history = window.history(key.table, self.schema.key_id(key))?;
             let newest = history.of(job.batch.link.target).last();
@@ -322,10 +321,15 @@ impl World {
     ///
     /// # Errors
     /// If the coordinator has one or calls changes rivals that were made one after the other.
-    pub fn decide(&mut self, link: Link, key: Key) -> Result<(Decision, Standing), Failure> {
-        let id = self.schema.key_id(key);
-        let waits = self.daemon.coordinator.all_reopened().any(|(_, reopened)| reopened == id);
-        let mut decision = self.daemon.coordinator.decide(link, key.table, id)?;
+    pub fn decide(&mut self, job: &Job, key: Key) -> Result<Decision, Failure> {
+        let (link, id) = (job.batch.link, self.schema.key_id(key));
+        let coordinator = &mut self.daemon.coordinator;
+        let own = job.folded.get(id).map(|net| ChangeRef::at(link.source, net.place, net.kind()));
+        let alone = own.and_then(|own| coordinator.decide_alone(link, key.table, id, own));
+        let mut decision = match alone {
+            Some(decision) => decision,
+            None => coordinator.decide(link, key.table, id)?,
+        };
         self.decisions += 1;
         self.conflicts += u64::from(decision.rival.is_some());
         self.check_decision(link, key, &decision)?;
@@ -333,7 +337,7 @@ impl World {
             self.decide_pairwise(&mut decision);
         }
         tell!(self, "n{}: {key} decided {}", link.target.0, self.describe(&decision));
-        Ok((decision, if waits { Standing::Unknown } else { Standing::Change(decision.before) }))
+        Ok(decision)
     }
 
     fn write_guarded(&mut self, job: &mut Job) -> Step {
@@ -400,6 +404,8 @@ impl World {
             Stage::Answered(at) => {
                 self.daemon.coordinator.committed(link, at)?;
                 if let Purpose::Reopen { reopened, ticket } = job.purpose {
+                    let safe = self.settings.mutation == Some(Mutation::RewrittenIsSafe);
+                    let at = if safe { Lsn::ZERO } else { at };
                     self.daemon.coordinator.reopen_done(link.target, reopened.key, ticket, at);
                 }
                 Ok(Step::Finished)

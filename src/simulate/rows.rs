@@ -14,7 +14,7 @@ use crate::model::run::{Entry, Run, encode};
 use crate::model::table::{Catalog, Column, KeyForm, Table, UniqueIndex};
 use crate::model::transaction::encode_record;
 use crate::model::{
-    Cell, Change, KeyId, Lsn, NodeId, Op, Payload, Relation, RelationColumn, Stamp, TableId, Touch, TouchKind, Touches,
+    Cell, KeyId, Lsn, NodeId, Op, Payload, Relation, RelationColumn, Stamp, TableId, Touch, TouchKind, Touches,
     Transaction, Tuple, Xid,
 };
 
@@ -227,24 +227,27 @@ impl Schema {
         }
     }
 
-    /// The key of a tuple.
-    pub fn key_of(&self, change: &Change, tuple: &Tuple) -> io::Result<Key> {
-        Ok(Key { table: change.relation.table_id(), id: number(tuple, 0)?.unwrap_or(0) as u8 })
+    /// Gives keys their ids.
+    pub fn hasher(&self) -> &KeyHasher {
+        &self.catalog.hasher
     }
 
-    /// The row after the change, as sent: with its key.
+    /// The key of a tuple.
     ///
     /// # Errors
     /// If the tuple is not of these tables.
-    pub fn sent(&self, change: &Change) -> io::Result<Option<(Key, Sent)>> {
-        let Some(new) = change.new_tuple() else { return Ok(None) };
-        let mut body = body_of(new)?;
-        if let (None, Some(old), Identity::Full) = (body, change.old_tuple(), self.identity) {
-            body = body_of(old)?;
-        }
+    pub fn key_of(&self, table: TableId, tuple: &Tuple) -> io::Result<Key> {
+        Ok(Key { table, id: number(tuple, 0)?.unwrap_or(0) as u8 })
+    }
+
+    /// A row as sent.
+    ///
+    /// # Errors
+    /// If the tuple is not of these tables.
+    pub fn sent(&self, new: &Tuple) -> io::Result<Sent> {
         let value = number(new, 1)?.unwrap_or(0);
         let unique = number(new, 2)?.map(|unique| unique as u8);
-        Ok(Some((self.key_of(change, new)?, Sent { value, unique, body })))
+        Ok(Sent { value, unique, body: body_of(new)? })
     }
 }
 

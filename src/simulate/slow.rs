@@ -5,7 +5,7 @@ use std::io;
 use crate::conflict::Redecision;
 use crate::conflict::{ChangeRef, Decision};
 use crate::model::{Lsn, NodeId, Stamp};
-use crate::simulate::complete::{Standing, Value, read, value};
+use crate::simulate::complete::{Value, read, value};
 use crate::simulate::job::{Job, Purpose, Stage, Step};
 use crate::simulate::node::{Author, Done, Guard, Version};
 use crate::simulate::rows::{Body, Key, Row, Sent};
@@ -16,7 +16,6 @@ use crate::simulate::{Failure, Mutation};
 #[derive(Clone, Copy, Debug)]
 struct Verdict {
     winner: ChangeRef,
-    before: Standing,
     write: bool,
 }
 
@@ -41,7 +40,8 @@ impl World {
         if !verdict.write {
             return self.put(job, key, existing, verdict.winner); // parked, and stays as it was
         }
-        let value = value(&self.daemon.coordinator, &self.schema, key, verdict.winner, verdict.before)?;
+        let (coordinator, link) = (&self.daemon.coordinator, job.batch.link);
+        let value = value(coordinator, &self.schema, link, key, verdict.winner, &job.folded)?;
         let row = match (value, existing) {
             (Value::Gone, _) => None,
             (Value::Whole(row), _) => Some(row),
@@ -68,20 +68,21 @@ impl World {
     fn verdict(&mut self, job: &mut Job, key: Key) -> Result<Option<Verdict>, Failure> {
         let link = job.batch.link;
         let Purpose::Reopen { reopened, ticket } = &mut job.purpose else {
-            let (decision, before) = self.decide(link, key)?;
+            let decision = self.decide(job, key)?;
             let Decision { winner, write, .. } = decision;
-            return Ok((write || job.parked.contains_key(&key)).then_some(Verdict { winner, before, write }));
+            return Ok((write || job.parked.contains_key(&key)).then_some(Verdict { winner, write }));
         };
         let Redecision { winner, ticket: now, .. } = self.daemon.coordinator.decide_again(link.target, *reopened)?;
         *ticket = now;
         tell!(self, "n{}: {key} decided again: {}", link.target.0, self.name(winner));
-        Ok(winner.map(|winner| Verdict { winner, before: Standing::Unknown, write: true }))
+        Ok(winner.map(|winner| Verdict { winner, write: true }))
     }
 
     /// The row with the body that the source's row has, if that is still the row which the change left there.
     fn at_source(&mut self, target: NodeId, key: Key, verdict: Verdict, sent: Sent, existing: Option<Row>) -> Fetched {
         let alike = |row: &Row| sent.with(row.body) == *row;
-        if let (Standing::Unknown, Some(row)) = (verdict.before, existing.filter(alike)) {
+        let in_doubt = self.daemon.coordinator.is_reopened(target, self.schema.key_id(key));
+        if let (true, Some(row)) = (in_doubt, existing.filter(alike)) {
             return Fetched::Row(row);
         }
         let Verdict { winner, .. } = verdict;
@@ -91,26 +92,34 @@ impl World {
         if !self.daemon.streams[winner.source.index()].connected {
             return Fetched::TryLater;
         }
-        match self.nodes[winner.source.index()].rows().get(&key) {
-            Some(version) if self.left_by(winner, key, sent, version) => Fetched::Row(sent.with(version.row.body)),
-            _ if self.random.permille(500) => Fetched::TryLater,
-            _ => Fetched::LeftOut,
+        match self.at_home(winner, key, sent) {
+            AtHome::Stands(row) => Fetched::Row(row),
+            // More of the source's changes may settle it; but to wait could be to wait for a link that waits for
+            // this one.
+            AtHome::MovedOn if self.random.permille(500) => Fetched::LeftOut,
+            AtHome::Unclear if self.settings.mutation == Some(Mutation::LeftOutInDoubt) => Fetched::LeftOut,
+            AtHome::MovedOn | AtHome::Unclear => Fetched::TryLater,
         }
     }
 
-    /// Whether a row version at the home of `change` is the one that the change left there: its own, or one that
-    /// we wrote there when that change came out.
-    fn left_by(&self, change: ChangeRef, key: Key, sent: Sent, version: &Version) -> bool {
+    /// What has become of a change at its home. Only if something else stands there is more under way.
+    fn at_home(&self, change: ChangeRef, key: Key, sent: Sent) -> AtHome {
         let coordinator = &self.daemon.coordinator;
-        let home = change.source;
-        let standing = coordinator.standing(home, key.table, self.schema.key_id(key));
+        let (home, id) = (change.source, self.schema.key_id(key));
+        let stands = coordinator.standing(home, key.table, id).is_ok_and(|standing| standing == Some(change));
         let quiet = self.jobs[home.index()].is_none();
-        match version.author {
-            _ if self.settings.mutation == Some(Mutation::AnyBody) => true,
-            Author::Local => version.xmin == coordinator.window().transaction(change).transaction.xid,
-            Author::Ours => {
-                quiet && standing.is_ok_and(|s| s == Some(change)) && sent.with(version.row.body) == version.row
+        let Some(Version { row, xmin, author }) = self.nodes[home.index()].rows().get(&key) else {
+            return AtHome::MovedOn;
+        };
+        match author {
+            _ if self.settings.mutation == Some(Mutation::AnyBody) => AtHome::Stands(sent.with(row.body)),
+            Author::Local if *xmin == coordinator.window().transaction(change).transaction.xid => {
+                AtHome::Stands(sent.with(row.body))
             }
+            Author::Local => AtHome::MovedOn,
+            Author::Ours if !stands => AtHome::MovedOn,
+            Author::Ours if quiet && sent.with(row.body) == *row => AtHome::Stands(*row),
+            Author::Ours => AtHome::Unclear,
         }
     }
 
@@ -173,7 +182,7 @@ impl World {
         if self.settled.insert((loser.node, at, loser.key)) {
             self.losers.push(loser);
         }
-        !self.losers.contains(&loser)
+        !self.losers.contains(&loser) || self.settings.mutation == Some(Mutation::UnsettledLosers)
     }
 
     fn commit_lsn(&self, change: ChangeRef) -> Lsn {
@@ -209,14 +218,25 @@ impl World {
     }
 }
 
+/// What a change has come to at its home.
+enum AtHome {
+    /// Its row is there.
+    Stands(Row),
+    /// Another change is.
+    MovedOn,
+    /// Perhaps its row, perhaps one that something under way is about to replace.
+    Unclear,
+}
+
 /// What reading the source's row came to.
 enum Fetched {
     Row(Row),
-    /// The source is not there, or more of its changes are wanted first.
+    /// The source is not there, or more must be known first.
     TryLater,
-    /// The source has moved on: what did so is under way and brings the whole row. To wait for it could be to
-    /// wait for a link that waits for this one; until then there is no row, for a wrong one might be updated.
+    /// The source has moved on: what did so is under way and brings the whole row. Until then there is none, for
+    /// somebody might change a wrong one.
     LeftOut,
+    /// The value was here and has been written over.
     Held,
 }
 
