@@ -18,7 +18,13 @@ fn probe() {
     if let Ok(seed) = std::env::var("PGCONCORD_SEED") {
         let mut settings = Settings::new(nodes, seed.parse().unwrap());
         settings.story = true;
-        match std::env::var("FOCUS").as_deref() { Ok("N") => settings.focus = Focus::Nothing, Ok("S") => settings.focus = Focus::Starts, Ok("T") => settings.focus = Focus::Toast, Ok("X") => settings.focus = Focus::Truncations, _ => {} }
+        match std::env::var("FOCUS").as_deref() {
+            Ok("N") => settings.focus = Focus::Nothing,
+            Ok("S") => settings.focus = Focus::Starts,
+            Ok("T") => settings.focus = Focus::Toast,
+            Ok("X") => settings.focus = Focus::Truncations,
+            _ => {}
+        }
         match run(&settings) {
             Ok(tally) => println!("{tally:?}"),
             Err((failure, story)) => {
@@ -33,7 +39,13 @@ fn probe() {
     let mut total = Tally::default();
     for seed in first..first + count {
         let mut settings = Settings::new(nodes, seed);
-        match std::env::var("FOCUS").as_deref() { Ok("N") => settings.focus = Focus::Nothing, Ok("S") => settings.focus = Focus::Starts, Ok("T") => settings.focus = Focus::Toast, Ok("X") => settings.focus = Focus::Truncations, _ => {} }
+        match std::env::var("FOCUS").as_deref() {
+            Ok("N") => settings.focus = Focus::Nothing,
+            Ok("S") => settings.focus = Focus::Starts,
+            Ok("T") => settings.focus = Focus::Toast,
+            Ok("X") => settings.focus = Focus::Truncations,
+            _ => {}
+        }
         let outcome = std::panic::catch_unwind(|| run(&settings));
         match outcome {
             Ok(Ok(tally)) => {
@@ -58,8 +70,24 @@ fn probe() {
 #[test]
 fn sensitivity() {
     use Mutation::*;
-    let all = [NoGuard, NoReopen, NoBarrier, ForgetAtOnce, ForgetMarks, Pairwise, ResumeAtOnce, AnyBody, LeftOutInDoubt, SlotsAlone, UnsettledLosers, RewrittenIsSafe, SurvivorsLater];
-    for (mutation, focus) in all.into_iter().flat_map(|m| [Focus::Nothing, Focus::Truncations, Focus::Toast, Focus::Starts].map(|f| (m, f))) {
+    let all = [
+        NoGuard,
+        NoReopen,
+        NoBarrier,
+        ForgetAtOnce,
+        ForgetMarks,
+        Pairwise,
+        ResumeAtOnce,
+        AnyBody,
+        LeftOutInDoubt,
+        SlotsAlone,
+        UnsettledLosers,
+        RewrittenIsSafe,
+        SurvivorsLater,
+    ];
+    for (mutation, focus) in
+        all.into_iter().flat_map(|m| [Focus::Nothing, Focus::Truncations, Focus::Toast, Focus::Starts].map(|f| (m, f)))
+    {
         for nodes in [2, 3, 4] {
             let start = std::time::Instant::now();
             let bad = failing(nodes, 0..2000, |settings| (settings.mutation, settings.focus) = (Some(mutation), focus));
