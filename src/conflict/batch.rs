@@ -245,8 +245,9 @@ impl Coordinator {
     pub fn survivors(&self, link: Link, table: TableId, place: (Seq, u64)) -> io::Result<Vec<Survivor>> {
         let before = self.present(link.target);
         let mut present = before.clone();
-        // Rows that the batch puts after the truncation are written after it.
-        present[link.source.index()] = place.0 + 1;
+        // Later changes of the batch count too: where one of them supersedes the truncation but loses to a row that
+        // stands, the decision about it writes nothing, so that row must not have gone.
+        present[link.source.index()] = self.link(link).in_flight.as_ref().map_or(place.0 + 1, |batch| batch.end);
         let mut keys = KeySet::default();
         for source in self.nodes().filter(|source| *source != link.source) {
             let log = self.window.log(source);
