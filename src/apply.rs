@@ -15,6 +15,7 @@ mod note;
 pub mod record;
 pub mod reopen;
 pub mod session;
+mod sets;
 pub mod shared;
 pub mod slow;
 pub mod sql;

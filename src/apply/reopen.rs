@@ -4,10 +4,11 @@
 use crate::apply::batch::{Write, into_sets};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Applied, Execution, Kind, queue_set};
+use crate::apply::execute::{Applied, Execution};
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
+use crate::apply::sets::{Kind, queue_set};
 use crate::apply::shared::Shared;
 use crate::apply::unique::{self, Claim, Outcome};
 use crate::apply::{note, slow, sql};

@@ -6,9 +6,10 @@
 use crate::apply::batch::{Write, into_sets};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Execution, Kind, queue_set};
+use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
+use crate::apply::sets::{Kind, queue_set};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{ChangeRef, Operation, Survivor};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
