@@ -34,31 +34,22 @@ pub async fn reopen<R: Recorder>(
     batch: &Batch,
     reopened: Reopened,
 ) -> Result<Applied, ApplyError> {
-    let target = batch.link.target;
     let mut execution = Execution::new(shared, session, recorder, batch);
     let written = execution.write_again(reopened).await;
-    let (written, ticket) = match written {
-        Ok(ticket) => (Ok(()), Some(ticket)),
-        Err(error) => (Err(error), None),
-    };
-    let applied = execution.end(written).await?;
-    if let Some(ticket) = ticket {
-        shared.coordinator().reopen_done(target, reopened.key, ticket, applied.at);
-    }
-    Ok(applied)
+    execution.end(written).await
 }
 
 impl<R: Recorder> Execution<'_, R> {
-    async fn write_again(&mut self, reopened: Reopened) -> Result<u64, ApplyError> {
-        let target = self.batch.link.target;
+    async fn write_again(&mut self, reopened: Reopened) -> Result<(), ApplyError> {
+        let link = self.batch.link;
         self.begin_alone().await?;
         let Some(key_row) = self.key_row(reopened)? else {
-            let known = self.shared.coordinator().decide_again(target, reopened)?;
-            return Ok(known.ticket); // stable meanwhile: nothing is left to decide
+            self.shared.coordinator().decide_again(link, reopened)?;
+            return Ok(()); // stable meanwhile: nothing is left to decide
         };
         for _ in 0..ROUNDS {
             let there = self.lock_one(&key_row).await?;
-            self.shared.barrier(target).await?;
+            self.shared.barrier(link.target).await?;
             let (decision, content) = self.decide_reopened(reopened)?;
             let done = match content {
                 None => true,
@@ -69,7 +60,7 @@ impl<R: Recorder> Execution<'_, R> {
             };
             if done {
                 self.note_reopened(reopened, decision)?;
-                return Ok(decision.ticket);
+                return Ok(());
             }
         }
         Err(ApplyError::NotCommitted(format!("{} comes and goes", slow::describe(&key_row))))
@@ -103,8 +94,8 @@ impl<R: Recorder> Execution<'_, R> {
     fn decide_reopened(&self, reopened: Reopened) -> Result<(Redecision, Option<Due>), ApplyError> {
         let target = self.batch.link.target;
         let hasher = &self.shared.catalog.hasher;
-        let coordinator = self.shared.coordinator();
-        let decision = coordinator.decide_again(target, reopened)?;
+        let mut coordinator = self.shared.coordinator();
+        let decision = coordinator.decide_again(self.batch.link, reopened)?;
         let Some(winner) = decision.winner else { return Ok((decision, None)) };
         let content = complete::content_of(&coordinator, winner, reopened.key, hasher)?;
         self.fits(&content, winner)?;

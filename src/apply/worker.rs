@@ -327,7 +327,7 @@ impl<R: Recorder> Worker<R> {
     fn next_reopened(&self) -> Result<Option<(Reopened, Option<NodeId>)>, ApplyError> {
         let coordinator = self.shared.coordinator();
         let Some(reopened) = coordinator.next_reopened(self.target) else { return Ok(None) };
-        let conflict = coordinator.decide_again(self.target, reopened)?.conflict;
+        let conflict = coordinator.redecision(self.target, reopened)?.conflict;
         let source = conflict.map(|(_, theirs)| theirs.source);
         let any = slow::any_link(self.target, self.shared.nodes.len()).map(|link| link.source);
         Ok(Some((reopened, source.or(any))))

@@ -126,7 +126,7 @@ impl Coordinator {
 
     fn take_off(&mut self, batch: &Batch) {
         self.link_mut(batch.link).in_flight =
-            Some(InFlight { end: batch.end(), end_lsn: batch.end_lsn, suspects: KeyMap::default() });
+            Some(InFlight { end: batch.end(), end_lsn: batch.end_lsn, suspects: KeyMap::default(), again: None });
     }
 
     /// The decision about a key that no other node has changed, which needs no look at its history: `own` comes out,
@@ -293,6 +293,10 @@ impl Coordinator {
         self.marks[link.target.index()].add(link.source, Mark { at, applied: batch.end_lsn });
         for (key, table) in batch.suspects {
             self.reopen(link.target, table, key);
+        }
+        // Before the local changes that waited come in: those that lie after the commit are no reason to decide again.
+        if let Some((key, reason)) = batch.again {
+            self.reopen_done(link.target, key, reason, at);
         }
         self.release(link.target)
     }

@@ -49,6 +49,8 @@ pub(super) struct InFlight {
     pub(super) end_lsn: Lsn,
     /// Keys of the batch that a local change touched which was decoded after the batch decided on them.
     pub(super) suspects: KeyMap<TableId>,
+    /// The key that the batch decides again, and the newest reason that it answers.
+    pub(super) again: Option<(KeyId, u64)>,
 }
 
 /// See the module.
@@ -68,8 +70,9 @@ pub struct Coordinator {
     arrived: Vec<(NodeId, u64)>,
     /// By node: the keys to decide again, with a count of the reasons.
     pub(super) reopened: Vec<KeyMap<(TableId, u64)>>,
-    /// By node: keys that were decided again by a commit that ends there, which the server may still lose.
-    pub(super) rewritten: Vec<Vec<(Lsn, TableId, KeyId)>>,
+    /// By node: keys that were decided again, by the commit that ends there. The server may still lose it, and local
+    /// changes may lie before it that are not decoded yet.
+    pub(super) rewritten: Vec<KeyMap<(TableId, Lsn)>>,
     pub(super) reasons: u64,
     resolver: Resolver,
 }
@@ -89,7 +92,7 @@ impl Coordinator {
             waiting: vec![VecDeque::new(); nodes],
             arrived: Vec::new(),
             reopened: vec![KeyMap::default(); nodes],
-            rewritten: vec![Vec::new(); nodes],
+            rewritten: vec![KeyMap::default(); nodes],
             reasons: 0,
             resolver,
         }
@@ -105,7 +108,7 @@ impl Coordinator {
         self.waiting[node.index()].clear();
         self.committing[node.index()] = 0;
         self.marks[node.index()].cut(slot);
-        for (_, table, key) in std::mem::take(&mut self.rewritten[node.index()]) {
+        for (key, (table, _)) in std::mem::take(&mut self.rewritten[node.index()]) {
             self.reopen(node, table, key);
         }
         for source in self.nodes().filter(|source| *source != node) {
@@ -193,6 +196,7 @@ impl Coordinator {
             return Ok(());
         }
         self.reopen_decided(source, seq)?;
+        self.renew_reopened(source, seq)?;
         let own = |change: &ChangeRef| change.source == source && change.seq == seq;
         let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| own(change)).collect();
         truncates.into_iter().try_for_each(|(table, change)| self.reopen_after_truncate(table, change))
@@ -214,6 +218,8 @@ impl Coordinator {
             self.confirmed[node.index()] = self.confirmed[node.index()].max(*lsn);
             self.window.prune(node, *lsn)?;
             self.marks[node.index()].prune(*lsn);
+            let decoded = self.window.log(node).decoded;
+            self.rewritten[node.index()].retain(|_, (_, at)| *at > decoded);
         }
         Ok(())
     }

@@ -19,8 +19,6 @@ pub struct Redecision {
     pub winner: Option<ChangeRef>,
     /// The local change and the remote one that did not see each other.
     pub conflict: Option<(ChangeRef, ChangeRef)>,
-    /// For [`Coordinator::reopen_done`].
-    pub ticket: u64,
 }
 
 /// A key that must be decided again at a node.
@@ -171,20 +169,33 @@ impl Coordinator {
         let suspects = suspects.map(|(key, table)| (*table, *key));
         let at_risk = self.nodes().flat_map(|node| {
             let decoded = self.window.log(node).decoded;
-            self.rewritten[node.index()].iter().filter(move |(at, ..)| *at > decoded)
+            self.rewritten[node.index()].iter().filter(move |(_, (_, at))| *at > decoded)
         });
-        let at_risk = at_risk.map(|(_, table, key)| (*table, *key));
+        let at_risk = at_risk.map(|(key, (table, _))| (*table, *key));
         self.reopened.iter().flatten().map(|(key, (table, _))| (*table, *key)).chain(suspects).chain(at_risk)
     }
 
-    /// What a reopened key must be at the node: the outcome of all that is present, to be asked after a barrier
-    /// under the row's lock.
+    /// What a reopened key must be at the target: the outcome of all that is present, to be asked after a barrier
+    /// under the row's lock. The batch in flight answers every reason that is known now.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
-    pub fn decide_again(&self, node: NodeId, reopened: Reopened) -> io::Result<Redecision> {
+    ///
+    /// # Panics
+    /// If no batch of the link is in flight.
+    pub fn decide_again(&mut self, link: Link, reopened: Reopened) -> io::Result<Redecision> {
+        let reason = self.reopened[link.target.index()].get(&reopened.key).map_or(0, |(_, reason)| *reason);
+        let batch = self.link_mut(link).in_flight.as_mut().expect("decisions are asked for a batch in flight");
+        batch.again = Some((reopened.key, reason));
+        self.redecision(link.target, reopened)
+    }
+
+    /// What [`Coordinator::decide_again`] would answer now.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn redecision(&self, node: NodeId, reopened: Reopened) -> io::Result<Redecision> {
         let history = self.window.history(reopened.table, reopened.key)?;
-        let ticket = self.reopened[node.index()].get(&reopened.key).map_or(0, |(_, reason)| *reason);
         let present = self.present(node);
         let local = history.latest(node, present[node.index()]);
         let conflict = local.and_then(|local| {
@@ -195,7 +206,7 @@ impl Coordinator {
                 .collect();
             Some((local, self.latest_stamp(&theirs)?))
         });
-        Ok(Redecision { winner: self.outcome(&history, &present), conflict, ticket })
+        Ok(Redecision { winner: self.outcome(&history, &present), conflict })
     }
 
     /// Has a key decided again at the node.
@@ -205,13 +216,45 @@ impl Coordinator {
 
     /// The outcome has been written by the commit that ends at `at`; a reason that came up since the decision
     /// keeps the key open. Until the commit is durable nothing of the key is forgotten.
-    pub fn reopen_done(&mut self, node: NodeId, key: KeyId, ticket: u64, at: Lsn) {
-        let decoded = self.window.log(node).decoded;
-        self.rewritten[node.index()].retain(|(at, ..)| *at > decoded);
+    pub(super) fn reopen_done(&mut self, node: NodeId, key: KeyId, reason: u64, at: Lsn) {
         let keys = &mut self.reopened[node.index()];
-        if let Some((table, _)) = keys.get(&key).copied().filter(|(_, reason)| *reason <= ticket) {
+        if let Some((table, _)) = keys.get(&key).copied().filter(|(_, newest)| *newest <= reason) {
             keys.remove(&key);
-            self.rewritten[node.index()].push((at, table, key));
+            self.rewritten[node.index()].insert(key, (table, at));
         }
+    }
+
+    /// A local change came to light: of a missing row, which can't be locked, it may lie between the barrier of a
+    /// decision that was taken again and the commit that wrote it, and be nobody's rival. Then that decision, too,
+    /// did not know it.
+    pub(super) fn renew_reopened(&mut self, node: NodeId, seq: Seq) -> io::Result<()> {
+        let place = node.index();
+        if self.reopened[place].is_empty() && self.rewritten[place].is_empty() {
+            return Ok(());
+        }
+        let transaction = self.window.log(node).get(seq).expect("just pushed").transaction.clone();
+        let at = transaction.commit_lsn;
+        let (reopened, rewritten) = (&self.reopened[place], &self.rewritten[place]);
+        let waits = |key: &KeyId| reopened.get(key).map(|(table, _)| *table);
+        let undone = |key: &KeyId| rewritten.get(key).filter(|(_, end)| *end > at).map(|(table, _)| *table);
+        let mut met: Vec<(TableId, KeyId)> = Vec::new();
+        transaction.each_key(|key| met.extend(waits(&key).or_else(|| undone(&key)).map(|table| (table, key))))?;
+        for (emptied, _) in &transaction.truncates {
+            let all = reopened.keys().chain(rewritten.keys());
+            let of_table = |key: &KeyId| waits(key).or_else(|| undone(key)).filter(|table| table == emptied);
+            met.extend(all.filter_map(|key| Some((of_table(key)?, *key))));
+        }
+        met.into_iter().for_each(|(table, key)| self.reopen(node, table, key));
+        Ok(())
+    }
+
+    /// Forgets that the key must be decided again: for the simulation, to show what that leads to.
+    pub fn drop_reopened(&mut self, node: NodeId, key: KeyId) {
+        self.reopened[node.index()].remove(&key);
+    }
+
+    /// Forgets which decisions taken again may be lost: for the simulation, to show what that leads to.
+    pub fn drop_rewritten(&mut self, node: NodeId) {
+        self.rewritten[node.index()].clear();
     }
 }

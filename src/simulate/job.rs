@@ -21,12 +21,7 @@ pub enum Purpose {
     /// To apply transactions, or to move the progress row.
     Apply,
     /// To write what came out of a decision that was taken again.
-    Reopen {
-        /// What is decided again.
-        reopened: Reopened,
-        /// Answers for what was known when it was decided.
-        ticket: u64,
-    },
+    Reopen(Reopened),
 }
 
 /// Where a batch is.
@@ -187,12 +182,12 @@ impl World {
 
     fn begin_reopen(&mut self, link: Link, reopened: Reopened) -> bool {
         if self.settings.mutation == Some(Mutation::NoReopen) {
-            self.daemon.coordinator.reopen_done(link.target, reopened.key, u64::MAX, Lsn::ZERO);
+            self.daemon.coordinator.drop_reopened(link.target, reopened.key);
             return false;
         }
         let Some(batch) = self.daemon.coordinator.plan_reopen(link) else { return false };
         let key = self.key_of(reopened);
-        let job = self.job(batch, Purpose::Reopen { reopened, ticket: 0 }, Stage::Lock);
+        let job = self.job(batch, Purpose::Reopen(reopened), Stage::Lock);
         self.start(Job { slow: [key].into(), ..job });
         true
     }
@@ -403,10 +398,8 @@ impl World {
             }
             Stage::Answered(at) => {
                 self.daemon.coordinator.committed(link, at)?;
-                if let Purpose::Reopen { reopened, ticket } = job.purpose {
-                    let safe = self.settings.mutation == Some(Mutation::RewrittenIsSafe);
-                    let at = if safe { Lsn::ZERO } else { at };
-                    self.daemon.coordinator.reopen_done(link.target, reopened.key, ticket, at);
+                if self.settings.mutation == Some(Mutation::RewrittenIsSafe) {
+                    self.daemon.coordinator.drop_rewritten(link.target);
                 }
                 Ok(Step::Finished)
             }

@@ -67,13 +67,12 @@ impl World {
 
     fn verdict(&mut self, job: &mut Job, key: Key) -> Result<Option<Verdict>, Failure> {
         let link = job.batch.link;
-        let Purpose::Reopen { reopened, ticket } = &mut job.purpose else {
+        let Purpose::Reopen(reopened) = job.purpose else {
             let decision = self.decide(job, key)?;
             let Decision { winner, write, .. } = decision;
             return Ok((write || job.parked.contains_key(&key)).then_some(Verdict { winner, write }));
         };
-        let Redecision { winner, ticket: now, .. } = self.daemon.coordinator.decide_again(link.target, *reopened)?;
-        *ticket = now;
+        let Redecision { winner, .. } = self.daemon.coordinator.decide_again(link, reopened)?;
         tell!(self, "n{}: {key} decided again: {}", link.target.0, self.name(winner));
         Ok(winner.map(|winner| Verdict { winner, write: true }))
     }
