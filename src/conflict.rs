@@ -14,7 +14,7 @@ pub mod resolve;
 pub mod window;
 
 pub use batch::{Batch, Decision, Survivor};
-pub use coordinator::{Coordinator, Event};
+pub use coordinator::{Coordinator, Event, Standing};
 pub use detect::{LocalRow, Operation, conflict_type};
 pub use marks::Marks;
 pub use reopen::{Redecision, Reopened};

@@ -181,8 +181,8 @@ async fn start(
         max_clock_skew: config.limits.max_clock_skew,
     };
     let nodes = config.nodes.iter().map(|node| NodeShared::new(node.id, node.name.clone())).collect();
-    let confirmed: Vec<_> = contact.confirmed.iter().map(|lsn| watch::channel(*lsn).0).collect();
-    let coordinator = Coordinator::new(contact.confirmed, Resolver::LastUpdateWins);
+    let confirmed: Vec<_> = contact.start.confirmed.iter().map(|lsn| watch::channel(*lsn).0).collect();
+    let coordinator = Coordinator::new(contact.start, Resolver::LastUpdateWins);
     let shared = Shared::new(config.cluster.clone(), Arc::new(contact.catalog), settings, nodes, coordinator);
     let count = config.nodes.len();
     let mut daemon = Daemon {

@@ -5,6 +5,7 @@
 pub mod bloom;
 pub mod change;
 pub mod conflict;
+pub mod cut;
 pub mod error;
 pub mod ids;
 pub mod key;
@@ -16,6 +17,7 @@ pub mod tuple;
 
 pub use change::{Change, Op, Relation, RelationColumn};
 pub use conflict::{ConflictType, Resolution};
+pub use cut::Cut;
 pub use error::{Class, Classify};
 pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use payload::Payload;

@@ -48,6 +48,10 @@ pub enum Mutation {
     LeftOutInDoubt,
     /// A start takes each slot's position for itself.
     SlotsAlone,
+    /// A start decides again whatever its window shows, also what was settled with changes that are forgotten.
+    NothingSettled,
+    /// A start decides nothing again.
+    AllSettled,
     /// Our deletes at home for unique values are not waited for before the target goes on.
     UnsettledLosers,
     /// A commit that wrote a reopened key counts as durable at once.
@@ -67,6 +71,8 @@ pub enum Focus {
     Toast,
     /// Crashes and restarts, and confirming between them.
     Starts,
+    /// One key, changed at every node without a pause, and no faults.
+    HotKey,
 }
 
 /// One simulation.
@@ -111,6 +117,9 @@ pub struct Tally {
     pub conflicts: u64,
     /// How many transactions applications committed.
     pub transactions: u64,
+    /// How many of them the window held at most, when it had just forgotten what it could and no link
+    /// had many queued.
+    pub most_kept: u64,
 }
 
 /// What is wrong.
@@ -175,15 +184,17 @@ pub enum Failure {
 pub fn run(settings: &Settings) -> Result<Tally, (Failure, Vec<String>)> {
     let mut world = world::World::new(settings.clone());
     let came_to = world.run();
-    if std::env::var("TELL").is_ok() {
-        world.story.iter().for_each(|l| println!("{l}"));
-    }
     match came_to {
         Ok(()) => {
             let local = |entry: &&wal::Entry| matches!(entry.kind, wal::Kind::Local(_));
             let count = |node: &node::Node| node.wal.entries().iter().filter(local).count() as u64;
             let transactions = world.nodes.iter().map(count).sum();
-            Ok(Tally { decisions: world.decisions, conflicts: world.conflicts, transactions })
+            Ok(Tally {
+                decisions: world.decisions,
+                conflicts: world.conflicts,
+                transactions,
+                most_kept: world.most_kept,
+            })
         }
         Err(failure) => Err((failure, world.story)),
     }

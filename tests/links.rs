@@ -1,6 +1,8 @@
 //! Idle databases and nodes that are down.
 
-use std::thread::sleep;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use pgconcord::throwaway::Stop;
@@ -50,6 +52,41 @@ fn with_one_node_down_the_others_go_on_and_the_status_tells_what_is_kept_for_it(
     cluster.assert_ledger(&written);
     cluster.wait_slots_confirmed();
     assert_eq!(cluster.pgconcord(&["status"]).code, 0);
+}
+
+/// Every change of the row is concurrent with another one that is still kept; the log must not pile up for that.
+#[test]
+fn a_row_that_both_sides_change_without_a_pause_holds_no_log_back() {
+    let mut cluster = Plan::two().schema(LEDGER).run();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for (place, session) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let (sql, stop) = (cluster.sql(place), &stop);
+            let update = format!("UPDATE hot SET value = '{place}.{session}.' || clock_timestamp() WHERE id = 0");
+            scope.spawn(move || {
+                while !stop.load(Ordering::SeqCst) {
+                    sql.rows(&update);
+                }
+            });
+        }
+        let advance = || {
+            for _ in 0..3 {
+                sleep(Duration::from_secs(1));
+                let written = [0, 1].map(|place| cluster.value(place, "SELECT pg_current_wal_lsn()"));
+                for (place, lsn) in written.iter().enumerate() {
+                    wait_for("the slot advances under load", SOON, || {
+                        let past = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
+                        (cluster.value(place, &past) == "t").then_some(())
+                    });
+                }
+            }
+        };
+        let advanced = catch_unwind(AssertUnwindSafe(advance));
+        stop.store(true, Ordering::SeqCst); // also after a failure, or the scope never ends
+        advanced.unwrap_or_else(|panic| resume_unwind(panic));
+    });
+    cluster.settle();
+    assert!(!cluster.conflicts_of("public.hot", "0").is_empty(), "nothing was concurrent");
 }
 
 /// Without a node's stream the window is not whole, and a decision could be wrong for good (R6).

@@ -83,14 +83,15 @@ pub fn complete(
                 None => return Ok(Completed::AtSource(row, made)),
             }
         }
-        let before = coordinator.predecessor(table, key, change)?;
         // What an earlier change moved here stands at a key that nobody will look at.
         let near = key == home || (change.seq, change.offset()) == (made.seq, made.offset());
         // While a key waits to be decided again its row is not known to be what stands.
-        if near && !coordinator.is_reopened(target, key) && before == coordinator.standing(target, table, key)? {
+        if near && !coordinator.is_reopened(target, key) && coordinator.has_predecessor(target, table, key, change)? {
             return Ok(Completed::AtTarget(row));
         }
-        let Some(before) = before else { return Ok(Completed::AtSource(row, made)) };
+        let Some(before) = coordinator.predecessor(table, key, change)? else {
+            return Ok(Completed::AtSource(row, made));
+        };
         match content_of(coordinator, before, key, hasher)? {
             Content::Put(earlier) => row = row.filled_from(&earlier),
             Content::Delete => return Ok(Completed::AtSource(row, made)),
@@ -168,7 +169,11 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
         if coordinator.is_reopened(id, key) {
             return Err(in_doubt());
         }
-        if coordinator.standing(id, table, key)? != Some(change) {
+        let standing = coordinator.standing(id, table, key)?;
+        if !standing.is_certain {
+            return Err(in_doubt());
+        }
+        if standing.change != Some(change) {
             return Err(moved_on());
         }
     }

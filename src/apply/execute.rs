@@ -206,8 +206,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
                 }
                 continue;
             }
-            let known = decision.before.filter(|before| before.source == link.target);
-            let known = known.map(|before| coordinator.window().transaction(before).transaction.xid);
+            let known = decision.local.map(|local| coordinator.window().transaction(local).transaction.xid);
             let stands = self.stands(net, &decision);
             match &net.content {
                 Content::Delete if stands == Some(TouchKind::Delete) && net.first != Operation::Insert => {}

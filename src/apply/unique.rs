@@ -152,7 +152,7 @@ impl<R: Recorder> Execution<'_, R> {
     async fn delete_here(&mut self, row: &Row) -> Result<(), ApplyError> {
         let (target, key) = (self.batch.link.target, row.key(&self.shared.catalog.hasher));
         let table = row.table().clone();
-        let before = self.shared.coordinator().standing(target, table.id, key)?;
+        let before = self.shared.coordinator().newest_at(target, table.id, key)?;
         let arrays = slow::key_arrays(&table, &[row]);
         let types = vec![sql::TEXT_ARRAY; arrays.len()];
         let params = || arrays.iter().map(|array| Param::Binary(array));
@@ -160,7 +160,7 @@ impl<R: Recorder> Execution<'_, R> {
         pipeline.query(&sql::lock(&table), &types, params());
         pipeline.run().await.map_err(ApplyError::pipeline("locking a row whose unique value another row has"))?;
         self.shared.barrier(target).await?;
-        if self.shared.coordinator().standing(target, table.id, key)? != before {
+        if self.shared.coordinator().newest_at(target, table.id, key)? != before {
             return Ok(()); // the next round looks again
         }
         let mut pipeline = self.begin();
@@ -241,7 +241,7 @@ impl<R: Recorder> Execution<'_, R> {
         let target = self.batch.link.target;
         let key = row.key(&self.shared.catalog.hasher);
         let coordinator = self.shared.coordinator();
-        let standing = coordinator.standing(target, row.table().id, key)?;
+        let standing = coordinator.standing(target, row.table().id, key)?.change;
         let by_origin = || {
             let ours = self.session.settings.all_origins.iter().zip(self.session.settings.origin_nodes.iter());
             ours.filter(|(name, _)| Some(name.as_str()) == origin).map(|(_, node)| *node).next()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::conflict::coordinator::{Coordinator, InFlight};
+use crate::conflict::coordinator::{Coordinator, InFlight, Standing};
 use crate::conflict::marks::Mark;
 use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq};
 use crate::model::{KeyId, Link, Lsn, NodeId, TableId, TouchKind, Transaction};
@@ -39,8 +39,10 @@ impl Batch {
 pub struct Decision {
     /// The batch's last change of the key.
     pub incoming: ChangeRef,
-    /// The change whose value the key has now, if it is in the window.
+    /// The change whose value the key has now, if it is in the window and certain.
     pub before: Option<ChangeRef>,
+    /// The newest change that was made at the target itself; `None` also where nobody asked.
+    pub local: Option<ChangeRef>,
     /// The change whose value it must have.
     pub winner: ChangeRef,
     /// The change present that conflicts with the incoming one.
@@ -58,7 +60,7 @@ pub struct Survivor {
     pub rival: Option<ChangeRef>,
     /// The change whose value must come out.
     pub outcome: ChangeRef,
-    /// The change whose value the key has now.
+    /// The change whose value the key has now, if that is certain.
     pub standing: Option<ChangeRef>,
 }
 
@@ -139,7 +141,7 @@ impl Coordinator {
         if let Some(batch) = &mut self.link_mut(link).in_flight {
             batch.suspects.remove(&key);
         }
-        Some(Decision { incoming: own, before: None, winner: own, rival: None, write: true })
+        Some(Decision { incoming: own, before: None, local: None, winner: own, rival: None, write: true })
     }
 
     /// What the batch in flight makes of one key at its target, by all that is known now.
@@ -156,7 +158,8 @@ impl Coordinator {
         let end = batch.end;
         let history = self.window.history(table, key)?;
         let mut present = self.present(link.target);
-        let before = self.outcome(&history, &present);
+        let before = self.standing_of(&history, &present).certain();
+        let local = history.latest(link.target, present[link.target.index()]);
         let here = history.maximal(&self.window, &present);
         present[link.source.index()] = end;
         let incoming = history.latest(link.source, end).expect("the batch changes the key");
@@ -176,7 +179,7 @@ impl Coordinator {
         } else {
             before.filter(|before| rivals.contains(before)).or_else(|| self.latest_stamp(&rivals))
         };
-        let decision = Decision { incoming, before, winner, rival, write: waits || before != Some(winner) };
+        let decision = Decision { incoming, before, local, winner, rival, write: waits || before != Some(winner) };
         // What decide_alone relies on.
         debug_assert!(
             !self.window.is_uncontested(table, key) || (winner == incoming && rival.is_none() && decision.write)
@@ -215,26 +218,56 @@ impl Coordinator {
         Ok(history.of(source).iter().rfind(|change| (change.seq, change.offset()) == place).copied())
     }
 
-    /// The change whose value the author of `change` had before it, if that is in the window.
+    /// The change whose value the author of `change` had before it, if that is in the window and certain.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
     pub fn predecessor(&self, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<Option<ChangeRef>> {
         let history = self.window.history(table, key)?;
-        let own = history.of(change.source);
-        let earlier = own.partition_point(|other| *other < change);
-        if let Some(same) = earlier.checked_sub(1).map(|last| own[last]).filter(|other| other.seq == change.seq) {
-            return Ok(Some(same));
-        }
-        Ok(self.outcome(&history, &history.reach(&self.window, change)))
+        let same = history.before_in_transaction(change);
+        Ok(same.or_else(|| {
+            let found = self.standing_of(&history, &history.reach(&self.window, change));
+            found.certain().filter(|_| self.window.saw_all_forgotten(change))
+        }))
     }
 
-    /// The change whose value a key has at the node, if that is in the window.
+    /// Whether the key has at the node what the author of `change` had before it.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
-    pub fn standing(&self, node: NodeId, table: TableId, key: KeyId) -> io::Result<Option<ChangeRef>> {
-        Ok(self.outcome(&self.window.history(table, key)?, &self.present(node)))
+    pub fn has_predecessor(&self, node: NodeId, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<bool> {
+        let history = self.window.history(table, key)?;
+        let present = self.present(node);
+        let standing = self.standing_of(&history, &present);
+        if let Some(same) = history.before_in_transaction(change) {
+            return Ok(standing.certain() == Some(same));
+        }
+        if !self.window.saw_all_forgotten(change) {
+            return Ok(false);
+        }
+        // What is forgotten is present everywhere, and the author had it, too.
+        let reach = history.reach(&self.window, change);
+        let alike = |source: NodeId| {
+            history.latest(source, present[source.index()]) == history.latest(source, reach[source.index()])
+        };
+        let before = self.standing_of(&history, &reach);
+        Ok(self.nodes().all(alike) || before.is_certain && standing.is_certain && before.change == standing.change)
+    }
+
+    /// The change whose value a key has at the node.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn standing(&self, node: NodeId, table: TableId, key: KeyId) -> io::Result<Standing> {
+        Ok(self.standing_of(&self.window.history(table, key)?, &self.present(node)))
+    }
+
+    /// The newest change of the key that was made at the node.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn newest_at(&self, node: NodeId, table: TableId, key: KeyId) -> io::Result<Option<ChangeRef>> {
+        Ok(self.window.history(table, key)?.of(node).last().copied())
     }
 
     /// What a truncation of `table` at `place` of the batch in flight meets: each key of the table in the window
@@ -260,7 +293,7 @@ impl Coordinator {
         let mut met = Vec::new();
         for key in keys {
             let history = self.window.history(table, key)?;
-            let standing = self.outcome(&history, &before);
+            let standing = self.standing_of(&history, &before).certain();
             let Some(outcome) = self.outcome(&history, &present) else { continue };
             let own = history.of(link.source).iter().rfind(|change| (change.seq, change.offset()) == place).copied();
             let maximal = history.maximal(&self.window, &before);
@@ -291,8 +324,8 @@ impl Coordinator {
         state.cursor = batch.end;
         state.applied = batch.end_lsn;
         self.marks[link.target.index()].add(link.source, Mark { at, applied: batch.end_lsn });
-        for (key, table) in batch.suspects {
-            self.reopen(link.target, table, key);
+        for (key, (table, since)) in batch.suspects {
+            self.reopen(link.target, table, key, since);
         }
         // Before the local changes that waited come in: those that lie after the commit are no reason to decide again.
         if let Some((key, reason)) = batch.again {

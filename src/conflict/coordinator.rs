@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use crate::conflict::history::History;
 use crate::conflict::marks::{Mark, Marks};
+use crate::conflict::reopen::{Due, Rewritten};
 use crate::conflict::resolve::{Candidate, Resolver};
 use crate::conflict::window::{ChangeRef, KeyMap, Seq, Window};
-use crate::model::{KeyId, Link, Lsn, NodeId, TableId, Transaction};
+use crate::model::{Cut, KeyId, Link, Lsn, NodeId, TableId, Transaction};
 
 /// What a node's stream delivered, in stream order.
 #[derive(Clone, Debug)]
@@ -47,10 +48,26 @@ pub(super) struct LinkState {
 pub(super) struct InFlight {
     pub(super) end: Seq,
     pub(super) end_lsn: Lsn,
-    /// Keys of the batch that a local change touched which was decoded after the batch decided on them.
-    pub(super) suspects: KeyMap<TableId>,
+    /// Keys of the batch that a local change touched which was decoded after the batch decided on them; with its place.
+    pub(super) suspects: KeyMap<(TableId, Lsn)>,
     /// The key that the batch decides again, and the newest reason that it answers.
     pub(super) again: Option<(KeyId, u64)>,
+}
+
+/// What the row of a key is at a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// The change that the window says; none if it has no change of the key that is present there.
+    pub change: Option<ChangeRef>,
+    /// No change that is forgotten may stand there instead.
+    pub is_certain: bool,
+}
+
+impl Standing {
+    /// The change, if it is certain.
+    pub fn certain(self) -> Option<ChangeRef> {
+        self.change.filter(|_| self.is_certain)
+    }
 }
 
 /// See the module.
@@ -60,6 +77,8 @@ pub struct Coordinator {
     pub(super) marks: Vec<Marks>,
     pub(super) links: Vec<LinkState>,
     confirmed: Vec<Lsn>,
+    /// By node: see [`Cut::settled`].
+    pub(super) settled: Vec<Lsn>,
     /// Whether the node's stream has been read again up to where it was when we connected.
     rebuilt: Vec<bool>,
     /// Whether that was so for every node at one time since the start.
@@ -68,24 +87,26 @@ pub struct Coordinator {
     pub(super) committing: Vec<usize>,
     pub(super) waiting: Vec<VecDeque<Event>>,
     arrived: Vec<(NodeId, u64)>,
-    /// By node: the keys to decide again, with a count of the reasons.
-    pub(super) reopened: Vec<KeyMap<(TableId, u64)>>,
-    /// By node: keys that were decided again, by the commit that ends there. The server may still lose it, and local
-    /// changes may lie before it that are not decoded yet.
-    pub(super) rewritten: Vec<KeyMap<(TableId, Lsn)>>,
+    /// By node: the keys to decide again.
+    pub(super) reopened: Vec<KeyMap<Due>>,
+    /// By node: keys that were decided again, by a commit that the server may still lose, and before which local
+    /// changes may lie that are not decoded yet.
+    pub(super) rewritten: Vec<KeyMap<Rewritten>>,
     pub(super) reasons: u64,
     resolver: Resolver,
 }
 
 impl Coordinator {
-    /// Starts with nothing but what the slots have confirmed.
-    pub fn new(confirmed: Vec<Lsn>, resolver: Resolver) -> Coordinator {
+    /// Starts with nothing.
+    pub fn new(start: Cut, resolver: Resolver) -> Coordinator {
+        let Cut { confirmed, settled } = start;
         let nodes = confirmed.len();
         Coordinator {
             window: Window::new(&confirmed),
             marks: NodeId::all(nodes).map(|node| Marks::new(node, nodes)).collect(),
             links: (0..nodes * nodes).map(|_| LinkState::default()).collect(),
             confirmed,
+            settled,
             rebuilt: vec![false; nodes],
             complete: false,
             committing: vec![0; nodes],
@@ -108,8 +129,8 @@ impl Coordinator {
         self.waiting[node.index()].clear();
         self.committing[node.index()] = 0;
         self.marks[node.index()].cut(slot);
-        for (key, (table, _)) in std::mem::take(&mut self.rewritten[node.index()]) {
-            self.reopen(node, table, key);
+        for (key, Rewritten { table, since, .. }) in std::mem::take(&mut self.rewritten[node.index()]) {
+            self.reopen(node, table, key, since);
         }
         for source in self.nodes().filter(|source| *source != node) {
             self.link_mut(Link { source, target: node }).in_flight = None;
@@ -184,7 +205,7 @@ impl Coordinator {
             return Ok(()); // read again after a reconnect
         }
         let seen = self.marks[source.index()].seen(transaction.commit_lsn);
-        let end_lsn = transaction.end_lsn;
+        let (end_lsn, since) = (transaction.end_lsn, transaction.commit_lsn);
         let seq = self.window.push(transaction, seen)?;
         for target in self.nodes().filter(|target| *target != source) {
             let link = self.link_mut(Link { source, target });
@@ -199,7 +220,7 @@ impl Coordinator {
         self.renew_reopened(source, seq)?;
         let own = |change: &ChangeRef| change.source == source && change.seq == seq;
         let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| own(change)).collect();
-        truncates.into_iter().try_for_each(|(table, change)| self.reopen_after_truncate(table, change))
+        truncates.into_iter().try_for_each(|(table, change)| self.reopen_after_truncate(table, change, since))
     }
 
     /// The barriers that arrived since the last call.
@@ -219,7 +240,7 @@ impl Coordinator {
             self.window.prune(node, *lsn)?;
             self.marks[node.index()].prune(*lsn);
             let decoded = self.window.log(node).decoded;
-            self.rewritten[node.index()].retain(|_, (_, at)| *at > decoded);
+            self.rewritten[node.index()].retain(|_, rewritten| rewritten.at > decoded);
         }
         Ok(())
     }
@@ -305,6 +326,13 @@ impl Coordinator {
             [only] => Some(*only),
             several => self.resolver.choose(&self.candidates(several)),
         }
+    }
+
+    /// The change whose value the key has where these are present.
+    pub(super) fn standing_of(&self, history: &History, present: &[Seq]) -> Standing {
+        let maximal = history.maximal(&self.window, present);
+        let is_certain = maximal.is_empty() || maximal.iter().any(|change| self.window.saw_all_forgotten(*change));
+        Standing { change: self.outcome(history, present), is_certain }
     }
 
     pub(super) fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {

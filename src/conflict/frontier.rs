@@ -1,32 +1,35 @@
 //! What may be forgotten: the stable frontier of each source (R5).
 //!
 //! Everything below it is applied at every node, and whatever any node committed before it had applied it is
-//! itself applied everywhere. Then it is lowered until
-//! - no change goes while a concurrent one of the same key stays;
-//! - no key that waits to be decided again loses a change;
+//! itself applied everywhere; all of that by commits that are settled, so that no decision in which a forgotten change
+//! could win is ever taken again. Then it is lowered until
+//! - no change of a truncated table goes while a concurrent truncation stays, or the other way;
 //! - it is a consistent cut: a node's log is kept from the commit on that applied the first change which another
 //!   node's log still holds. So marks, too, come back whole when the streams are read again from here.
+//!
+//! A change may go while a concurrent one of its key stays. What comes later has seen it, so it wins nowhere again; only
+//! what stands *now* may be unknown: see [`Standing`](crate::conflict::coordinator::Standing). So a key that is changed
+//! everywhere without a pause holds nothing back.
 
 use std::io;
 
 use crate::conflict::coordinator::Coordinator;
-use crate::conflict::window::{ChangeRef, Logged};
-use crate::model::{Lsn, NodeId};
+use crate::conflict::window::Logged;
+use crate::model::{Cut, Link, Lsn, NodeId};
 
 impl Coordinator {
     /// For each source the position below which everything is stable; never below what it was.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
-    pub fn frontier(&self) -> io::Result<Vec<Lsn>> {
+    pub fn frontier(&mut self) -> io::Result<Cut> {
         if !self.is_rebuilt() {
-            return Ok(self.confirmed().to_vec());
+            return Ok(Cut { confirmed: self.confirmed().to_vec(), settled: self.settled.clone() });
         }
+        self.settle();
         let mut frontier: Vec<Lsn> = self.nodes().map(|source| self.stable(source)).collect();
-        self.hold_reopened(&mut frontier)?;
         loop {
             let before = frontier.clone();
-            self.hold_rivals(&mut frontier)?;
             self.hold_truncates(&mut frontier);
             self.hold_marks(&mut frontier);
             if frontier == before {
@@ -34,63 +37,27 @@ impl Coordinator {
             }
         }
         let bounded = frontier.iter().zip(self.confirmed()).map(|(new, old)| *new.max(old));
-        Ok(bounded.collect())
+        Ok(Cut { confirmed: bounded.collect(), settled: self.settled.clone() })
     }
 
     fn stable(&self, source: NodeId) -> Lsn {
         let peers = self.nodes().filter(|peer| *peer != source);
         let at_peer = |peer: NodeId| {
             let delivered =
-                self.nodes().filter(|node| *node != peer).map(|node| self.applied_through(peer, node)).min();
-            let delivered = delivered.unwrap_or(Lsn::MAX).min(self.window().log(peer).decoded);
+                self.nodes().filter(|node| *node != peer).map(|node| self.settled_through(peer, node)).min();
+            let delivered = delivered.unwrap_or(Lsn::MAX).min(self.settled[peer.index()]);
             let marks = self.marks(peer).of(source);
             let known = marks.partition_point(|mark| mark.at <= delivered);
             known.checked_sub(1).map_or(Lsn::ZERO, |last| marks[last].applied)
         };
-        peers.map(at_peer).min().unwrap_or(Lsn::ZERO).min(self.window().log(source).decoded)
+        peers.map(at_peer).min().unwrap_or(Lsn::ZERO).min(self.settled[source.index()])
     }
 
-    fn hold_reopened(&self, frontier: &mut [Lsn]) -> io::Result<()> {
-        for (table, key) in self.all_reopened() {
-            let history = self.window().history(table, key)?;
-            for source in self.nodes() {
-                if let Some(first) = history.of(source).first() {
-                    self.lower(frontier, *first);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn lower(&self, frontier: &mut [Lsn], change: ChangeRef) {
-        let held = &mut frontier[change.source.index()];
-        *held = (*held).min(self.window().transaction(change).transaction.commit_lsn);
-    }
-
-    /// For each change that stays, the first concurrent one of another source stays too.
-    fn hold_rivals(&self, frontier: &mut [Lsn]) -> io::Result<()> {
-        let window = self.window();
-        for key in window.contested() {
-            let history = window.indexed(key)?;
-            for stays_at in self.nodes() {
-                let first = window.log(stays_at).seq_at(frontier[stays_at.index()]);
-                let list = history.of(stays_at);
-                let stay = &list[list.partition_point(|change| change.seq < first)..];
-                for source in self.nodes().filter(|source| *source != stays_at) {
-                    let rival = stay.iter().find_map(|stays| {
-                        let stays = window.transaction(*stays);
-                        let unseen = window.log(source).seq_at(stays.seen[source.index()]);
-                        let list = history.of(source);
-                        let rival = list.get(list.partition_point(|change| change.seq < unseen))?;
-                        (!saw(window.transaction(*rival), stays)).then_some(*rival)
-                    });
-                    if let Some(rival) = rival {
-                        self.lower(frontier, rival);
-                    }
-                }
-            }
-        }
-        Ok(())
+    /// Everything that committed at `source` before this was applied at `target` by commits that are settled.
+    fn settled_through(&self, source: NodeId, target: NodeId) -> Lsn {
+        let log = self.window().log(source);
+        let first_not = log.get(self.settled_end(Link { source, target }));
+        first_not.map_or(log.decoded, |logged| logged.transaction.commit_lsn)
     }
 
     /// A truncation is a change of every key of its table; here, to be simple and safe, of every key.

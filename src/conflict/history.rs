@@ -36,6 +36,13 @@ impl History {
         list.partition_point(|change| change.seq < end).checked_sub(1).map(|last| list[last])
     }
 
+    /// The last change of the key that the transaction of `change` made before it.
+    pub fn before_in_transaction(&self, change: ChangeRef) -> Option<ChangeRef> {
+        let own = self.of(change.source);
+        let earlier = own.partition_point(|other| *other < change);
+        earlier.checked_sub(1).map(|last| own[last]).filter(|other| other.seq == change.seq)
+    }
+
     /// What `change` supersedes: whatever its author had seen, directly or through changes of this key.
     pub fn reach(&self, window: &Window, change: ChangeRef) -> Reach {
         let mut reach: Reach = SmallVec::from_elem(0, self.lists.len());

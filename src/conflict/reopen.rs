@@ -4,6 +4,7 @@
 //! lies before a batch which decided on its key, the key is decided again. Nothing of it is stable before that.
 
 use std::io;
+use std::ops::RangeInclusive;
 
 use smallvec::SmallVec;
 
@@ -30,14 +31,38 @@ pub struct Reopened {
     pub key: KeyId,
 }
 
+/// Why and since when a key waits to be decided again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) table: TableId,
+    /// The number of the newest reason.
+    reason: u64,
+    /// No decision about the key at the node is in doubt that was committed there before this.
+    pub(super) since: Lsn,
+}
+
+/// A key that was decided again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rewritten {
+    pub(super) table: TableId,
+    /// Where the commit ended that did so.
+    pub(super) at: Lsn,
+    /// As in [`Due`].
+    pub(super) since: Lsn,
+}
+
 impl Coordinator {
+    /// The node's stream has been read again: what was applied there and is not settled may not have known every local
+    /// change.
     pub(super) fn reopen_unknown(&mut self, at: impl Fn(NodeId) -> bool) -> io::Result<()> {
         let contested: Vec<KeyId> = self.window.contested().collect();
         for key in contested {
             self.reopen_contested(key, &at)?;
         }
         let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| at(change.source)).collect();
-        truncates.into_iter().try_for_each(|(table, change)| self.reopen_after_truncate(table, change))
+        truncates.into_iter().try_for_each(|(table, change)| {
+            self.reopen_after_truncate(table, change, self.settled[change.source.index()])
+        })
     }
 
     /// A local change came to light: where a change that its author had not seen is applied at its node already,
@@ -54,13 +79,14 @@ impl Coordinator {
                 let Some(last) = history.latest(source, in_flight).filter(|last| last.seq >= unseen) else { continue };
                 let decided = history.latest(source, link.cursor).is_some_and(|last| last.seq >= unseen);
                 let table = self.table_of(local)?;
+                let since = self.window.transaction(local).transaction.commit_lsn;
                 if decided {
-                    self.reopen(node, table, key);
+                    self.reopen(node, table, key, since);
                 }
                 if last.seq >= self.link(Link { source, target: node }).cursor
                     && let Some(batch) = &mut self.link_mut(Link { source, target: node }).in_flight
                 {
-                    batch.suspects.insert(key, table);
+                    batch.suspects.entry(key).or_insert((table, since));
                 }
             }
         }
@@ -90,16 +116,28 @@ impl Coordinator {
         for link in self.all_links().into_iter().filter(|link| at(link.target)) {
             let Some(theirs) = history.latest(link.source, self.link(link).cursor) else { continue };
             let Some(local) = history.latest(link.target, self.window.log(link.target).end()) else { continue };
-            if self.apart(&history, theirs, local) {
+            let unsettled = self.settled_end(link);
+            if theirs.seq >= unsettled && self.apart(&history, unsettled..=theirs.seq, local, link.source) {
                 let table = self.table_of(local)?;
-                self.reopen(link.target, table, key);
+                self.reopen(link.target, table, key, self.settled[link.target.index()]);
             }
         }
         Ok(())
     }
 
-    fn apart(&self, history: &History, theirs: ChangeRef, local: ChangeRef) -> bool {
-        let lists = (history.of(theirs.source), history.of(local.source));
+    /// The number below which the link's transactions were applied by commits that are settled.
+    pub(super) fn settled_end(&self, link: Link) -> Seq {
+        let log = self.window.log(link.source);
+        let marks = self.marks[link.target.index()].of(link.source);
+        let settled = marks.partition_point(|mark| mark.at <= self.settled[link.target.index()]);
+        // What is kept of a log was applied by commits that are kept of the other logs.
+        let Some(last) = settled.checked_sub(1) else { return log.first() };
+        log.seq_ended_by(marks[last].applied)
+    }
+
+    /// Whether any of these changes of `source` and a change of the node where `local` was made did not see each other.
+    fn apart(&self, history: &History, theirs: RangeInclusive<Seq>, local: ChangeRef, source: NodeId) -> bool {
+        let lists = (history.of(source), history.of(local.source));
         let any_local = |change: &ChangeRef| {
             let seen = &self.window.transaction(*change).seen;
             let unseen = self.window.log(local.source).seq_at(seen[local.source.index()]);
@@ -109,16 +147,17 @@ impl Coordinator {
             };
             lists.1.get(lists.1.partition_point(|local| local.seq < unseen)).is_some_and(missed)
         };
-        lists.0.iter().take_while(|change| change.seq <= theirs.seq).any(any_local)
+        lists.0.iter().filter(|change| theirs.contains(&change.seq)).any(any_local)
     }
 
     /// A local truncation came to light: rows that were put meanwhile without knowing it are decided again.
-    pub(super) fn reopen_after_truncate(&mut self, table: TableId, truncate: ChangeRef) -> io::Result<()> {
+    pub(super) fn reopen_after_truncate(&mut self, table: TableId, truncate: ChangeRef, since: Lsn) -> io::Result<()> {
         let node = truncate.source;
         let mut keys = Vec::new();
         for source in self.nodes().filter(|source| *source != node) {
             let log = self.window.log(source);
             let unseen = log.seq_at(self.window.transaction(truncate).seen[source.index()]);
+            let unseen = unseen.max(self.settled_end(Link { source, target: node }));
             let link = self.link(Link { source, target: node });
             let end = link.in_flight.as_ref().map_or(link.cursor, |batch| batch.end);
             for seq in unseen..end.max(unseen) {
@@ -131,22 +170,23 @@ impl Coordinator {
             let link = self.link_mut(Link { source, target: node });
             match &mut link.in_flight {
                 Some(batch) if seq >= link.cursor => {
-                    batch.suspects.insert(key, table);
+                    batch.suspects.entry(key).or_insert((table, since));
                 }
-                _ => self.reopen(node, table, key),
+                _ => self.reopen(node, table, key, since),
             }
         }
         Ok(())
     }
 
-    pub(super) fn reopen(&mut self, node: NodeId, table: TableId, key: KeyId) {
+    pub(super) fn reopen(&mut self, node: NodeId, table: TableId, key: KeyId, since: Lsn) {
         self.reasons += 1;
-        self.reopened[node.index()].insert(key, (table, self.reasons));
+        let since = self.reopened[node.index()].get(&key).map_or(since, |due| due.since.min(since));
+        self.reopened[node.index()].insert(key, Due { table, reason: self.reasons, since });
     }
 
     /// A key to decide again at the node, if there is one.
     pub fn next_reopened(&self, node: NodeId) -> Option<Reopened> {
-        self.reopened[node.index()].iter().next().map(|(key, (table, _))| Reopened { table: *table, key: *key })
+        self.reopened[node.index()].iter().next().map(|(key, due)| Reopened { table: due.table, key: *key })
     }
 
     /// Whether the key waits to be decided again at the node, or will once the batch in flight there commits.
@@ -166,13 +206,30 @@ impl Coordinator {
     /// Every key that waits to be decided again, at any node, or was and is not known to be durable.
     pub fn all_reopened(&self) -> impl Iterator<Item = (TableId, KeyId)> + '_ {
         let suspects = self.links.iter().filter_map(|link| link.in_flight.as_ref()).flat_map(|batch| &batch.suspects);
-        let suspects = suspects.map(|(key, table)| (*table, *key));
-        let at_risk = self.nodes().flat_map(|node| {
-            let decoded = self.window.log(node).decoded;
-            self.rewritten[node.index()].iter().filter(move |(_, (_, at))| *at > decoded)
-        });
-        let at_risk = at_risk.map(|(key, (table, _))| (*table, *key));
-        self.reopened.iter().flatten().map(|(key, (table, _))| (*table, *key)).chain(suspects).chain(at_risk)
+        let suspects = suspects.map(|(key, (table, _))| (*table, *key));
+        let at_risk = self.nodes().flat_map(|node| self.at_risk(node));
+        let at_risk = at_risk.map(|(key, rewritten)| (rewritten.table, *key));
+        self.reopened.iter().flatten().map(|(key, due)| (due.table, *key)).chain(suspects).chain(at_risk)
+    }
+
+    /// What was decided again at the node by a commit that it may still lose.
+    fn at_risk(&self, node: NodeId) -> impl Iterator<Item = (&KeyId, &Rewritten)> {
+        let decoded = self.window.log(node).decoded;
+        self.rewritten[node.index()].iter().filter(move |(_, rewritten)| rewritten.at > decoded)
+    }
+
+    /// Brings up what is settled: everything decoded, but for the keys that wait to be decided again.
+    pub(super) fn settle(&mut self) {
+        for node in self.nodes() {
+            let reopened = self.reopened[node.index()].values().map(|due| due.since);
+            let in_flight =
+                self.nodes().filter_map(|source| self.link(Link { source, target: node }).in_flight.as_ref());
+            let suspects = in_flight.flat_map(|batch| batch.suspects.values().map(|(_, since)| *since));
+            let at_risk = self.at_risk(node).map(|(_, rewritten)| rewritten.since);
+            let held = reopened.chain(suspects).chain(at_risk).min().unwrap_or(Lsn::MAX);
+            let settled = held.min(self.window.log(node).decoded);
+            self.settled[node.index()] = self.settled[node.index()].max(settled);
+        }
     }
 
     /// What a reopened key must be at the target: the outcome of all that is present, to be asked after a barrier
@@ -184,7 +241,7 @@ impl Coordinator {
     /// # Panics
     /// If no batch of the link is in flight.
     pub fn decide_again(&mut self, link: Link, reopened: Reopened) -> io::Result<Redecision> {
-        let reason = self.reopened[link.target.index()].get(&reopened.key).map_or(0, |(_, reason)| *reason);
+        let reason = self.reopened[link.target.index()].get(&reopened.key).map_or(0, |due| due.reason);
         let batch = self.link_mut(link).in_flight.as_mut().expect("decisions are asked for a batch in flight");
         batch.again = Some((reopened.key, reason));
         self.redecision(link.target, reopened)
@@ -211,16 +268,18 @@ impl Coordinator {
 
     /// Has a key decided again at the node.
     pub fn reopen_key(&mut self, node: NodeId, table: TableId, key: KeyId) {
-        self.reopen(node, table, key);
+        self.reopen(node, table, key, self.settled[node.index()]);
     }
 
     /// The outcome has been written by the commit that ends at `at`; a reason that came up since the decision
     /// keeps the key open. Until the commit is durable nothing of the key is forgotten.
     pub(super) fn reopen_done(&mut self, node: NodeId, key: KeyId, reason: u64, at: Lsn) {
         let keys = &mut self.reopened[node.index()];
-        if let Some((table, _)) = keys.get(&key).copied().filter(|(_, newest)| *newest <= reason) {
+        if let Some(due) = keys.get(&key).copied().filter(|due| due.reason <= reason) {
             keys.remove(&key);
-            self.rewritten[node.index()].insert(key, (table, at));
+            let before = self.at_risk(node).find(|(other, _)| **other == key).map(|(_, rewritten)| rewritten.since);
+            let since = before.map_or(due.since, |before| before.min(due.since));
+            self.rewritten[node.index()].insert(key, Rewritten { table: due.table, at, since });
         }
     }
 
@@ -235,8 +294,9 @@ impl Coordinator {
         let transaction = self.window.log(node).get(seq).expect("just pushed").transaction.clone();
         let at = transaction.commit_lsn;
         let (reopened, rewritten) = (&self.reopened[place], &self.rewritten[place]);
-        let waits = |key: &KeyId| reopened.get(key).map(|(table, _)| *table);
-        let undone = |key: &KeyId| rewritten.get(key).filter(|(_, end)| *end > at).map(|(table, _)| *table);
+        let waits = |key: &KeyId| reopened.get(key).map(|due| due.table);
+        let undone =
+            |key: &KeyId| rewritten.get(key).filter(|rewritten| rewritten.at > at).map(|rewritten| rewritten.table);
         let mut met: Vec<(TableId, KeyId)> = Vec::new();
         transaction.each_key(|key| met.extend(waits(&key).or_else(|| undone(&key)).map(|table| (table, key))))?;
         for (emptied, _) in &transaction.truncates {
@@ -244,7 +304,7 @@ impl Coordinator {
             let of_table = |key: &KeyId| waits(key).or_else(|| undone(key)).filter(|table| table == emptied);
             met.extend(all.filter_map(|key| Some((of_table(key)?, *key))));
         }
-        met.into_iter().for_each(|(table, key)| self.reopen(node, table, key));
+        met.into_iter().for_each(|(table, key)| self.reopen(node, table, key, at));
         Ok(())
     }
 

@@ -63,6 +63,8 @@ pub struct Logged {
 pub struct SourceLog {
     first: Seq,
     entries: VecDeque<Logged>,
+    /// Where the last transaction that is forgotten ended, or later.
+    forgotten: Lsn,
     /// Everything that committed at the source before this has been decoded.
     pub decoded: Lsn,
 }
@@ -86,6 +88,11 @@ impl SourceLog {
     /// The number of the first transaction whose commit record begins at or after `lsn`.
     pub fn seq_at(&self, lsn: Lsn) -> Seq {
         self.first + self.entries.partition_point(|logged| logged.transaction.commit_lsn < lsn) as Seq
+    }
+
+    /// The number of the first transaction that ends after `lsn`.
+    pub fn seq_ended_by(&self, lsn: Lsn) -> Seq {
+        self.first + self.entries.partition_point(|logged| logged.transaction.end_lsn <= lsn) as Seq
     }
 
     /// The transactions held, oldest first.
@@ -168,7 +175,10 @@ impl Window {
     /// An empty window over `nodes` sources; source `i` has been decoded up to `decoded[i]`.
     pub fn new(decoded: &[Lsn]) -> Window {
         Window {
-            logs: decoded.iter().map(|&decoded| SourceLog { decoded, ..SourceLog::default() }).collect(),
+            logs: decoded
+                .iter()
+                .map(|&decoded| SourceLog { decoded, forgotten: decoded, ..SourceLog::default() })
+                .collect(),
             index: KeyMap::default(),
             contested: KeySet::default(),
             large: Vec::new(),
@@ -194,6 +204,14 @@ impl Window {
     /// The transaction of a change that is in the window.
     pub fn transaction(&self, change: ChangeRef) -> &Logged {
         self.log(change.source).get(change.seq).expect("a change in hand is held by the window until it is stable")
+    }
+
+    /// Whether the author of `change` had seen every change that is forgotten: then none of them can stand where
+    /// `change` is present.
+    pub fn saw_all_forgotten(&self, change: ChangeRef) -> bool {
+        let seen = &self.transaction(change).seen;
+        let mut others = self.nodes_but(change.source);
+        others.all(|other| seen[other] >= self.logs[other].forgotten)
     }
 
     /// All of `source` before `lsn` has been delivered.
@@ -332,7 +350,10 @@ impl Window {
         let log = &mut self.logs[source.index()];
         let mut gone = Vec::new();
         while log.entries.front().is_some_and(|logged| logged.transaction.end_lsn <= lsn) {
-            gone.extend(log.entries.pop_front());
+            let oldest = log.entries.pop_front();
+            log.forgotten =
+                oldest.as_ref().map_or(log.forgotten, |logged| logged.transaction.end_lsn.max(log.forgotten));
+            gone.extend(oldest);
             log.first += 1;
         }
         let first = log.first;

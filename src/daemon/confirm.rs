@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
-use crate::model::{Link, Lsn};
+use crate::model::{Cut, Link, Lsn};
 
 /// How often: a slot that advances twice a second keeps next to nothing.
 const EVERY: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ const CUT_BYTES: u64 = 64 << 10;
 pub struct Confirmer {
     daemon: Arc<Daemon>,
     /// The cut that was written last, and how many transactions had been forgotten by then.
-    written: Vec<Lsn>,
+    written: Cut,
     forgotten: u64,
     written_at: Instant,
     /// Journal entries whose settling failed.
@@ -44,7 +44,7 @@ enum Worth {
 impl Confirmer {
     /// Starts from what the slots have confirmed.
     pub fn new(daemon: Arc<Daemon>) -> Confirmer {
-        let written = daemon.shared.coordinator().confirmed().to_vec();
+        let written = Cut::at(daemon.shared.coordinator().confirmed().to_vec());
         Confirmer { daemon, written, forgotten: 0, written_at: Instant::now(), due: Vec::new() }
     }
 
@@ -95,13 +95,14 @@ impl Confirmer {
         let (frontier, forgotten) = {
             let mut coordinator = daemon.shared.coordinator();
             let frontier = coordinator.frontier()?;
-            coordinator.forget(&frontier)?;
+            coordinator.forget(&frontier.confirmed)?;
             let forgotten = coordinator.nodes().map(|node| coordinator.window().log(node).first()).sum();
             (frontier, forgotten)
         };
         // Once a removal is stable nothing meets its row any more.
-        daemon.shared.removed().retain(|(home, ..), decoded| *decoded >= frontier[home.index()]);
-        let bytes = frontier.iter().zip(&self.written).map(|(new, old)| new.bytes_since(*old)).max().unwrap_or(0);
+        daemon.shared.removed().retain(|(home, ..), decoded| *decoded >= frontier.confirmed[home.index()]);
+        let grown = frontier.confirmed.iter().zip(&self.written.confirmed);
+        let bytes = grown.map(|(new, old)| new.bytes_since(*old)).max().unwrap_or(0);
         let usual = bytes >= CUT_BYTES || forgotten > self.forgotten && self.written_at.elapsed() >= CUT_EVERY;
         if bytes == 0 || worth == Worth::Usual && !usual {
             return Ok(());
@@ -112,7 +113,7 @@ impl Confirmer {
         }
         (self.forgotten, self.written_at) = (forgotten, Instant::now());
         self.written.clone_from(&frontier);
-        for (confirmed, lsn) in self.daemon.confirmed.iter().zip(frontier) {
+        for (confirmed, lsn) in self.daemon.confirmed.iter().zip(frontier.confirmed) {
             confirmed.send_if_modified(|known| {
                 let news = lsn > *known;
                 *known = lsn.max(*known);
@@ -123,16 +124,15 @@ impl Confirmer {
     }
 
     /// Writes the cut at the first node that is connected.
-    async fn write_cut(&self, frontier: &[Lsn]) -> Result<(), DaemonError> {
+    async fn write_cut(&self, cut: &Cut) -> Result<(), DaemonError> {
         let daemon = &self.daemon;
-        let nodes = daemon.config.nodes.iter();
-        let cut: Vec<_> = nodes.zip(frontier).map(|(node, lsn)| (node.name.clone(), *lsn)).collect();
+        let names: Vec<&str> = daemon.config.nodes.iter().map(|node| node.name.as_str()).collect();
         let connected = daemon.shared.nodes.iter().find_map(|node| Some((node, node.control()?)));
         let Some((node, control)) = connected else {
             return Err(DaemonError::Operator("no node is connected".into()));
         };
         let named = |error| DaemonError::Node { node: node.name.clone(), error };
-        let writing = control.write_cut(&daemon.config.cluster, &cut);
+        let writing = control.write_cut(&daemon.config.cluster, &names, cut);
         match tokio::time::timeout(daemon.config.limits.barrier_timeout, writing).await {
             Ok(written) => written.map_err(named),
             Err(_) => Err(DaemonError::Operator(format!("{} does not answer", node.name))),

@@ -10,7 +10,7 @@ use crate::config::{Config, NodeConfig};
 use crate::daemon::error::DaemonError;
 use crate::daemon::reporter;
 use crate::model::table::Catalog;
-use crate::model::{Class, Classify, Lsn};
+use crate::model::{Class, Classify, Cut, Lsn};
 use crate::node::catalog::ClusterCatalog;
 use crate::node::control::{Control, NodeIdentity};
 use crate::node::{Level, NodeError};
@@ -20,8 +20,8 @@ use crate::status::{NodeState, Status};
 pub struct Contact {
     /// By node.
     pub identities: Vec<NodeIdentity>,
-    /// What each node's slot has confirmed.
-    pub confirmed: Vec<Lsn>,
+    /// From where each node's stream is needed.
+    pub start: Cut,
     /// The tables.
     pub catalog: Catalog,
 }
@@ -47,7 +47,7 @@ pub async fn reach_all(
         identities.push(identity);
         confirmed.push(slot);
     }
-    let confirmed = latest_cut(config, &controls, confirmed).await?;
+    let start = latest_cut(config, &controls, confirmed).await?;
     for (i, identity) in identities.iter().enumerate() {
         if let Some(j) = identities[..i].iter().position(|other| other.system_id == identity.system_id) {
             let database = |i: usize| config.nodes[i].conninfo.dbname();
@@ -84,18 +84,20 @@ pub async fn reach_all(
         ));
     }
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
-    Ok(Contact { identities, confirmed, catalog: read.catalog })
+    Ok(Contact { identities, start, catalog: read.catalog })
 }
 
 /// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.
-async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> Result<Vec<Lsn>, DaemonError> {
-    let mut cut = slots;
+async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> Result<Cut, DaemonError> {
+    let mut cut = Cut::at(slots);
     for (node, control) in config.nodes.iter().zip(controls) {
         let read = control.read_cut(&config.cluster).await;
         let read = read.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?;
-        for (position, each) in cut.iter_mut().zip(&config.nodes) {
+        for (i, each) in config.nodes.iter().enumerate() {
             // Cuts only grow, so the greatest positions belong to one cut; no slot is past it.
-            *position = read.get(&each.name).copied().unwrap_or(Lsn::ZERO).max(*position);
+            let (confirmed, settled) = read.get(&each.name).copied().unwrap_or_default();
+            cut.confirmed[i] = cut.confirmed[i].max(confirmed);
+            cut.settled[i] = cut.settled[i].max(settled);
         }
     }
     Ok(cut)

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
 
-use crate::model::{Lsn, Xid};
+use crate::model::{Cut, Lsn, Xid};
 use crate::node::NodeError;
 use crate::wire::{Conninfo, Session, WireError};
 
@@ -139,11 +139,12 @@ const INSERT_PROGRESS: &str = "INSERT INTO pgconcord.progress (cluster, source, 
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
 
 /// A cut never goes back, whoever writes it.
-const WRITE_CUT: &str = "INSERT INTO pgconcord.cut (cluster, node, lsn) \
-     SELECT $1, u.node, u.lsn FROM unnest($2::text[], $3::pg_lsn[]) AS u(node, lsn) \
-     ON CONFLICT (cluster, node) DO UPDATE SET lsn = EXCLUDED.lsn, updated_at = clock_timestamp() \
-     WHERE cut.lsn < EXCLUDED.lsn";
-const READ_CUT: &str = "SELECT node, lsn FROM pgconcord.cut WHERE cluster = $1";
+const WRITE_CUT: &str = "INSERT INTO pgconcord.cut (cluster, node, lsn, settled) \
+     SELECT $1, u.* FROM unnest($2::text[], $3::pg_lsn[], $4::pg_lsn[]) AS u(node, lsn, settled) \
+     ON CONFLICT (cluster, node) DO UPDATE SET lsn = GREATEST(cut.lsn, EXCLUDED.lsn), \
+     settled = GREATEST(cut.settled, EXCLUDED.settled), updated_at = clock_timestamp() \
+     WHERE cut.lsn < EXCLUDED.lsn OR cut.settled < EXCLUDED.settled";
+const READ_CUT: &str = "SELECT node, lsn, settled FROM pgconcord.cut WHERE cluster = $1";
 
 impl Control {
     /// Connects as [`crate::node::connect`] does; own logical messages are not waited for on other machines.
@@ -158,12 +159,12 @@ impl Control {
         &self.client
     }
 
-    /// Writes from where each node's stream is needed, by node name; on disk when it returns.
-    pub async fn write_cut(&self, cluster: &str, cut: &[(String, Lsn)]) -> Result<(), NodeError> {
-        let nodes: Vec<&str> = cut.iter().map(|(node, _)| node.as_str()).collect();
-        let positions: Vec<PgLsn> = cut.iter().map(|(_, lsn)| PgLsn::from(lsn.0)).collect();
+    /// Writes from where each of these nodes' streams is needed; on disk when it returns.
+    pub async fn write_cut(&self, cluster: &str, nodes: &[&str], cut: &Cut) -> Result<(), NodeError> {
+        let positions = |of: &[Lsn]| of.iter().map(|lsn| PgLsn::from(lsn.0)).collect::<Vec<_>>();
+        let (confirmed, settled) = (positions(&cut.confirmed), positions(&cut.settled));
         let doing = NodeError::doing("write from where the streams are needed");
-        self.client.execute(WRITE_CUT, &[&cluster, &nodes, &positions]).await.map(drop).map_err(doing)
+        self.client.execute(WRITE_CUT, &[&cluster, &nodes, &confirmed, &settled]).await.map(drop).map_err(doing)
     }
 
     /// Forgets what [`Control::write_cut`] wrote at this node.
@@ -172,11 +173,12 @@ impl Control {
         self.client.execute("DELETE FROM pgconcord.cut WHERE cluster = $1", &[&cluster]).await.map(drop).map_err(doing)
     }
 
-    /// What [`Control::write_cut`] wrote last at this node; nothing before the first time.
-    pub async fn read_cut(&self, cluster: &str) -> Result<HashMap<String, Lsn>, NodeError> {
+    /// What [`Control::write_cut`] wrote last at this node: by node name from where its stream is needed, and what is
+    /// settled there. Nothing before the first time.
+    pub async fn read_cut(&self, cluster: &str) -> Result<HashMap<String, (Lsn, Lsn)>, NodeError> {
         let rows = self.client.query(READ_CUT, &[&cluster]).await;
         let rows = rows.map_err(NodeError::doing("read from where the streams are needed"))?;
-        Ok(rows.iter().map(|row| (row.get(0), lsn(row.get(1)))).collect())
+        Ok(rows.iter().map(|row| (row.get(0), (lsn(row.get(1)), lsn(row.get(2))))).collect())
     }
 
     /// Whether the connection has ended.

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::conflict::{ChangeRef, Decision};
 use crate::model::{Link, Lsn, NodeId};
+use crate::simulate::node::Version;
 use crate::simulate::oracle::Truth;
 use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
@@ -58,7 +59,8 @@ impl World {
         read && idle && applied && coordinator.is_rebuilt() && coordinator.all_reopened().next().is_none()
     }
 
-    fn links(&self) -> impl Iterator<Item = Link> + use<> {
+    /// Every direction.
+    pub fn links(&self) -> impl Iterator<Item = Link> + use<> {
         let count = self.nodes.len();
         let all = NodeId::all(count).flat_map(move |source| NodeId::all(count).map(move |target| (source, target)));
         all.filter(|(source, target)| source != target).map(|(source, target)| Link { source, target })
@@ -85,9 +87,20 @@ impl World {
             return Err(Failure::Diverged { key, rows });
         }
         match Truth::of(&self.nodes, key).outcome() {
-            Some(expected) if expected != rows[0] => Err(Failure::Lost { key, row: rows[0], expected }),
+            Some(expected) if expected != rows[0] && !self.gave_way(key, rows[0], expected) => {
+                Err(Failure::Lost { key, row: rows[0], expected })
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Whether the row is gone everywhere and another one has its unique value (R12).
+    fn gave_way(&self, key: Key, row: Option<Row>, expected: Option<Row>) -> bool {
+        let Some(unique) = expected.and_then(|expected| expected.unique) else { return false };
+        let holds = |(other, version): (&Key, &Version)| {
+            other.table == key.table && *other != key && version.row.unique == Some(unique)
+        };
+        row.is_none() && self.nodes.iter().all(|node| node.rows().iter().any(holds))
     }
 
     fn check_forgotten(&mut self) -> Result<(), Failure> {
@@ -124,7 +137,7 @@ impl World {
     fn forget_quietly(&mut self) -> io::Result<()> {
         let frontier = self.daemon.coordinator.frontier()?;
         tell!(self, "confirms {frontier:?}");
-        self.daemon.coordinator.forget(&frontier)
+        self.daemon.coordinator.forget(&frontier.confirmed)
     }
 
     /// Changes that were made one after the other are no rivals.

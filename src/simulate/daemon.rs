@@ -4,11 +4,14 @@ use std::io;
 use std::sync::Arc;
 
 use crate::conflict::{Coordinator, Event, Resolver};
-use crate::model::{Link, Lsn, NodeId, Xid};
+use crate::model::{Cut, Link, Lsn, NodeId, Xid};
 use crate::simulate::Mutation;
 use crate::simulate::random::Random;
 use crate::simulate::wal::Kind;
 use crate::simulate::world::{World, tell};
+
+/// A queue that keeps few transactions in the window.
+const SHORT: u64 = 10;
 
 /// One node's stream.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +46,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts from what the slots have confirmed.
-    pub fn new(confirmed: Vec<Lsn>, random: &mut Random) -> Daemon {
-        let nodes = confirmed.len();
+    /// Starts from the last cut.
+    pub fn new(start: Cut, random: &mut Random) -> Daemon {
+        let nodes = start.confirmed.len();
         let stream = |random: &mut Random| Stream { echo: random.permille(300), ..Stream::default() };
         Daemon {
-            coordinator: Coordinator::new(confirmed, Resolver::LastUpdateWins),
+            coordinator: Coordinator::new(start, Resolver::LastUpdateWins),
             streams: (0..nodes).map(|_| stream(random)).collect(),
             horizons: vec![Horizon::default(); nodes],
         }
@@ -181,12 +184,12 @@ impl World {
     pub fn forget(&mut self) -> io::Result<()> {
         let mut frontier = self.daemon.coordinator.frontier()?;
         if self.settings.mutation == Some(Mutation::ForgetAtOnce) && self.daemon.coordinator.is_rebuilt() {
-            frontier = NodeId::all(self.nodes.len()).map(|source| self.applied_everywhere(source)).collect();
+            frontier.confirmed = NodeId::all(self.nodes.len()).map(|source| self.applied_everywhere(source)).collect();
         }
         let keeper = self.random.below(self.nodes.len());
         self.nodes[keeper].cut.clone_from(&frontier);
         let torn = self.random.permille(self.mood.torn);
-        for (node, lsn) in self.nodes.iter_mut().zip(&frontier) {
+        for (node, lsn) in self.nodes.iter_mut().zip(&frontier.confirmed) {
             if !torn || self.random.permille(500) {
                 node.slot = node.slot.max(*lsn);
             }
@@ -197,7 +200,13 @@ impl World {
             return Ok(());
         }
         tell!(self, "confirms {frontier:?}");
-        self.daemon.coordinator.forget(&frontier)
+        self.daemon.coordinator.forget(&frontier.confirmed)?;
+        let coordinator = &self.daemon.coordinator;
+        let kept = NodeId::all(self.nodes.len()).map(|node| coordinator.window().log(node).iter().len() as u64).sum();
+        if self.links().all(|link| coordinator.queued(link) <= SHORT) {
+            self.most_kept = self.most_kept.max(kept);
+        }
+        Ok(())
     }
 
     fn applied_everywhere(&self, source: NodeId) -> Lsn {

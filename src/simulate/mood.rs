@@ -72,7 +72,7 @@ impl Mood {
     /// Draws one.
     pub fn new(focus: Focus, random: &mut Random) -> Mood {
         let starts = focus == Focus::Starts;
-        let calm = !starts && random.permille(250);
+        let calm = focus == Focus::HotKey || !starts && random.permille(250);
         let weight = |action: Action, usual: usize, random: &mut Random| {
             let fault = matches!(action, Action::LoseConnection | Action::Crash | Action::Restart | Action::StepClock);
             match (fault, calm) {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Lsn, NodeId, TableId, Xid};
+use crate::model::{Cut, Lsn, NodeId, TableId, Xid};
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Commit, Key, Row, Schema, Write};
 use crate::simulate::wal::{Entry, Kind, Wal};
@@ -96,7 +96,7 @@ pub struct Node {
     /// What the slot's file says: where it is after a crash.
     pub slot_saved: Lsn,
     /// What all slots may confirm, as last written here, durably, before any of them did.
-    pub cut: Vec<Lsn>,
+    pub cut: Cut,
     base: BTreeMap<Key, Version>,
     rows: BTreeMap<Key, Version>,
     open: BTreeMap<u32, Open>,
@@ -118,7 +118,7 @@ impl Node {
             skew: 0,
             slot: start,
             slot_saved: start,
-            cut: vec![Lsn::ZERO; nodes],
+            cut: Cut::at(vec![Lsn::ZERO; nodes]),
             base: rows.clone(),
             rows,
             open: BTreeMap::new(),

@@ -105,20 +105,28 @@ impl World {
     fn at_home(&self, change: ChangeRef, key: Key, sent: Sent) -> AtHome {
         let coordinator = &self.daemon.coordinator;
         let (home, id) = (change.source, self.schema.key_id(key));
-        let stands = coordinator.standing(home, key.table, id).is_ok_and(|standing| standing == Some(change));
-        let quiet = self.jobs[home.index()].is_none();
-        let Some(Version { row, xmin, author }) = self.nodes[home.index()].rows().get(&key) else {
+        let Ok(standing) = coordinator.standing(home, key.table, id) else { return AtHome::Unclear };
+        let version = self.nodes[home.index()].rows().get(&key);
+        if let (Some(Mutation::AnyBody), Some(version)) = (self.settings.mutation, version) {
+            return AtHome::Stands(sent.with(version.row.body));
+        }
+        // A row that nobody has decoded yet says nothing: the server may still lose it.
+        if standing.is_certain && standing.change != Some(change) {
             return AtHome::MovedOn;
-        };
-        match author {
-            _ if self.settings.mutation == Some(Mutation::AnyBody) => AtHome::Stands(sent.with(row.body)),
-            Author::Local if *xmin == coordinator.window().transaction(change).transaction.xid => {
+        }
+        let quiet = self.jobs[home.index()].is_none();
+        match version {
+            Some(Version { row, xmin, author: Author::Local })
+                if *xmin == coordinator.window().transaction(change).transaction.xid =>
+            {
                 AtHome::Stands(sent.with(row.body))
             }
-            Author::Local => AtHome::MovedOn,
-            Author::Ours if !stands => AtHome::MovedOn,
-            Author::Ours if quiet && sent.with(row.body) == *row => AtHome::Stands(*row),
-            Author::Ours => AtHome::Unclear,
+            Some(Version { row, author: Author::Ours, .. })
+                if standing.is_certain && quiet && sent.with(row.body) == *row =>
+            {
+                AtHome::Stands(*row)
+            }
+            _ => AtHome::Unclear,
         }
     }
 
@@ -156,6 +164,7 @@ impl World {
         }
         let unique = row.unique.expect("a row without a unique value stands in nobody's way");
         let held_by = self.daemon.coordinator.standing(link.target, holder.table, self.schema.key_id(holder))?;
+        let held_by = held_by.change;
         let stamp = |change: ChangeRef| self.daemon.coordinator.window().transaction(change).transaction.stamp;
         let older: Option<Stamp> = held_by.map(stamp);
         if older < Some(stamp(winner)) {
@@ -211,7 +220,7 @@ impl World {
 
     /// A decision, for the story.
     pub fn describe(&self, decision: &Decision) -> String {
-        let Decision { incoming, before, winner, rival, write } = *decision;
+        let Decision { incoming, before, winner, rival, write, .. } = *decision;
         let [incoming, before, winner, rival] = [Some(incoming), before, Some(winner), rival].map(|c| self.name(c));
         format!("{winner} of incoming {incoming}, standing {before}, rival {rival}, write {write}")
     }

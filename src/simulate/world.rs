@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::model::{Link, Lsn, NodeId, TableId};
+use crate::model::{Cut, Link, Lsn, NodeId, TableId};
 use crate::simulate::daemon::Daemon;
 use crate::simulate::job::Job;
 use crate::simulate::mood::{Action, Mood};
@@ -60,6 +60,8 @@ pub struct World {
     pub decisions: u64,
     /// How many conflicts were found.
     pub conflicts: u64,
+    /// See [`crate::simulate::Tally`].
+    pub most_kept: u64,
     set_up: Vec<Lsn>,
     /// How likely each step is.
     pub mood: Mood,
@@ -96,6 +98,9 @@ impl World {
         match settings.focus {
             Focus::Truncations => workload.truncates = 80,
             Focus::Toast => (workload.toasted, workload.deletes) = (900, 5),
+            Focus::HotKey => {
+                workload = Workload { keys: 1, moves: 0, truncates: 0, deletes: 0, toasted: 0, ..workload }
+            }
             Focus::Starts | Focus::Nothing => {}
         }
         let base = base_rows(&mut workload, &mut random);
@@ -106,10 +111,11 @@ impl World {
             node.set_up(start.clone());
             node.skew = *random.pick(&SKEWS);
         }
-        let lag = (0..count * count).map(|_| random.below(950)).collect();
+        let slowest = if settings.focus == Focus::HotKey { 500 } else { 950 }; // else what is kept is what is queued
+        let lag = (0..count * count).map(|_| random.below(slowest)).collect();
         let mood = Mood::new(settings.focus, &mut random);
         World {
-            daemon: Daemon::new(start.clone(), &mut random),
+            daemon: Daemon::new(Cut::at(start.clone()), &mut random),
             jobs: (0..count).map(|_| None).collect(),
             now: 1000,
             locals: Vec::new(),
@@ -120,6 +126,7 @@ impl World {
             nonce: 0,
             decisions: 0,
             conflicts: 0,
+            most_kept: 0,
             set_up: start,
             mood,
             settings,
@@ -256,15 +263,22 @@ impl World {
         for node in NodeId::all(self.nodes.len()) {
             self.drop_session(node);
         }
-        let mut confirmed: Vec<Lsn> = self.nodes.iter().map(|node| node.slot).collect();
+        let mut start = Cut::at(self.nodes.iter().map(|node| node.slot).collect());
         if self.settings.mutation != Some(Mutation::SlotsAlone) {
             for node in &self.nodes {
-                confirmed.iter_mut().zip(&node.cut).for_each(|(confirmed, cut)| *confirmed = *cut.max(confirmed));
+                let raise = |(mine, theirs): (&mut Lsn, &Lsn)| *mine = *theirs.max(mine);
+                start.confirmed.iter_mut().zip(&node.cut.confirmed).for_each(raise);
+                start.settled.iter_mut().zip(&node.cut.settled).for_each(raise);
             }
+        }
+        match self.settings.mutation {
+            Some(Mutation::NothingSettled) => start.settled.fill(Lsn::ZERO),
+            Some(Mutation::AllSettled) => start.settled.fill(Lsn::MAX),
+            _ => {}
         }
         self.losers.clear();
         self.settled.clear();
-        self.daemon = Daemon::new(confirmed, &mut self.random);
+        self.daemon = Daemon::new(start, &mut self.random);
     }
 
     /// How reluctant a link is.
