@@ -13,6 +13,8 @@ pub mod cli;
 pub mod config;
 pub mod conflict;
 pub mod daemon;
+#[cfg(test)]
+mod fuzz;
 pub mod http;
 pub mod journal;
 pub mod model;

@@ -94,7 +94,7 @@ impl Transaction {
 
     /// The change whose record begins at `offset`.
     pub fn change_at(&self, offset: u64) -> io::Result<Change> {
-        let len = self.payload.read(offset, HEADER)?.get_u32_le();
+        let len = self.payload.read(offset, HEADER)?.try_get_u32_le().map_err(|_| cut())?;
         self.decode(self.payload.read(offset + HEADER as u64, len as usize)?)
     }
 
