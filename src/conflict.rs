@@ -18,5 +18,5 @@ pub use coordinator::{Coordinator, Event, Standing};
 pub use detect::{LocalRow, Operation, conflict_type};
 pub use marks::Marks;
 pub use reopen::{Redecision, Reopened};
-pub use resolve::{Candidate, Resolver};
+pub use resolve::Candidate;
 pub use window::{ChangeRef, Window};

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use crate::apply::shared::{ApplySettings, ClockOffset, NodeShared, Shared, lock};
 use crate::apply::worker::LinkStats;
 use crate::config::Config;
-use crate::conflict::{Coordinator, Resolver};
+use crate::conflict::Coordinator;
 use crate::http;
 use crate::journal::{Journal, Lane, Retention};
 use crate::model::{Link, Lsn, NodeId};
@@ -27,6 +27,7 @@ pub mod contact;
 pub mod error;
 pub mod recorder;
 pub mod reporter;
+mod resolvers;
 pub mod supervisor;
 
 pub use error::DaemonError;
@@ -182,7 +183,8 @@ async fn start(
     };
     let nodes = config.nodes.iter().map(|node| NodeShared::new(node.id, node.name.clone())).collect();
     let confirmed: Vec<_> = contact.start.confirmed.iter().map(|lsn| watch::channel(*lsn).0).collect();
-    let coordinator = Coordinator::new(contact.start, Resolver::LastUpdateWins);
+    let resolvers = resolvers::resolvers(&config.conflict_rules, &contact.catalog)?;
+    let coordinator = Coordinator::new(contact.start, resolvers);
     let shared = Shared::new(config.cluster.clone(), Arc::new(contact.catalog), settings, nodes, coordinator);
     let count = config.nodes.len();
     let mut daemon = Daemon {

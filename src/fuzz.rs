@@ -64,6 +64,10 @@ impl Dice {
         &from[self.below(from.len())]
     }
 
+    fn word(&mut self, from: &[&'static str]) -> &'static str {
+        from[self.below(from.len())]
+    }
+
     fn bytes(&mut self, most: usize) -> Vec<u8> {
         let mut bytes = vec![0; self.below(most + 1)];
         self.0.fill_bytes(&mut bytes);
@@ -94,7 +98,7 @@ impl Dice {
     /// A row in words, as [`tuple`] reads them.
     fn row(&mut self, columns: usize) -> String {
         (0..columns)
-            .map(|_| *self.pick(&["1", "2.50", "null", "toast", "-0", "ünïcödé", "NaN"]))
+            .map(|_| self.word(&["1", "2.50", "null", "toast", "-0", "ünïcödé", "NaN"]))
             .collect::<Vec<_>>()
             .join(" ")
     }
@@ -109,7 +113,7 @@ impl Dice {
             3 => update(xid, oid, Some((*self.pick(b"KO"), &old)), &new),
             4 => delete(xid, oid, &old),
             5 => truncate(xid, &[oid, 1], self.below(4) as u8),
-            6 => logical(xid, self.below(2) as u8, *self.pick(&["pgconcord", "other"]), *self.pick(&["", "12", "x"])),
+            6 => logical(xid, self.below(2) as u8, self.word(&["pgconcord", "other"]), self.word(&["", "12", "x"])),
             _ => relation(xid, self.pick(&shapes())),
         }
     }
@@ -122,7 +126,7 @@ impl Dice {
             lsn += 100;
             if self.below(2) == 0 {
                 messages.push(begin(lsn, xid));
-                messages.extend((self.below(4) == 0).then(|| origin(lsn, *self.pick(&["pgconcord_shop_east", "x"]))));
+                messages.extend((self.below(4) == 0).then(|| origin(lsn, self.word(&["pgconcord_shop_east", "x"]))));
                 messages.extend((0..self.below(6)).map(|_| self.change(None)));
                 messages.push(commit(lsn));
                 continue;

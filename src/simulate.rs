@@ -22,7 +22,7 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{Lsn, NodeId};
+use crate::model::{Lsn, NodeId, Resolver};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -86,6 +86,8 @@ pub struct Settings {
     pub steps: usize,
     /// The skew up to which a batch waits for the target's clock, in the clock's units.
     pub max_skew: i64,
+    /// How conflicts are resolved.
+    pub resolver: Resolver,
     /// What there is more of.
     pub focus: Focus,
     /// What is broken.
@@ -104,7 +106,16 @@ impl Settings {
             2 => Focus::Starts,
             _ => Focus::Nothing,
         };
-        Settings { seed, nodes, steps: 1500, max_skew, focus, mutation: None, story: false }
+        Settings {
+            seed,
+            nodes,
+            steps: 1500,
+            max_skew,
+            resolver: Resolver::LastUpdateWins,
+            focus,
+            mutation: None,
+            story: false,
+        }
     }
 }
 

@@ -28,6 +28,8 @@ mod layering;
 mod links;
 /// Every operation against every other, in either order.
 mod opposites;
+/// Resolvers that rules choose.
+mod rules;
 /// Keys, TOAST, TRUNCATE, unique values, on plain tables.
 mod tables;
 /// The wire session: logins, TLS, windows of statements, streams, against real servers.

@@ -7,7 +7,6 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
-use crate::conflict::resolve::Resolver;
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
 use crate::conflict::{Coordinator, Decision};
 use crate::model::{ConflictType, Op, Resolution, TouchKind};
@@ -152,7 +151,7 @@ impl<R: Recorder> Execution<'_, R> {
             table: key.table().clone(),
             key: key.clone(),
             resolution: Resolution::ApplyRemote,
-            resolver: Resolver::default(),
+            resolver: self.shared.resolvers.of(key.table().id).name(),
             remote,
             local: None,
             result: None,

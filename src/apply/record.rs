@@ -5,7 +5,6 @@ use std::sync::Arc;
 use crate::apply::error::ApplyError;
 use crate::apply::net::{Content, Row};
 use crate::conflict::Operation;
-use crate::conflict::resolve::Resolver;
 use crate::model::{ConflictType, Link, Lsn, Resolution, Stamp, Table, Xid};
 
 /// One of the two changes of a conflict.
@@ -40,8 +39,8 @@ pub struct Conflict {
     pub key: Row,
     /// What was done.
     pub resolution: Resolution,
-    /// Which resolver decided.
-    pub resolver: Resolver,
+    /// The name of the resolver that decided.
+    pub resolver: &'static str,
     /// The incoming change.
     pub remote: Side,
     /// What it met.

@@ -16,7 +16,7 @@ use crate::apply::sql::Guard;
 use crate::apply::{note, slow, sql};
 use crate::conflict::Operation;
 use crate::model::table::{Table, UniqueIndex, quote_identifier};
-use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Tuple, Xid};
+use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Tuple, Xid};
 use crate::node::NodeError;
 use crate::wire::Param;
 
@@ -192,6 +192,7 @@ impl<R: Recorder> Execution<'_, R> {
         Conflict {
             conflict_type: kind,
             resolution,
+            resolver: Resolver::LastUpdateWins.name(), // whatever the table's rule says about rows of one key
             local: Some(Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) }),
             result: Some(Content::Put(result.clone())),
             note: Some(format!(
@@ -392,6 +393,7 @@ mod tests {
             columns: vec![column("k", "pg_catalog.int4"), column("e\"x", "pg_catalog.text")],
             key: vec![0],
             unique: vec![index.clone()],
+            sends_old_rows: false,
         };
         let text = holder_query(&table, &index);
         assert!(text.contains(r#"WHERE t."e""x" IS NOT DISTINCT FROM $1::pg_catalog.text::pg_catalog.text AND NOT"#));

@@ -36,7 +36,9 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigErrors> {
     let typed = parse(&text, path.parent().unwrap_or(Path::new("")), &mut problems);
     let rule_files = typed.as_ref().map(|typed| typed.rule_files.clone()).unwrap_or_default();
     report.add(path, &text, problems);
-    let conflict_rules = rules::load(&rule_files, &mut report);
+    let nodes = typed.as_ref().map_or(&[][..], |typed| &typed.config.nodes);
+    let names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
+    let conflict_rules = rules::load(&rule_files, &names, &mut report);
     match typed {
         Some(typed) if !report.has_errors() => Ok(Config { conflict_rules, warnings: report, ..typed.config }),
         _ => Err(ConfigErrors(report)),

@@ -10,9 +10,9 @@ use smallvec::SmallVec;
 use crate::conflict::history::History;
 use crate::conflict::marks::{Mark, Marks};
 use crate::conflict::reopen::{Due, Rewritten};
-use crate::conflict::resolve::{Candidate, Resolver};
+use crate::conflict::resolve::{Candidate, choose};
 use crate::conflict::window::{ChangeRef, KeyMap, Seq, Window};
-use crate::model::{Cut, KeyId, Link, Lsn, NodeId, TableId, Transaction};
+use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolver, Resolvers, TableId, Transaction};
 
 /// What a node's stream delivered, in stream order.
 #[derive(Clone, Debug)]
@@ -93,12 +93,12 @@ pub struct Coordinator {
     /// changes may lie that are not decoded yet.
     pub(super) rewritten: Vec<KeyMap<Rewritten>>,
     pub(super) reasons: u64,
-    resolver: Resolver,
+    resolvers: Resolvers,
 }
 
 impl Coordinator {
     /// Starts with nothing.
-    pub fn new(start: Cut, resolver: Resolver) -> Coordinator {
+    pub fn new(start: Cut, resolvers: Resolvers) -> Coordinator {
         let Cut { confirmed, settled } = start;
         let nodes = confirmed.len();
         Coordinator {
@@ -115,7 +115,7 @@ impl Coordinator {
             reopened: vec![KeyMap::default(); nodes],
             rewritten: vec![KeyMap::default(); nodes],
             reasons: 0,
-            resolver,
+            resolvers,
         }
     }
 
@@ -252,6 +252,11 @@ impl Coordinator {
 
     // === looking ===
 
+    /// How conflicts of each table are resolved.
+    pub fn resolvers(&self) -> &Resolvers {
+        &self.resolvers
+    }
+
     /// The window.
     pub fn window(&self) -> &Window {
         &self.window
@@ -319,24 +324,25 @@ impl Coordinator {
             .collect()
     }
 
-    pub(super) fn outcome(&self, history: &History, present: &[Seq]) -> Option<ChangeRef> {
+    /// The change whose value a key of the table must have where these are present.
+    pub(super) fn outcome(&self, table: TableId, history: &History, present: &[Seq]) -> Option<ChangeRef> {
         let maximal = history.maximal(&self.window, present);
         match maximal.as_slice() {
             [] => None,
             [only] => Some(*only),
-            several => self.resolver.choose(&self.candidates(several)),
+            several => choose(self.resolvers.of(table), &self.candidates(several)),
         }
     }
 
     /// The change whose value the key has where these are present.
-    pub(super) fn standing_of(&self, history: &History, present: &[Seq]) -> Standing {
+    pub(super) fn standing_of(&self, table: TableId, history: &History, present: &[Seq]) -> Standing {
         let maximal = history.maximal(&self.window, present);
         let is_certain = maximal.is_empty() || maximal.iter().any(|change| self.window.saw_all_forgotten(*change));
-        Standing { change: self.outcome(history, present), is_certain }
+        Standing { change: self.outcome(table, history, present), is_certain }
     }
 
     pub(super) fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {
-        Resolver::LastUpdateWins.choose(&self.candidates(changes))
+        choose(&Resolver::LastUpdateWins, &self.candidates(changes))
     }
 
     fn candidates(&self, changes: &[ChangeRef]) -> SmallVec<[Candidate; 4]> {

@@ -1,7 +1,7 @@
 //! Which of the causally maximal changes comes out (R1). A resolver is a function of the set alone.
 
 use crate::conflict::window::ChangeRef;
-use crate::model::{Resolution, Stamp};
+use crate::model::{Resolution, Resolver, Stamp};
 
 /// One of the changes to choose from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,29 +12,17 @@ pub struct Candidate {
     pub stamp: Stamp,
 }
 
-/// How a table's conflicts are resolved.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Resolver {
-    /// The greatest stamp: the latest commit time; the tie falls by node.
-    #[default]
-    LastUpdateWins,
-}
-
-impl Resolver {
-    /// The name as rules write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Resolver::LastUpdateWins => "last_update_wins",
+/// The change that comes out of the set, alike at every node that has the same set. There is at most one of each source.
+pub fn choose(resolver: &Resolver, candidates: &[Candidate]) -> Option<ChangeRef> {
+    let each = candidates.iter();
+    match resolver {
+        Resolver::LastUpdateWins => each.max_by_key(|candidate| candidate.stamp),
+        Resolver::FirstUpdateWins => each.min_by_key(|candidate| candidate.stamp),
+        Resolver::OriginPriority(order) => {
+            each.min_by_key(|candidate| order.iter().position(|node| *node == candidate.change.source))
         }
     }
-
-    /// The change that comes out of the set, alike at every node that has the same set.
-    pub fn choose(self, candidates: &[Candidate]) -> Option<ChangeRef> {
-        match self {
-            Resolver::LastUpdateWins => candidates.iter().max_by_key(|candidate| candidate.stamp),
-        }
-        .map(|candidate| candidate.change)
-    }
+    .map(|candidate| candidate.change)
 }
 
 /// What a decision about an incoming change was, seen from the target.

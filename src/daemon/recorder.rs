@@ -32,8 +32,9 @@ impl JournalRecorder {
     fn entry(&self, conflict: Conflict) -> NewEntry {
         let daemon = &self.0;
         let Conflict { link, table, key, remote, local, .. } = conflict;
-        let rule = daemon.config.conflict_rules.iter();
-        let rule = rule.clone().find(|rule| rule.matches(&table.schema, &table.name, conflict.conflict_type));
+        let mut rules = daemon.config.conflict_rules.iter();
+        let rule = rules.find(|rule| rule.matches(&table.schema, &table.name, conflict.conflict_type));
+        let rule = rule.filter(|rule| rule.resolve.name() == conflict.resolver);
         let node = |stamp: &Stamp| daemon.name(stamp.node).to_owned();
         let stamp = remote.stamp.unwrap_or(Stamp { micros: 0, node: link.source });
         NewEntry {
@@ -45,7 +46,7 @@ impl JournalRecorder {
             table: table.name.clone(),
             key: json_key(&key.relation, &key.tuple),
             resolution: conflict.resolution,
-            resolver: conflict.resolver.name().to_owned(),
+            resolver: conflict.resolver.to_owned(),
             rule: rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone()),
             remote: Side {
                 stamp,

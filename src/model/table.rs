@@ -61,6 +61,8 @@ pub struct Table {
     pub key: Vec<usize>,
     /// Secondary unique indexes over plain columns.
     pub unique: Vec<UniqueIndex>,
+    /// REPLICA IDENTITY FULL at every node: the whole old row comes with each change, so no value is left out.
+    pub sends_old_rows: bool,
 }
 
 impl Table {

@@ -12,7 +12,7 @@ use crate::model::key::KeyHasher;
 use crate::model::table::Catalog;
 use crate::model::{Column, KeyForm, Table, TableId, UniqueIndex};
 use crate::node::catalog::key_form::key_form;
-use crate::node::catalog::shape::TableShape;
+use crate::node::catalog::shape::{ReplicaIdentity, TableShape};
 use crate::node::{Finding, Level, NodeError};
 
 mod agree;
@@ -125,7 +125,15 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
             Some(UniqueIndex { name: index.name.clone(), columns, nulls_not_distinct: index.nulls_not_distinct })
         })
         .collect();
-    Some(Table { id: TableId(0), schema: first.schema.clone(), name: first.name.clone(), columns, key, unique })
+    Some(Table {
+        id: TableId(0),
+        schema: first.schema.clone(),
+        name: first.name.clone(),
+        columns,
+        key,
+        unique,
+        sends_old_rows: tables.iter().all(|table| table.identity == ReplicaIdentity::Full),
+    })
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::conflict::{Coordinator, Event, Resolver};
-use crate::model::{Cut, Link, Lsn, NodeId, Xid};
+use crate::conflict::{Coordinator, Event};
+use crate::model::{Cut, Link, Lsn, NodeId, Resolver, Resolvers, Xid};
 use crate::simulate::Mutation;
 use crate::simulate::random::Random;
 use crate::simulate::wal::Kind;
 use crate::simulate::world::{World, tell};
 
+/// There are never more.
+const MOST_TABLES: usize = 2;
 /// A queue that keeps few transactions in the window.
 const SHORT: u64 = 10;
 
@@ -47,11 +49,11 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts from the last cut.
-    pub fn new(start: Cut, random: &mut Random) -> Daemon {
+    pub fn new(start: Cut, resolver: Resolver, random: &mut Random) -> Daemon {
         let nodes = start.confirmed.len();
         let stream = |random: &mut Random| Stream { echo: random.permille(300), ..Stream::default() };
         Daemon {
-            coordinator: Coordinator::new(start, Resolver::LastUpdateWins),
+            coordinator: Coordinator::new(start, Resolvers::new(vec![resolver; MOST_TABLES])),
             streams: (0..nodes).map(|_| stream(random)).collect(),
             horizons: vec![Horizon::default(); nodes],
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Lsn, NodeId};
+use crate::model::{Lsn, NodeId, Resolver};
 use crate::simulate::node::Node;
 use crate::simulate::rows::{Key, Row, Write};
 use crate::simulate::wal::{Entry, Kind};
@@ -72,14 +72,22 @@ impl Truth {
         }
     }
 
-    /// The row that last update wins leaves, if any change of the key was made.
-    pub fn outcome(&self) -> Option<Option<Row>> {
+    /// The row that comes out, if any change of the key was made.
+    pub fn outcome(&self, resolver: &Resolver) -> Option<Option<Row>> {
         let latest: BTreeMap<NodeId, &Edit> = self.edits.iter().map(|edit| (edit.source, edit)).collect();
         let reaches: Vec<_> = latest.values().map(|edit| (edit.source, self.reach(edit))).collect();
         let standing = latest.values().filter(|edit| {
             !reaches.iter().any(|(by, reach)| *by != edit.source && reach[edit.source.index()] > edit.at)
         });
-        standing.max_by_key(|edit| (edit.micros, edit.source)).map(|edit| edit.row)
+        let stamp = |edit: &&&Edit| (edit.micros, edit.source);
+        let found = match resolver {
+            Resolver::LastUpdateWins => standing.max_by_key(stamp),
+            Resolver::FirstUpdateWins => standing.min_by_key(stamp),
+            Resolver::OriginPriority(order) => {
+                standing.min_by_key(|edit| order.iter().position(|node| *node == edit.source))
+            }
+        };
+        found.map(|edit| edit.row)
     }
 }
 

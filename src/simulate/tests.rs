@@ -3,7 +3,7 @@
 //! A schedule that fails is told by its number and printed as a story. To see one again, or to look further:
 //!
 //! ```text
-//! PGCONCORD_NODES=3 PGCONCORD_SEED=1637 cargo test --lib simulate::tests::replay -- --nocapture
+//! PGCONCORD_NODES=3 PGCONCORD_SEED=1637 PGCONCORD_RESOLVER=origin_priority cargo test --lib simulate::tests::replay -- --nocapture
 //! PGCONCORD_NODES=3 PGCONCORD_SEEDS=100000 cargo test --lib simulate::tests::three_nodes -- --nocapture
 //! ```
 
@@ -37,7 +37,12 @@ fn fails(settings: &Settings) -> bool {
 }
 
 fn converge(nodes: usize) {
-    let all = (0..number("PGCONCORD_SEEDS", SCHEDULES)).map(|seed| Settings::new(nodes, seed));
+    converge_by(nodes, &Resolver::LastUpdateWins, SCHEDULES);
+}
+
+fn converge_by(nodes: usize, resolver: &Resolver, schedules: u64) {
+    let settings = |seed: u64| Settings { resolver: resolver.clone(), ..Settings::new(nodes, seed) };
+    let all = (0..number("PGCONCORD_SEEDS", schedules)).map(settings);
     let (mut conflicts, mut decisions, mut bad) = (0, 0, Vec::new());
     for settings in all {
         match run(&settings) {
@@ -46,10 +51,10 @@ fn converge(nodes: usize) {
             Err(_) => bad.push(settings.seed),
         }
     }
-    println!("{nodes} nodes: {decisions} decisions, {conflicts} conflicts");
+    println!("{nodes} nodes, {}: {decisions} decisions, {conflicts} conflicts", resolver.name());
     assert!(conflicts > 0, "schedules without conflicts prove nothing");
     if let Some(first) = bad.first() {
-        panic!("{}\n{nodes} nodes, seeds {bad:?}", tell(&Settings::new(nodes, *first)));
+        panic!("{}\n{nodes} nodes, {}, seeds {bad:?}", tell(&settings(*first)), resolver.name());
     }
 }
 
@@ -66,6 +71,19 @@ fn three_nodes_become_equal_whatever_the_schedule() {
 #[test]
 fn four_nodes_become_equal_whatever_the_schedule() {
     converge(4);
+}
+
+#[test]
+fn the_first_update_wins_alike_everywhere() {
+    (2..5).for_each(|nodes| converge_by(nodes, &Resolver::FirstUpdateWins, SCHEDULES / 4));
+}
+
+#[test]
+fn the_node_that_comes_first_wins_alike_everywhere() {
+    for nodes in 2..5 {
+        let order: Vec<_> = NodeId::all(nodes).rev().collect();
+        converge_by(nodes, &Resolver::OriginPriority(order.into()), SCHEDULES / 4);
+    }
 }
 
 /// Each rule that is broken must show: else the simulation would prove nothing about it.
@@ -108,7 +126,12 @@ fn a_hot_key_does_not_pin_the_frontier() {
 #[test]
 fn replay() {
     let nodes = usize::try_from(number("PGCONCORD_NODES", 2)).expect("a handful");
-    let settings = Settings::new(nodes, number("PGCONCORD_SEED", 1));
+    let resolver = match env::var("PGCONCORD_RESOLVER").as_deref() {
+        Ok("first_update_wins") => Resolver::FirstUpdateWins,
+        Ok("origin_priority") => Resolver::OriginPriority(NodeId::all(nodes).rev().collect()),
+        _ => Resolver::LastUpdateWins,
+    };
+    let settings = Settings { resolver, ..Settings::new(nodes, number("PGCONCORD_SEED", 1)) };
     println!("{}", tell(&settings));
     assert!(!fails(&settings));
 }

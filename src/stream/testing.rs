@@ -27,6 +27,7 @@ pub fn catalog() -> Arc<Catalog> {
         columns: columns.iter().map(|name| column(name)).collect(),
         key: key.to_owned(),
         unique: Vec::new(),
+        sends_old_rows: false,
     };
     let tables = vec![
         table("items", &["id", "v"], &[0]),

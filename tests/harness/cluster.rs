@@ -54,7 +54,7 @@ impl Cluster {
         let journal = plan.journal.clone().unwrap_or_else(|| directory.path().join("pgconcord.db"));
         let rules = directory.path().join("conflict-rules");
         fs::create_dir(&rules).expect("a directory for the rules");
-        fs::write(rules.join("default.toml"), include_str!("../../conflict-rules/default.toml")).expect("the rules");
+        fs::write(rules.join("rules.toml"), &plan.rules).expect("the rules");
         let cluster =
             Cluster { daemon: None, nodes, directory, journal, http, role: SUPERUSER, marks: 0, _alone: alone };
         cluster.write_config();

@@ -29,6 +29,7 @@ pub struct Plan {
     pub(super) reach: Reach,
     pub(super) pgbench_scale: Option<u32>,
     pub(super) journal: Option<PathBuf>,
+    pub(super) rules: String,
 }
 
 impl Plan {
@@ -44,6 +45,7 @@ impl Plan {
             reach: Reach::Direct,
             pgbench_scale: None,
             journal: None,
+            rules: include_str!("../../conflict-rules/default.toml").to_owned(),
         }
     }
 
@@ -96,6 +98,12 @@ impl Plan {
     /// Puts the journal elsewhere than beside the configuration.
     pub fn journal(mut self, path: impl Into<PathBuf>) -> Plan {
         self.journal = Some(path.into());
+        self
+    }
+
+    /// Other conflict rules than the default ones.
+    pub fn rules(mut self, text: &str) -> Plan {
+        self.rules = text.to_owned();
         self
     }
 

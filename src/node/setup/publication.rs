@@ -121,7 +121,15 @@ mod tests {
 
     fn table(name: &str) -> Arc<Table> {
         let (schema, name) = ("public".to_owned(), name.to_owned());
-        Arc::new(Table { id: TableId(0), schema, name, columns: vec![], key: vec![], unique: vec![] })
+        Arc::new(Table {
+            id: TableId(0),
+            schema,
+            name,
+            columns: vec![],
+            key: vec![],
+            unique: vec![],
+            sends_old_rows: false,
+        })
     }
 
     fn publication(tables: &[Arc<Table>]) -> Publication {

@@ -1,0 +1,109 @@
+//! Rules that choose another resolver than the last update: the outcome at every node, and what the log says of it.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::harness::{Cluster, Plan, SOON, wait_for};
+
+const TABLES: &str = "
+    CREATE TABLE booking (seat int PRIMARY KEY, name text);
+    CREATE TABLE price (item int PRIMARY KEY, cents int);
+    CREATE TABLE note (id int PRIMARY KEY, v text);
+    ALTER TABLE booking REPLICA IDENTITY FULL;
+    ALTER TABLE price REPLICA IDENTITY FULL;
+    INSERT INTO price SELECT i, 0 FROM generate_series(1, 3) i;
+    INSERT INTO note VALUES (1, 'start');
+";
+
+const RULES: &str = r#"
+[[rule]]
+name = "who books first sits"
+tables = ["public.booking"]
+resolve = "first_update_wins"
+
+[[rule]]
+name = "the head office sets prices"
+tables = ["public.price"]
+resolve = "origin_priority"
+priority = ["east", "west", "north"]
+"#;
+
+const EAST: usize = 0;
+const WEST: usize = 1;
+const NORTH: usize = 2;
+
+/// Lets all write without seeing each other, in this order.
+fn without_seeing(cluster: &mut Cluster, statements: &[(usize, &str)]) {
+    cluster.stop_daemon();
+    for (place, statement) in statements {
+        cluster.rows(*place, statement);
+        sleep(Duration::from_millis(20));
+    }
+    cluster.start_daemon();
+    cluster.settle();
+    cluster.wait_journal_settled();
+}
+
+#[test]
+fn three_nodes_resolve_by_first_update_and_by_priority() {
+    let mut cluster = Plan::three().schema(TABLES).rules(RULES).run();
+    without_seeing(
+        &mut cluster,
+        &[
+            (NORTH, "INSERT INTO booking VALUES (7, 'north')"),
+            (WEST, "INSERT INTO booking VALUES (7, 'west')"),
+            (EAST, "INSERT INTO booking VALUES (7, 'east')"),
+            (EAST, "UPDATE price SET cents = 100 WHERE item = 1"),
+            (WEST, "UPDATE price SET cents = 200 WHERE item = 1; DELETE FROM price WHERE item = 2"),
+            (NORTH, "UPDATE price SET cents = 300"),
+            (WEST, "UPDATE note SET v = 'west'"),
+            (EAST, "UPDATE note SET v = 'east'"),
+        ],
+    );
+    for place in [EAST, WEST, NORTH] {
+        assert_eq!(cluster.value(place, "SELECT name FROM booking"), "north");
+        let prices = cluster.rows(place, "SELECT item, cents FROM price ORDER BY item");
+        let prices: Vec<Vec<String>> = prices.into_iter().map(|row| row.into_iter().flatten().collect()).collect();
+        assert_eq!(prices, [["1", "100"], ["3", "300"]], "the east's price, the west's delete, the north's price");
+        assert_eq!(cluster.value(place, "SELECT v FROM note"), "east");
+    }
+    for (table, key, resolver, rule) in [
+        ("public.booking", "7", "first_update_wins", "who books first sits"),
+        ("public.price", "1", "origin_priority", "the head office sets prices"),
+        ("public.note", "1", "last_update_wins", "default"),
+    ] {
+        let entries = cluster.conflicts_of(table, key);
+        assert!(!entries.is_empty(), "no entry about {table}");
+        for entry in entries {
+            assert_eq!((entry["resolver"].as_str(), entry["rule"].as_str()), (Some(resolver), Some(rule)), "{entry}");
+        }
+    }
+    // what is made in turn is no conflict, whoever comes first
+    cluster.rows(NORTH, "UPDATE price SET cents = 1 WHERE item = 1");
+    cluster.settle();
+    assert_eq!(cluster.value(EAST, "SELECT cents FROM price WHERE item = 1"), "1");
+}
+
+#[test]
+fn a_table_that_a_resolver_does_not_suit_stops_the_start_with_what_to_do() {
+    let tables = "CREATE TABLE booking (seat int PRIMARY KEY, name text);";
+    let rules = RULES.replace("priority = [\"east\", \"west\", \"north\"]", "priority = [\"east\", \"west\"]");
+    let mut cluster = Plan::two().schema(tables).rules(&rules).set_up();
+    cluster.launch_daemon();
+    let log = cluster.log_file();
+    let statement = r#"ALTER TABLE "public"."booking" REPLICA IDENTITY FULL;"#;
+    wait_for("the log says what to run", SOON, || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        (text.contains("first_update_wins") && text.contains(statement)).then_some(())
+    });
+    let daemon = cluster.take_daemon();
+    drop(daemon);
+    (0..2).for_each(|place| drop(cluster.rows(place, statement)));
+    cluster.start_daemon();
+    without_seeing(
+        &mut cluster,
+        &[(WEST, "INSERT INTO booking VALUES (1, 'west')"), (EAST, "INSERT INTO booking VALUES (1, 'east')")],
+    );
+    assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "west");
+}
