@@ -26,3 +26,12 @@ CREATE TABLE IF NOT EXISTS pgconcord.cut (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (cluster, node)
 );
+
+-- How conflicts of each table were resolved last: what is under way must not be decided by two resolvers.
+CREATE TABLE IF NOT EXISTS pgconcord.rules (
+    cluster    text        NOT NULL,          -- [cluster] name
+    relation   text        NOT NULL,          -- schema.table
+    resolver   text        NOT NULL,          -- as the rule gives it
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cluster, relation)
+);

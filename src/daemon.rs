@@ -183,8 +183,7 @@ async fn start(
     };
     let nodes = config.nodes.iter().map(|node| NodeShared::new(node.id, node.name.clone())).collect();
     let confirmed: Vec<_> = contact.start.confirmed.iter().map(|lsn| watch::channel(*lsn).0).collect();
-    let resolvers = resolvers::resolvers(&config.conflict_rules, &contact.catalog)?;
-    let coordinator = Coordinator::new(contact.start, resolvers);
+    let coordinator = Coordinator::new(contact.start, contact.resolvers);
     let shared = Shared::new(config.cluster.clone(), Arc::new(contact.catalog), settings, nodes, coordinator);
     let count = config.nodes.len();
     let mut daemon = Daemon {

@@ -107,3 +107,40 @@ fn a_table_that_a_resolver_does_not_suit_stops_the_start_with_what_to_do() {
     );
     assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "west");
 }
+
+#[test]
+fn another_resolver_waits_until_nothing_is_under_way() {
+    let mut cluster = Plan::two().schema(TABLES).run();
+    let held = cluster.hold_link(WEST, EAST);
+    cluster.rows(WEST, "INSERT INTO booking VALUES (1, 'west')");
+    sleep(Duration::from_millis(20));
+    cluster.rows(EAST, "INSERT INTO booking VALUES (1, 'east')");
+    wait_for("the east's booking is applied", SOON, || {
+        (cluster.value(WEST, "SELECT name FROM booking") == "east").then_some(())
+    });
+    cluster.stop_daemon();
+    drop(held);
+    let rules = cluster.directory().join("conflict-rules/rules.toml");
+    let old = fs::read_to_string(&rules).expect("the rules");
+    let new = RULES.replace(", \"north\"]", "]");
+    fs::write(&rules, &new).expect("other rules");
+    cluster.launch_daemon();
+    let log = cluster.log_file();
+    wait_for("the log says why not", SOON, || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        (text.contains("public.booking by first_update_wins now") && text.contains("last_update_wins")).then_some(())
+    });
+    drop(cluster.take_daemon());
+    fs::write(&rules, old).expect("the old rules");
+    cluster.start_daemon();
+    cluster.settle();
+    assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "east");
+    cluster.stop_daemon();
+    fs::write(&rules, new).expect("other rules");
+    cluster.start_daemon();
+    without_seeing(
+        &mut cluster,
+        &[(WEST, "INSERT INTO booking VALUES (2, 'west')"), (EAST, "INSERT INTO booking VALUES (2, 'east')")],
+    );
+    assert_eq!(cluster.value(EAST, "SELECT name FROM booking WHERE seat = 2"), "west");
+}

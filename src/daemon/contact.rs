@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use crate::config::{Config, NodeConfig};
 use crate::daemon::error::DaemonError;
 use crate::daemon::reporter;
+use crate::daemon::resolvers;
 use crate::model::table::Catalog;
-use crate::model::{Class, Classify, Cut, Lsn};
+use crate::model::{Class, Classify, Cut, Lsn, Resolvers};
 use crate::node::catalog::ClusterCatalog;
 use crate::node::control::{Control, NodeIdentity};
 use crate::node::{Level, NodeError};
@@ -24,6 +25,8 @@ pub struct Contact {
     pub start: Cut,
     /// The tables.
     pub catalog: Catalog,
+    /// How conflicts of each table are resolved.
+    pub resolvers: Resolvers,
 }
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -84,7 +87,9 @@ pub async fn reach_all(
         ));
     }
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
-    Ok(Contact { identities, start, catalog: read.catalog })
+    let resolvers = resolvers::resolvers(&config.conflict_rules, &read.catalog)?;
+    resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
+    Ok(Contact { identities, start, catalog: read.catalog, resolvers })
 }
 
 /// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.

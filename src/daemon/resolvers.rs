@@ -1,10 +1,15 @@
 //! Rules → the resolver of each table. What comes out of a set of changes must not depend on what type of conflict a node
-//! sees in it (R1), so all types of a table have one.
+//! sees in it (R1), so all types of a table have one; nor on when it is decided, so a resolver changes only while nothing
+//! that was decided is still under way.
 
-use crate::config::Rule;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
-use crate::model::{ConflictType, Resolver, Resolvers, Table};
+use crate::model::{ConflictType, Cut, Lsn, Resolver, Resolvers, Table};
+use crate::node::control::Control;
 
 /// The resolver of each table of the catalog.
 ///
@@ -35,6 +40,60 @@ fn resolver(rules: &[Rule], table: &Table) -> Result<Resolver, DaemonError> {
             "the rule {first_rule:?} resolves conflicts of {table} by {}, which {why}, or give the table another rule",
             first.name()
         ))),
+    }
+}
+
+/// Writes the resolvers at every node; another resolver than before is taken only where nothing that it would decide has
+/// been decided anywhere.
+///
+/// # Errors
+/// If something has, or a node does not answer.
+pub async fn keep(
+    config: &Config,
+    controls: &[Control],
+    start: &Cut,
+    catalog: &Catalog,
+    resolvers: &Resolvers,
+) -> Result<(), DaemonError> {
+    let named = |table: &Arc<Table>| (table.to_string(), text(resolvers.of(table.id), config));
+    let rules: BTreeMap<String, String> = catalog.tables().iter().map(named).collect();
+    let mut changed = BTreeMap::new();
+    let mut under_way = false;
+    for (node, control) in config.nodes.iter().zip(controls) {
+        let failed = |error| DaemonError::Node { node: node.name.clone(), error };
+        let before = control.read_rules(&config.cluster).await.map_err(failed)?;
+        let differs = |(table, old): &(String, String)| rules.get(table).is_some_and(|new| new != old);
+        changed.extend(before.into_iter().filter(differs));
+        let confirmed = |source: &str| {
+            let place = config.nodes.iter().position(|node| node.name == source);
+            place.map_or(Lsn::MAX, |place| start.confirmed[place])
+        };
+        let progress = control.progress(&config.cluster).await.map_err(failed)?;
+        under_way |= progress.iter().any(|row| row.lsn > confirmed(&row.source));
+    }
+    if let Some((table, old)) = changed.first_key_value().filter(|_| under_way) {
+        return Err(DaemonError::Operator(format!(
+            "the rules resolve conflicts of {table} by {} now, and did so by {old} when changes were applied that other \
+             nodes still wait for; decided by both, rows would differ. Put the old rule back and start pgconcord; while \
+             nobody writes and `pgconcord status` shows nothing queued, stop it with SIGTERM; then change the rule",
+            rules[table]
+        )));
+    }
+    for (node, control) in config.nodes.iter().zip(controls) {
+        let written = control.write_rules(&config.cluster, &rules).await;
+        written.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?;
+    }
+    Ok(())
+}
+
+/// The resolver as the rule gives it.
+fn text(resolver: &Resolver, config: &Config) -> String {
+    match resolver {
+        Resolver::LastUpdateWins | Resolver::FirstUpdateWins => resolver.name().to_owned(),
+        Resolver::OriginPriority(order) => {
+            let names: Vec<_> = order.iter().map(|node| config.nodes[node.index()].name.as_str()).collect();
+            format!("{} {}", resolver.name(), names.join(", "))
+        }
     }
 }
 

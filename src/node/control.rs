@@ -3,7 +3,7 @@
 //! Several may be under way at once on one connection (tokio-postgres pipelines them), but a barrier that waits
 //! behind a slow statement is a slow barrier: give it a connection of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Client, Row, Statement};
@@ -144,6 +144,12 @@ const WRITE_CUT: &str = "INSERT INTO pgconcord.cut (cluster, node, lsn, settled)
      ON CONFLICT (cluster, node) DO UPDATE SET lsn = GREATEST(cut.lsn, EXCLUDED.lsn), \
      settled = GREATEST(cut.settled, EXCLUDED.settled), updated_at = clock_timestamp() \
      WHERE cut.lsn < EXCLUDED.lsn OR cut.settled < EXCLUDED.settled";
+/// One statement, so that it is done whole or not at all.
+const WRITE_RULES: &str = "INSERT INTO pgconcord.rules (cluster, relation, resolver) \
+     SELECT $1, u.* FROM unnest($2::text[], $3::text[]) AS u(relation, resolver) \
+     ON CONFLICT (cluster, relation) DO UPDATE SET resolver = EXCLUDED.resolver, updated_at = clock_timestamp() \
+     WHERE rules.resolver <> EXCLUDED.resolver";
+const READ_RULES: &str = "SELECT relation, resolver FROM pgconcord.rules WHERE cluster = $1";
 const READ_CUT: &str = "SELECT node, lsn, settled FROM pgconcord.cut WHERE cluster = $1";
 
 impl Control {
@@ -179,6 +185,20 @@ impl Control {
         let rows = self.client.query(READ_CUT, &[&cluster]).await;
         let rows = rows.map_err(NodeError::doing("read from where the streams are needed"))?;
         Ok(rows.iter().map(|row| (row.get(0), (lsn(row.get(1)), lsn(row.get(2))))).collect())
+    }
+
+    /// Writes how conflicts of each table are resolved.
+    pub async fn write_rules(&self, cluster: &str, rules: &BTreeMap<String, String>) -> Result<(), NodeError> {
+        let (relations, resolvers): (Vec<&String>, Vec<&String>) = rules.iter().unzip();
+        let doing = NodeError::doing("write pgconcord.rules");
+        self.client.execute(WRITE_RULES, &[&cluster, &relations, &resolvers]).await.map(drop).map_err(doing)
+    }
+
+    /// What [`Control::write_rules`] wrote last at this node, by table.
+    pub async fn read_rules(&self, cluster: &str) -> Result<BTreeMap<String, String>, NodeError> {
+        let rows = self.client.query(READ_RULES, &[&cluster]).await;
+        let rows = rows.map_err(NodeError::doing("read pgconcord.rules"))?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
 
     /// Whether the connection has ended.

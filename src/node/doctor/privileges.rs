@@ -111,7 +111,7 @@ fn progress(facts: &Facts) -> Option<Finding> {
     let role = quoted_role(facts);
     let what = format!("{} lacks {} on pgconcord.progress", facts.server.role, missing.join(", "));
     Some(Finding::error(CHECK, what).fix(format!(
-        "GRANT USAGE ON SCHEMA pgconcord TO {role};\nGRANT SELECT, INSERT, UPDATE, DELETE ON pgconcord.progress, pgconcord.cut TO {role};"
+        "GRANT USAGE ON SCHEMA pgconcord TO {role};\nGRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA pgconcord TO {role};"
     )))
 }
 
