@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS pgconcord.cut (
     node       text        NOT NULL,          -- node whose log it is a position in
     lsn        pg_lsn      NOT NULL,          -- everything before it is applied everywhere and forgotten
     settled    pg_lsn      NOT NULL,          -- what our commits up to here applied there is not decided again
+    seen       jsonb       NOT NULL,          -- by source: what it had applied by lsn
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (cluster, node)
 );

@@ -115,6 +115,22 @@ fn a_large_value_that_an_update_leaves_alone_stays() {
     assert_eq!(cluster.value(EAST, body), "of west true", "the newer row, whole");
 }
 
+/// What the authors of these changes had seen no commit of ours tells.
+#[test]
+fn a_large_value_left_alone_before_the_daemon_first_starts() {
+    let schema = "CREATE TABLE doc (id int PRIMARY KEY, title text, body text);
+        ALTER TABLE doc ALTER body SET STORAGE EXTERNAL;
+        INSERT INTO doc SELECT i, 'start', repeat(md5(i::text), 1000) FROM generate_series(1, 4) i;";
+    let mut cluster = Plan::two().schema(schema).set_up();
+    cluster.rows(EAST, "UPDATE doc SET title = 'east' WHERE id <= 2");
+    cluster.rows(EAST, "UPDATE doc SET title = 'east again' WHERE id = 1");
+    cluster.rows(WEST, "UPDATE doc SET title = 'west' WHERE id >= 2");
+    cluster.start_daemon();
+    cluster.settle();
+    let rows = "SELECT string_agg(title || ' ' || length(body), ', ' ORDER BY id) FROM doc";
+    assert_eq!(cluster.value(WEST, rows), "east again 32000, west 32000, west 32000, west 32000");
+}
+
 #[test]
 fn changed_keys_chains_and_swaps() {
     let schema = "CREATE TABLE room (n int PRIMARY KEY, who text, badge int UNIQUE);

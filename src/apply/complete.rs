@@ -164,24 +164,22 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
     let in_doubt = || ApplyError::InDoubt { table: row.table().to_string(), node: node.name.clone() };
     shared.barrier(id).await?;
     let (table, key) = (row.table().id, row.key(&shared.catalog.hasher));
-    {
+    let (settled, xid) = {
         let coordinator = shared.coordinator();
-        if coordinator.is_reopened(id, key) {
-            return Err(in_doubt());
-        }
         let standing = coordinator.standing(id, table, key)?;
-        if !standing.is_certain {
-            return Err(in_doubt());
-        }
-        if standing.change != Some(change) {
+        let settled = standing.is_certain && !coordinator.is_reopened(id, key);
+        if settled && standing.change != Some(change) {
             return Err(moved_on());
         }
-    }
+        (settled, coordinator.window().transaction(change).transaction.xid)
+    };
     let down = || ApplyError::NodeDown { node: node.name.clone(), what: format!("a value of {}", row.table()) };
     let control = node.control().ok_or_else(down)?;
     let horizon = node.horizon().ok_or_else(down)?;
     let text = |cell| sql::text_of(Some(cell)).map(|text| String::from_utf8_lossy(text).into_owned());
-    let texts: Vec<Option<String>> = row.key_cells().map(text).chain([Some(sql::xid_text(horizon))]).collect();
+    // The version that the change's own transaction left is the change's row, whatever else is in doubt.
+    let versions = [Some(sql::xid_text(xid)), settled.then(|| sql::xid_text(horizon))];
+    let texts: Vec<Option<String>> = row.key_cells().map(text).chain(versions).collect();
     let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let query = sql::read_known(row.table(), &left_out(row));
     let found = control.client().query_opt(&query, &parameters).await;

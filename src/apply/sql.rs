@@ -185,8 +185,8 @@ pub fn read(table: &Table, columns: &[usize]) -> String {
     format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_name(), shape.key_matches())
 }
 
-/// Reads `columns` as text of the row whose key is given as text parameters, if its version is older than the horizon
-/// that follows them.
+/// Reads `columns` as text of the row whose key is given as text parameters, if the transaction that follows them made
+/// its version, or if that is older than the horizon that comes last (never, if that is NULL).
 pub fn read_known(table: &Table, columns: &[usize]) -> String {
     let texts: Vec<_> =
         columns.iter().map(|c| format!("t.{}::pg_catalog.text", quote_identifier(&table.columns[*c].name))).collect();
@@ -197,11 +197,13 @@ pub fn read_known(table: &Table, columns: &[usize]) -> String {
     let matches: Vec<_> = table.key.iter().enumerate().map(matches).collect();
     format!(
         "SELECT {} FROM {} AS t WHERE {} \
-         AND pg_catalog.age(t.xmin) > pg_catalog.age(${}::pg_catalog.text::pg_catalog.xid)",
+         AND (t.xmin = ${}::pg_catalog.text::pg_catalog.xid \
+         OR pg_catalog.age(t.xmin) > pg_catalog.age(${}::pg_catalog.text::pg_catalog.xid))",
         texts.join(", "),
         table.sql_name(),
         matches.join(" AND "),
-        table.key.len() + 1
+        table.key.len() + 1,
+        table.key.len() + 2
     )
 }
 

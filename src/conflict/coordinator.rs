@@ -99,11 +99,16 @@ pub struct Coordinator {
 impl Coordinator {
     /// Starts with nothing.
     pub fn new(start: Cut, resolvers: Resolvers) -> Coordinator {
-        let Cut { confirmed, settled } = start;
+        let Cut { confirmed, settled, seen } = start;
         let nodes = confirmed.len();
+        let mut marks: Vec<_> = NodeId::all(nodes).map(|node| Marks::new(node, nodes)).collect();
+        for ((marks, seen), &at) in marks.iter_mut().zip(seen).zip(&confirmed) {
+            let known = NodeId::all(nodes).zip(seen).filter(|(_, applied)| *applied > Lsn::ZERO);
+            known.for_each(|(source, applied)| marks.add(source, Mark { at, applied }));
+        }
         Coordinator {
             window: Window::new(&confirmed),
-            marks: NodeId::all(nodes).map(|node| Marks::new(node, nodes)).collect(),
+            marks,
             links: (0..nodes * nodes).map(|_| LinkState::default()).collect(),
             confirmed,
             settled,
@@ -337,7 +342,9 @@ impl Coordinator {
     /// The change whose value the key has where these are present.
     pub(super) fn standing_of(&self, table: TableId, history: &History, present: &[Seq]) -> Standing {
         let maximal = history.maximal(&self.window, present);
-        let is_certain = maximal.is_empty() || maximal.iter().any(|change| self.window.saw_all_forgotten(*change));
+        // Whoever supersedes a change supersedes what its author had seen.
+        let mut latest = self.nodes().filter_map(|source| history.latest(source, present[source.index()]));
+        let is_certain = maximal.is_empty() || latest.any(|change| self.window.saw_all_forgotten(change));
         Standing { change: self.outcome(table, history, present), is_certain }
     }
 

@@ -24,7 +24,7 @@ impl Coordinator {
     /// If the keys of a spilled transaction can't be read.
     pub fn frontier(&mut self) -> io::Result<Cut> {
         if !self.is_rebuilt() {
-            return Ok(Cut { confirmed: self.confirmed().to_vec(), settled: self.settled.clone() });
+            return Ok(self.cut_at(self.confirmed().to_vec()));
         }
         self.settle();
         let mut frontier: Vec<Lsn> = self.nodes().map(|source| self.stable(source)).collect();
@@ -37,7 +37,12 @@ impl Coordinator {
             }
         }
         let bounded = frontier.iter().zip(self.confirmed()).map(|(new, old)| *new.max(old));
-        Ok(Cut { confirmed: bounded.collect(), settled: self.settled.clone() })
+        Ok(self.cut_at(bounded.collect()))
+    }
+
+    fn cut_at(&self, confirmed: Vec<Lsn>) -> Cut {
+        let seen = self.nodes().map(|node| self.marks(node).seen(confirmed[node.index()]).into_vec()).collect();
+        Cut { confirmed, settled: self.settled.clone(), seen }
     }
 
     fn stable(&self, source: NodeId) -> Lsn {

@@ -94,18 +94,13 @@ pub async fn reach_all(
 
 /// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.
 async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> Result<Cut, DaemonError> {
-    let mut cut = Cut::at(slots);
+    let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+    let mut cuts = Vec::new();
     for (node, control) in config.nodes.iter().zip(controls) {
-        let read = control.read_cut(&config.cluster).await;
-        let read = read.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?;
-        for (i, each) in config.nodes.iter().enumerate() {
-            // Cuts only grow, so the greatest positions belong to one cut; no slot is past it.
-            let (confirmed, settled) = read.get(&each.name).copied().unwrap_or_default();
-            cut.confirmed[i] = cut.confirmed[i].max(confirmed);
-            cut.settled[i] = cut.settled[i].max(settled);
-        }
+        let read = control.read_cut(&config.cluster, &names).await;
+        cuts.extend(read.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?);
     }
-    Ok(cut)
+    Ok(Cut::latest(slots, cuts))
 }
 
 async fn reach(

@@ -139,10 +139,13 @@ const INSERT_PROGRESS: &str = "INSERT INTO pgconcord.progress (cluster, source, 
      VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING";
 
 /// A cut never goes back, whoever writes it.
-const WRITE_CUT: &str = "INSERT INTO pgconcord.cut (cluster, node, lsn, settled) \
-     SELECT $1, u.* FROM unnest($2::text[], $3::pg_lsn[], $4::pg_lsn[]) AS u(node, lsn, settled) \
+const WRITE_CUT: &str = "INSERT INTO pgconcord.cut (cluster, node, lsn, settled, seen) \
+     SELECT $1, u.node, u.lsn, u.settled, u.seen::jsonb \
+     FROM unnest($2::text[], $3::pg_lsn[], $4::pg_lsn[], $5::text[]) AS u(node, lsn, settled, seen) \
      ON CONFLICT (cluster, node) DO UPDATE SET lsn = GREATEST(cut.lsn, EXCLUDED.lsn), \
-     settled = GREATEST(cut.settled, EXCLUDED.settled), updated_at = clock_timestamp() \
+     settled = GREATEST(cut.settled, EXCLUDED.settled), \
+     seen = CASE WHEN cut.lsn > EXCLUDED.lsn THEN cut.seen ELSE EXCLUDED.seen END, \
+     updated_at = clock_timestamp() \
      WHERE cut.lsn < EXCLUDED.lsn OR cut.settled < EXCLUDED.settled";
 /// One statement, so that it is done whole or not at all.
 const WRITE_RULES: &str = "INSERT INTO pgconcord.rules (cluster, relation, resolver) \
@@ -150,7 +153,7 @@ const WRITE_RULES: &str = "INSERT INTO pgconcord.rules (cluster, relation, resol
      ON CONFLICT (cluster, relation) DO UPDATE SET resolver = EXCLUDED.resolver, updated_at = clock_timestamp() \
      WHERE rules.resolver <> EXCLUDED.resolver";
 const READ_RULES: &str = "SELECT relation, resolver FROM pgconcord.rules WHERE cluster = $1";
-const READ_CUT: &str = "SELECT node, lsn, settled FROM pgconcord.cut WHERE cluster = $1";
+const READ_CUT: &str = "SELECT node, lsn, settled, seen::text FROM pgconcord.cut WHERE cluster = $1";
 
 impl Control {
     /// Connects as [`crate::node::connect`] does; own logical messages are not waited for on other machines.
@@ -169,8 +172,13 @@ impl Control {
     pub async fn write_cut(&self, cluster: &str, nodes: &[&str], cut: &Cut) -> Result<(), NodeError> {
         let positions = |of: &[Lsn]| of.iter().map(|lsn| PgLsn::from(lsn.0)).collect::<Vec<_>>();
         let (confirmed, settled) = (positions(&cut.confirmed), positions(&cut.settled));
+        let by_name = |of: &Vec<Lsn>| {
+            let positions = nodes.iter().zip(of).map(|(name, lsn)| ((*name).to_owned(), lsn.to_string()));
+            serde_json::json!(positions.collect::<BTreeMap<_, _>>()).to_string()
+        };
+        let seen: Vec<String> = cut.seen.iter().map(by_name).collect();
         let doing = NodeError::doing("write from where the streams are needed");
-        self.client.execute(WRITE_CUT, &[&cluster, &nodes, &confirmed, &settled]).await.map(drop).map_err(doing)
+        self.client.execute(WRITE_CUT, &[&cluster, &nodes, &confirmed, &settled, &seen]).await.map(drop).map_err(doing)
     }
 
     /// Forgets what [`Control::write_cut`] wrote at this node.
@@ -179,12 +187,28 @@ impl Control {
         self.client.execute("DELETE FROM pgconcord.cut WHERE cluster = $1", &[&cluster]).await.map(drop).map_err(doing)
     }
 
-    /// What [`Control::write_cut`] wrote last at this node: by node name from where its stream is needed, and what is
-    /// settled there. Nothing before the first time.
-    pub async fn read_cut(&self, cluster: &str) -> Result<HashMap<String, (Lsn, Lsn)>, NodeError> {
+    /// The cut that [`Control::write_cut`] wrote last at this node; nothing before the first time. Of a node that it
+    /// does not tell it says nothing.
+    pub async fn read_cut(&self, cluster: &str, nodes: &[&str]) -> Result<Option<Cut>, NodeError> {
         let rows = self.client.query(READ_CUT, &[&cluster]).await;
         let rows = rows.map_err(NodeError::doing("read from where the streams are needed"))?;
-        Ok(rows.iter().map(|row| (row.get(0), (lsn(row.get(1)), lsn(row.get(2))))).collect())
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let nothing = || vec![Lsn::ZERO; nodes.len()];
+        let mut cut = Cut { confirmed: nothing(), settled: nothing(), seen: vec![nothing(); nodes.len()] };
+        let place = |name: &str| nodes.iter().position(|node| *node == name);
+        for row in &rows {
+            let Some(at) = place(row.get(0)) else { continue };
+            (cut.confirmed[at], cut.settled[at]) = (lsn(row.get(1)), lsn(row.get(2)));
+            let seen: BTreeMap<String, String> = serde_json::from_str(row.get(3)).unwrap_or_default();
+            for (source, lsn) in &seen {
+                if let (Some(source), Ok(lsn)) = (place(source), lsn.parse()) {
+                    cut.seen[at][source] = lsn;
+                }
+            }
+        }
+        Ok(Some(cut))
     }
 
     /// Writes how conflicts of each table are resolved.

@@ -189,7 +189,7 @@ impl World {
             frontier.confirmed = NodeId::all(self.nodes.len()).map(|source| self.applied_everywhere(source)).collect();
         }
         let keeper = self.random.below(self.nodes.len());
-        self.nodes[keeper].cut.clone_from(&frontier);
+        self.nodes[keeper].cut = Some(frontier.clone());
         let torn = self.random.permille(self.mood.torn);
         for (node, lsn) in self.nodes.iter_mut().zip(&frontier.confirmed) {
             if !torn || self.random.permille(500) {

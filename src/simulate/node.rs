@@ -96,7 +96,7 @@ pub struct Node {
     /// What the slot's file says: where it is after a crash.
     pub slot_saved: Lsn,
     /// What all slots may confirm, as last written here, durably, before any of them did.
-    pub cut: Cut,
+    pub cut: Option<Cut>,
     base: BTreeMap<Key, Version>,
     rows: BTreeMap<Key, Version>,
     open: BTreeMap<u32, Open>,
@@ -118,7 +118,7 @@ impl Node {
             skew: 0,
             slot: start,
             slot_saved: start,
-            cut: Cut::at(vec![Lsn::ZERO; nodes]),
+            cut: None,
             base: rows.clone(),
             rows,
             open: BTreeMap::new(),

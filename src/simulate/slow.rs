@@ -110,8 +110,9 @@ impl World {
         if let (Some(Mutation::AnyBody), Some(version)) = (self.settings.mutation, version) {
             return AtHome::Stands(sent.with(version.row.body));
         }
+        let settled = standing.is_certain && !coordinator.is_reopened(home, id);
         // A row that nobody has decoded yet says nothing: the server may still lose it.
-        if standing.is_certain && standing.change != Some(change) {
+        if settled && standing.change != Some(change) {
             return AtHome::MovedOn;
         }
         let quiet = self.jobs[home.index()].is_none();
@@ -121,9 +122,7 @@ impl World {
             {
                 AtHome::Stands(sent.with(row.body))
             }
-            Some(Version { row, author: Author::Ours, .. })
-                if standing.is_certain && quiet && sent.with(row.body) == *row =>
-            {
+            Some(Version { row, author: Author::Ours, .. }) if settled && quiet && sent.with(row.body) == *row => {
                 AtHome::Stands(*row)
             }
             _ => AtHome::Unclear,

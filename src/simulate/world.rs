@@ -269,14 +269,10 @@ impl World {
         for node in NodeId::all(self.nodes.len()) {
             self.drop_session(node);
         }
-        let mut start = Cut::at(self.nodes.iter().map(|node| node.slot).collect());
-        if self.settings.mutation != Some(Mutation::SlotsAlone) {
-            for node in &self.nodes {
-                let raise = |(mine, theirs): (&mut Lsn, &Lsn)| *mine = *theirs.max(mine);
-                start.confirmed.iter_mut().zip(&node.cut.confirmed).for_each(raise);
-                start.settled.iter_mut().zip(&node.cut.settled).for_each(raise);
-            }
-        }
+        let slots = self.nodes.iter().map(|node| node.slot).collect();
+        let cuts = self.nodes.iter().filter_map(|node| node.cut.clone());
+        let cuts = cuts.filter(|_| self.settings.mutation != Some(Mutation::SlotsAlone));
+        let mut start = Cut::latest(slots, cuts);
         match self.settings.mutation {
             Some(Mutation::NothingSettled) => start.settled.fill(Lsn::ZERO),
             Some(Mutation::AllSettled) => start.settled.fill(Lsn::MAX),
