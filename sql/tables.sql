@@ -5,9 +5,14 @@ SELECT c.oid,
        c.relkind::text AS kind,
        c.relpersistence::text AS persistence,
        c.relreplident::text AS replica_identity,
-       c.relispartition AS is_partition,
-       EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid) AS has_children,
-       EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid) AS is_child,
+       -- of a partition: what it is a part of, at every level
+       ARRAY(SELECT a.relid::oid FROM pg_partition_ancestors(c.oid) a WHERE a.relid <> c.oid) AS partition_of,
+       -- of a partitioned table: what its leaves are
+       COALESCE((SELECT jsonb_agg(jsonb_build_object('name', format('%I.%I', ln.nspname, l.relname), 'kind', l.relkind,
+                                                     'persistence', l.relpersistence, 'identity', l.relreplident))
+                 FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+                 JOIN pg_namespace ln ON ln.oid = l.relnamespace
+                 WHERE c.relkind = 'p' AND t.isleaf AND l.oid <> c.oid), '[]') ::text AS leaves,
        EXISTS (SELECT FROM pg_depend d
                WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') AS of_extension,
        EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid

@@ -28,6 +28,8 @@ mod layering;
 mod links;
 /// Every operation against every other, in either order.
 mod opposites;
+/// Partitioned tables, inheritance.
+mod partitions;
 /// Resolvers that rules choose.
 mod rules;
 /// Keys, TOAST, TRUNCATE, unique values, on plain tables.

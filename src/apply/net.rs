@@ -323,6 +323,7 @@ mod tests {
             columns: vec![column("k"), column("a"), column("big")],
             key: vec![0],
             unique: vec![],
+            is_partitioned: false,
             sends_old_rows: false,
         };
         let named = |name: &str| RelationColumn { name: name.into(), type_oid: 25, in_identity: name == "k" };

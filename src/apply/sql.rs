@@ -101,7 +101,7 @@ pub fn update(table: &Table, columns: &[usize], guard: Guard) -> String {
     }
     format!(
         "UPDATE {} AS t SET {} FROM {} WHERE {}{} RETURNING u.ord",
-        table.sql_name(),
+        table.sql_only(),
         set.join(", "),
         shape.unnest(Shape::more(guard)),
         shape.key_matches(),
@@ -114,7 +114,7 @@ pub fn delete(table: &Table, guard: Guard) -> String {
     let shape = Shape { table, others: &[] };
     format!(
         "DELETE FROM {} AS t USING {} WHERE {}{} RETURNING u.ord",
-        table.sql_name(),
+        table.sql_only(),
         shape.unnest(Shape::more(guard)),
         shape.key_matches(),
         shape.guard(guard)
@@ -125,8 +125,8 @@ pub fn delete(table: &Table, guard: Guard) -> String {
 pub fn delete_others(table: &Table) -> String {
     let shape = Shape { table, others: &[] };
     format!(
-        "DELETE FROM ONLY {} AS t WHERE NOT EXISTS (SELECT FROM {} WHERE {})",
-        table.sql_name(),
+        "DELETE FROM {} AS t WHERE NOT EXISTS (SELECT FROM {} WHERE {})",
+        table.sql_only(),
         shape.unnest(&[]),
         shape.key_matches()
     )
@@ -169,7 +169,7 @@ pub fn lock(table: &Table) -> String {
         "SELECT u.ord, t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid FROM {} JOIN {} AS t ON {} \
          ORDER BY u.ord FOR NO KEY UPDATE OF t",
         shape.unnest(&[]),
-        table.sql_name(),
+        table.sql_only(),
         shape.key_matches()
     )
 }
@@ -182,7 +182,7 @@ pub fn read(table: &Table, columns: &[usize]) -> String {
         write!(texts, ", t.{}::pg_catalog.text", quote_identifier(&table.columns[*column].name))
             .expect("writing to a String cannot fail");
     }
-    format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_name(), shape.key_matches())
+    format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_only(), shape.key_matches())
 }
 
 /// Reads `columns` as text of the row whose key is given as text parameters, if the transaction that follows them made
@@ -200,7 +200,7 @@ pub fn read_known(table: &Table, columns: &[usize]) -> String {
          AND (t.xmin = ${}::pg_catalog.text::pg_catalog.xid \
          OR pg_catalog.age(t.xmin) > pg_catalog.age(${}::pg_catalog.text::pg_catalog.xid))",
         texts.join(", "),
-        table.sql_name(),
+        table.sql_only(),
         matches.join(" AND "),
         table.key.len() + 1,
         table.key.len() + 2

@@ -29,7 +29,7 @@ impl<R: Recorder> Execution<'_, R> {
     pub(super) async fn truncate(&mut self, truncation: &Truncation) -> Result<(), ApplyError> {
         let shared = self.shared;
         let tables: Vec<_> = truncation.tables.iter().map(|id| shared.catalog.table(*id).clone()).collect();
-        let names: Vec<_> = tables.iter().map(|table| format!("ONLY {}", table.sql_name())).collect();
+        let names: Vec<_> = tables.iter().map(|table| table.sql_only()).collect();
         let names = names.join(", ");
         let mut pipeline = self.begin();
         pipeline.query(&format!("LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE"), &[], []);

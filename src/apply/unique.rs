@@ -326,7 +326,7 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
             |column: &usize| sql::text_of(row.cell(*column)).map(|text| String::from_utf8_lossy(text).into_owned());
         let texts: Vec<Option<String>> = columns.iter().map(text).collect();
         let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-        let delete = format!("DELETE FROM {} AS t WHERE {}", table.sql_name(), matches(table, &columns, 1));
+        let delete = format!("DELETE FROM {} AS t WHERE {}", table.sql_only(), matches(table, &columns, 1));
         let removed = control.client().execute(&delete, &parameters).await;
         let removed = removed.map_err(NodeError::doing("remove a row whose unique value another row has"))?;
         tracing::info!(node = node.name, %table, removed, "removed the older of two rows with one unique value");
@@ -360,7 +360,7 @@ fn holder_query(table: &Table, index: &UniqueIndex) -> String {
          WHERE o.roident = (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident), {} \
          FROM {} AS t WHERE {} AND NOT ({})",
         columns.join(", "),
-        table.sql_name(),
+        table.sql_only(),
         matches(table, &index.columns, 1),
         matches(table, &table.key, 1 + index.columns.len())
     )
@@ -393,6 +393,7 @@ mod tests {
             columns: vec![column("k", "pg_catalog.int4"), column("e\"x", "pg_catalog.text")],
             key: vec![0],
             unique: vec![index.clone()],
+            is_partitioned: false,
             sends_old_rows: false,
         };
         let text = holder_query(&table, &index);

@@ -134,6 +134,7 @@ mod tests {
             columns: Vec::new(),
             key: Vec::new(),
             unique: Vec::new(),
+            is_partitioned: false,
             sends_old_rows: true,
         };
         Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1))

@@ -61,6 +61,8 @@ pub struct Table {
     pub key: Vec<usize>,
     /// Secondary unique indexes over plain columns.
     pub unique: Vec<UniqueIndex>,
+    /// The root of partitions, which replicate under its name.
+    pub is_partitioned: bool,
     /// REPLICA IDENTITY FULL at every node: the whole old row comes with each change, so no value is left out.
     pub sends_old_rows: bool,
 }
@@ -69,6 +71,15 @@ impl Table {
     /// The index of the column called `name`.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// As the target of UPDATE, DELETE, TRUNCATE and LOCK, and in FROM: without the tables that inherit from it, which are
+    /// tables of their own; a partitioned table has no rows but those of its partitions.
+    pub fn sql_only(&self) -> String {
+        match self.is_partitioned {
+            true => self.sql_name(),
+            false => format!("ONLY {}", self.sql_name()),
+        }
     }
 
     /// `"schema"."name"`, for SQL.

@@ -12,7 +12,7 @@ use crate::model::key::KeyHasher;
 use crate::model::table::Catalog;
 use crate::model::{Column, KeyForm, Table, TableId, UniqueIndex};
 use crate::node::catalog::key_form::key_form;
-use crate::node::catalog::shape::{ReplicaIdentity, TableShape};
+use crate::node::catalog::shape::{ReplicaIdentity, TableKind, TableShape};
 use crate::node::{Finding, Level, NodeError};
 
 mod agree;
@@ -60,6 +60,10 @@ impl ClusterCatalog {
                     (node.as_str(), tables.iter().find(|table| table.schema == schema && table.name == name))
                 })
                 .collect();
+            if let Some(found) = partition(&row, &shapes) {
+                findings.extend(found);
+                continue;
+            }
             let found = examine(&row);
             let fit = found.iter().all(|finding| finding.level < Level::Error);
             findings.extend(found);
@@ -85,6 +89,22 @@ impl ClusterCatalog {
 
 fn names(shapes: &[(String, Vec<TableShape>)]) -> BTreeSet<(String, String)> {
     shapes.iter().flat_map(|(_, tables)| tables).map(|table| (table.schema.clone(), table.name.clone())).collect()
+}
+
+/// A partition replicates with the partitioned table that it is a part of, if that is meant too: then what speaks against
+/// that. `None` if the table is replicated by itself.
+fn partition(row: &agree::Row<'_>, shapes: &[(String, Vec<TableShape>)]) -> Option<Vec<Finding>> {
+    let present = || row.iter().zip(shapes).filter_map(|((node, table), (_, tables))| Some((*node, (*table)?, tables)));
+    let whole = |(_, table, tables): &(&str, &TableShape, &Vec<TableShape>)| {
+        let is_whole = |other: &&TableShape| table.partition_of.contains(&other.oid);
+        tables.iter().find(is_whole).map(TableShape::shown)
+    };
+    let (first, shown) = present().find_map(|at| Some((at.0, whole(&at)?)))?;
+    let apart = present().filter(|at| whole(at).is_none()).map(|(node, table, _)| {
+        let what = format!("is a partition of {shown} at {first} and a table of its own here");
+        Finding::error("table", what).at(node).about(table.shown())
+    });
+    Some(apart.collect())
 }
 
 fn examine(row: &agree::Row<'_>) -> Vec<Finding> {
@@ -132,6 +152,7 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
         columns,
         key,
         unique,
+        is_partitioned: tables.iter().any(|table| table.kind == TableKind::Partitioned),
         sends_old_rows: tables.iter().all(|table| table.identity == ReplicaIdentity::Full),
     })
 }
@@ -139,7 +160,7 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::catalog::shape::{ColumnShape, IndexShape, TableKind};
+    use crate::node::catalog::shape::{ColumnShape, IndexShape};
 
     fn build(east: Vec<TableShape>, west: Vec<TableShape>) -> ClusterCatalog {
         ClusterCatalog::build(vec![("east".to_owned(), east), ("west".to_owned(), west)], KeyHasher::with_seed(1))

@@ -265,6 +265,7 @@ fn table(number: u32) -> Table {
         columns: COLUMNS.map(column).into(),
         key: vec![0],
         unique: vec![UniqueIndex { name: "code".to_owned(), columns: vec![2], nulls_not_distinct: false }],
+        is_partitioned: false,
         sends_old_rows: false,
     }
 }

@@ -27,6 +27,7 @@ pub fn catalog() -> Arc<Catalog> {
         columns: columns.iter().map(|name| column(name)).collect(),
         key: key.to_owned(),
         unique: Vec::new(),
+        is_partitioned: false,
         sends_old_rows: false,
     };
     let tables = vec![

@@ -11,7 +11,7 @@ use pgconcord::throwaway::{SUPERUSER, Server, free_port};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::plan::NAMES;
+use super::plan::{NAMES, Tables};
 use super::{Daemon, LATER, Output, Pgbench, Plan, Proxy, Reach, Rows, SOON, Sql, compare, daemon, quiet, wait_for};
 
 /// The database that replicates.
@@ -31,6 +31,7 @@ pub struct Cluster {
     journal: PathBuf,
     http: u16,
     role: &'static str,
+    tables: Tables,
     marks: u64,
     _alone: MutexGuard<'static, ()>,
 }
@@ -55,8 +56,17 @@ impl Cluster {
         let rules = directory.path().join("conflict-rules");
         fs::create_dir(&rules).expect("a directory for the rules");
         fs::write(rules.join("rules.toml"), &plan.rules).expect("the rules");
-        let cluster =
-            Cluster { daemon: None, nodes, directory, journal, http, role: SUPERUSER, marks: 0, _alone: alone };
+        let cluster = Cluster {
+            daemon: None,
+            nodes,
+            directory,
+            journal,
+            http,
+            role: SUPERUSER,
+            tables: plan.tables.clone(),
+            marks: 0,
+            _alone: alone,
+        };
         cluster.write_config();
         (0..cluster.nodes.len()).for_each(|place| cluster.create_database(&plan, place));
         cluster
@@ -84,7 +94,10 @@ impl Cluster {
             text.push_str(&format!("\n[[node]]\nname = \"{}\"\ndsn = \"{dsn}\"\n", self.name(place)));
         }
         let journal = self.journal.display();
-        text.push_str(&format!("\n[tables]\ninclude = [\"public.*\"]\n\n[journal]\npath = \"{journal}\"\n"));
+        let Tables { include, exclude } = &self.tables;
+        text.push_str(&format!(
+            "\n[tables]\ninclude = {include:?}\nexclude = {exclude:?}\n\n[journal]\npath = \"{journal}\"\n"
+        ));
         text.push_str(&format!("\n[http]\nlisten = \"127.0.0.1:{}\"\n", self.http));
         fs::write(self.config(), text).expect("the configuration file");
     }

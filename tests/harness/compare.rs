@@ -4,21 +4,35 @@ use std::collections::BTreeSet;
 
 use super::Sql;
 
-/// The replicated tables of the database: quoted names.
+/// The replicated tables of the database: quoted names; of a partitioned table the root.
 pub fn tables(sql: &Sql) -> Vec<String> {
     let rows = sql.rows(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-         WHERE c.relkind = 'r' AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgconcord') ORDER BY 1",
+         WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+         AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgconcord') ORDER BY 1",
     );
     rows.into_iter().map(|mut row| row.remove(0).expect("a name")).collect()
+}
+
+/// `SELECT FROM` the table with every row as text `t`, its columns by name, for their order may differ; without the rows
+/// of tables that inherit from it. `None` while its node is down.
+fn row_texts(sql: &Sql, table: &str) -> Option<String> {
+    let query = format!(
+        "SELECT format('(SELECT ROW(%s)::text AS t FROM %s %s) AS rows', string_agg(quote_ident(a.attname), ', '
+             ORDER BY a.attname COLLATE \"C\"), CASE c.relkind WHEN 'r' THEN 'ONLY' END, c.oid::regclass)
+         FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+         WHERE c.oid = '{}'::regclass AND a.attnum > 0 AND NOT a.attisdropped GROUP BY c.oid, c.relkind",
+        table.replace('\'', "''")
+    );
+    sql.try_rows(&query).ok()?.pop()?.remove(0)
 }
 
 /// Number of rows and a sum over the hashes of all rows: equal for equal sets, duplicates counted. `None` while the
 /// table can't be read (its node is down).
 fn fingerprint(sql: &Sql, table: &str) -> Option<String> {
     let query = format!(
-        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(t::text), 1, 15))::bit(60)::bigint), 0)
-         FROM {table} t"
+        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(t), 1, 15))::bit(60)::bigint), 0) FROM {}",
+        row_texts(sql, table)?
     );
     sql.try_rows(&query).ok()?.remove(0).remove(0)
 }
@@ -38,7 +52,8 @@ pub fn explain(sessions: &[Sql], names: &[&str], tables: &[String]) -> String {
     let mut text = String::new();
     for table in tables {
         let rows = |sql: &Sql| -> BTreeSet<String> {
-            let rows = sql.try_rows(&format!("SELECT t::text FROM {table} t")).unwrap_or_default();
+            let rows = row_texts(sql, table).map(|rows| sql.try_rows(&format!("SELECT t FROM {rows}")));
+            let rows = rows.and_then(Result::ok).unwrap_or_default();
             rows.into_iter().map(|mut row| row.remove(0).unwrap_or_default()).collect()
         };
         let all: Vec<BTreeSet<String>> = sessions.iter().map(rows).collect();

@@ -30,6 +30,14 @@ pub struct Plan {
     pub(super) pgbench_scale: Option<u32>,
     pub(super) journal: Option<PathBuf>,
     pub(super) rules: String,
+    pub(super) tables: Tables,
+}
+
+/// Which tables replicate: patterns.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    pub(super) include: Vec<String>,
+    pub(super) exclude: Vec<String>,
 }
 
 impl Plan {
@@ -46,6 +54,7 @@ impl Plan {
             pgbench_scale: None,
             journal: None,
             rules: include_str!("../../conflict-rules/default.toml").to_owned(),
+            tables: Tables { include: vec!["public.*".to_owned()], exclude: Vec::new() },
         }
     }
 
@@ -62,6 +71,12 @@ impl Plan {
     /// Tables and rows that every node has before `pgconcord setup`.
     pub fn schema(mut self, sql: &str) -> Plan {
         self.schema.push_str(sql);
+        self
+    }
+
+    /// Tables to leave out: a pattern.
+    pub fn exclude(mut self, pattern: &str) -> Plan {
+        self.tables.exclude.push(pattern.to_owned());
         self
     }
 

@@ -16,6 +16,12 @@ pub(super) fn examine(table: &TableShape) -> Vec<Finding> {
     findings.extend(key(table));
     findings.extend(table.indexes.iter().filter_map(|index| deferrable(table, index)));
     findings.extend(secondary(table).filter_map(|index| odd_unique(table, index)));
+    if table.kind == TableKind::Partitioned {
+        let what =
+            "is partitioned: a TRUNCATE, DETACH or DROP of a single partition does not replicate; do it at every node";
+        let fix = format!("or [tables] exclude = [\"{}\"], which replicates each partition by itself", table.shown());
+        findings.push(Finding::warning("table", what).fix(fix));
+    }
     findings.extend(table.exclusions.iter().map(|name| {
         Finding::warning(
             "uniqueness",
@@ -30,19 +36,10 @@ fn kind(table: &TableShape) -> Option<Finding> {
     let exclude = format!("[tables] exclude = [\"{}\"]", table.shown());
     match table.kind {
         TableKind::Plain => None,
+        TableKind::Partitioned => partitions(table),
         TableKind::Unlogged => Some(
             Finding::error("table", "is unlogged, so its changes reach no stream")
                 .fix(format!("ALTER TABLE {name} SET LOGGED;")),
-        ),
-        TableKind::Partitioned => {
-            Some(Finding::error("table", "is partitioned; this version replicates ordinary tables only").fix(exclude))
-        }
-        TableKind::Partition => {
-            Some(Finding::error("table", "is a partition; this version replicates ordinary tables only").fix(exclude))
-        }
-        TableKind::Inherited => Some(
-            Finding::error("table", "takes part in INHERITS; this version replicates ordinary tables only")
-                .fix(exclude),
         ),
         TableKind::Foreign => Some(Finding::warning("table", "is a foreign table and does not replicate").fix(exclude)),
         TableKind::Extension => {
@@ -51,9 +48,36 @@ fn kind(table: &TableShape) -> Option<Finding> {
     }
 }
 
+/// What a partition keeps out of the stream.
+fn partitions(table: &TableShape) -> Option<Finding> {
+    let exclude = format!("[tables] exclude = [\"{}\"]", table.shown());
+    if table.identity == ReplicaIdentity::Index {
+        let what = "has REPLICA IDENTITY USING INDEX, which does not reach its partitions";
+        let fix = format!("ALTER TABLE {} REPLICA IDENTITY DEFAULT;", table.sql_name());
+        return Some(Finding::error("replica_identity", what).fix(fix));
+    }
+    table.leaves.iter().find_map(|leaf| {
+        if leaf.is_foreign {
+            let what = format!("the partition {} is a foreign table, whose changes reach no stream", leaf.name);
+            return Some(Finding::error("table", what).fix(exclude.clone()));
+        }
+        if leaf.is_unlogged {
+            let what = format!("the partition {} is unlogged, so its changes reach no stream", leaf.name);
+            return Some(Finding::error("table", what).fix(format!("ALTER TABLE {} SET LOGGED;", leaf.name)));
+        }
+        let as_root = match table.identity {
+            ReplicaIdentity::Full => "FULL",
+            _ => "DEFAULT",
+        };
+        let what = format!("the partition {} has another REPLICA IDENTITY than its root", leaf.name);
+        let fix = format!("ALTER TABLE {} REPLICA IDENTITY {as_root};", leaf.name);
+        (leaf.identity != table.identity).then(|| Finding::error("replica_identity", what).fix(fix))
+    })
+}
+
 /// Whether the kind of table replicates at all; false has always left a finding.
 pub(super) fn is_plain(table: &TableShape) -> bool {
-    table.kind == TableKind::Plain
+    matches!(table.kind, TableKind::Plain | TableKind::Partitioned)
 }
 
 fn key(table: &TableShape) -> Vec<Finding> {
@@ -150,7 +174,7 @@ fn odd_unique(table: &TableShape, index: &IndexShape) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::node::Level;
-    use crate::node::catalog::shape::ColumnShape;
+    use crate::node::catalog::shape::{ColumnShape, LeafShape};
 
     fn errors(table: &TableShape) -> Vec<Finding> {
         examine(table).into_iter().filter(|finding| finding.level == Level::Error).collect()
@@ -211,8 +235,29 @@ mod tests {
 
     #[test]
     fn tables_that_are_not_plain_are_left_out() {
-        for kind in [TableKind::Unlogged, TableKind::Partitioned, TableKind::Partition, TableKind::Inherited] {
-            assert_eq!(errors(&TableShape { kind, ..TableShape::sample() }).len(), 1, "{kind:?}");
+        for kind in [TableKind::Unlogged, TableKind::Foreign, TableKind::Extension] {
+            assert_eq!(examine(&TableShape { kind, ..TableShape::sample() }).len(), 1, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_partitioned_table_is_as_fit_as_its_partitions() {
+        let leaf = LeafShape {
+            name: "public.t_1".to_owned(),
+            is_foreign: false,
+            is_unlogged: false,
+            identity: ReplicaIdentity::Default,
+        };
+        let with = |leaf: &LeafShape| {
+            errors(&TableShape { kind: TableKind::Partitioned, leaves: vec![leaf.clone()], ..TableShape::sample() })
+        };
+        assert_eq!(with(&leaf), vec![]);
+        for (leaf, says) in [
+            (LeafShape { is_foreign: true, ..leaf.clone() }, "foreign table"),
+            (LeafShape { is_unlogged: true, ..leaf.clone() }, "unlogged"),
+            (LeafShape { identity: ReplicaIdentity::Nothing, ..leaf.clone() }, "another REPLICA IDENTITY"),
+        ] {
+            assert!(with(&leaf)[0].what.contains(says), "{says}");
         }
     }
 }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 
+use serde_json::Value;
 use tokio_postgres::{Client, Row};
 
 use crate::config::TableFilter;
 use crate::node::NodeError;
 use crate::node::catalog::key_form::Determinism;
-use crate::node::catalog::shape::{ColumnShape, IndexShape, ReplicaIdentity, RowSecurity, TableKind, TableShape};
+use crate::node::catalog::shape::{
+    ColumnShape, IndexShape, LeafShape, ReplicaIdentity, RowSecurity, TableKind, TableShape,
+};
 
 const TABLES: &str = include_str!("../../../sql/tables.sql");
 const COLUMNS: &str = include_str!("../../../sql/columns.sql");
@@ -44,12 +47,9 @@ fn table(row: &Row) -> TableShape {
         schema: row.get("schema"),
         name: row.get("name"),
         kind: kind(row),
-        identity: match row.get("replica_identity") {
-            "d" => ReplicaIdentity::Default,
-            "i" => ReplicaIdentity::Index,
-            "f" => ReplicaIdentity::Full,
-            _ => ReplicaIdentity::Nothing,
-        },
+        identity: ReplicaIdentity::of_letter(row.get("replica_identity")),
+        partition_of: row.get("partition_of"),
+        leaves: leaves(row.get("leaves")),
         published: row.get("published"),
         missing_privileges,
         owned: row.get("owned"),
@@ -70,12 +70,22 @@ fn kind(row: &Row) -> TableKind {
     match row.get("kind") {
         "p" => TableKind::Partitioned,
         "f" => TableKind::Foreign,
-        _ if row.get("is_partition") => TableKind::Partition,
-        _ if row.get("has_children") || row.get("is_child") => TableKind::Inherited,
         _ if row.get("of_extension") => TableKind::Extension,
         _ if row.get::<_, &str>("persistence") == "u" => TableKind::Unlogged,
         _ => TableKind::Plain,
     }
+}
+
+/// The partitions that hold rows, from JSON.
+fn leaves(json: &str) -> Vec<LeafShape> {
+    let leaves: Vec<Value> = serde_json::from_str(json).expect("the server writes JSON");
+    let leaf = |leaf: Value| LeafShape {
+        name: leaf["name"].as_str().unwrap_or_default().to_owned(),
+        is_foreign: leaf["kind"] == "f",
+        is_unlogged: leaf["persistence"] == "u",
+        identity: ReplicaIdentity::of_letter(leaf["identity"].as_str().unwrap_or_default()),
+    };
+    leaves.into_iter().map(leaf).collect()
 }
 
 fn column(row: &Row) -> ColumnShape {

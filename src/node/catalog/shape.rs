@@ -16,6 +16,10 @@ pub struct TableShape {
     pub kind: TableKind,
     /// REPLICA IDENTITY.
     pub identity: ReplicaIdentity,
+    /// Of a partition, the `pg_class.oid` of each partitioned table that it is a part of.
+    pub partition_of: Vec<u32>,
+    /// Of a partitioned table, the partitions that hold rows.
+    pub leaves: Vec<LeafShape>,
     /// In the cluster's publication at this node.
     pub published: bool,
     /// What the connected role lacks there: SELECT, INSERT, UPDATE, DELETE, TRUNCATE, USAGE of the schema.
@@ -43,16 +47,25 @@ pub enum TableKind {
     Plain,
     /// Ordinary, but its contents are not logged, so nothing of it reaches a stream.
     Unlogged,
-    /// The root, or an inner node, of a partitioned table.
+    /// Partitioned: the rows are in its partitions.
     Partitioned,
-    /// A partition.
-    Partition,
-    /// Parent or child by INHERITS.
-    Inherited,
     /// Of a foreign server.
     Foreign,
     /// Created by an extension.
     Extension,
+}
+
+/// A partition that holds rows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeafShape {
+    /// Schema-qualified, quoted where needed.
+    pub name: String,
+    /// A table of a foreign server.
+    pub is_foreign: bool,
+    /// Not logged.
+    pub is_unlogged: bool,
+    /// What its old tuples hold; that of the root does not count.
+    pub identity: ReplicaIdentity,
 }
 
 /// What row level security does to the connected role.
@@ -127,6 +140,18 @@ pub struct IndexShape {
     pub definition: String,
     /// Its key columns in order; those of an expression are left out.
     pub columns: Vec<String>,
+}
+
+impl ReplicaIdentity {
+    /// From `pg_class.relreplident`.
+    pub fn of_letter(letter: &str) -> ReplicaIdentity {
+        match letter {
+            "d" => ReplicaIdentity::Default,
+            "i" => ReplicaIdentity::Index,
+            "f" => ReplicaIdentity::Full,
+            _ => ReplicaIdentity::Nothing,
+        }
+    }
 }
 
 impl TableShape {
@@ -216,6 +241,8 @@ impl TableShape {
             name: "t".to_owned(),
             kind: TableKind::Plain,
             identity: ReplicaIdentity::Default,
+            partition_of: Vec::new(),
+            leaves: Vec::new(),
             published: false,
             missing_privileges: Vec::new(),
             owned: true,

@@ -10,7 +10,7 @@ use crate::model::table::quote_identifier;
 use crate::node::NodeError;
 
 const READ: &str = "SELECT p.puballtables, \
-     p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND NOT p.pubviaroot AS whole \
+     p.pubinsert AND p.pubupdate AND p.pubdelete AND p.pubtruncate AND p.pubviaroot AS whole \
      FROM pg_publication p WHERE p.pubname = $1";
 /// Row filters and column lists exist from 15 on.
 const READ_TABLES: &str = "SELECT n.nspname::text AS schema, c.relname::text AS name, \
@@ -23,7 +23,7 @@ const READ_TABLES: &str = "SELECT n.nspname::text AS schema, c.relname::text AS 
 pub(crate) struct Publication {
     /// FOR ALL TABLES: not ours.
     pub all_tables: bool,
-    /// Publishes every operation, each partition under its own name.
+    /// Publishes every operation, partitions under the name of their root.
     pub whole: bool,
     /// Has a row filter or a column list, so that changes are hidden.
     pub filtered: bool,
@@ -85,14 +85,14 @@ pub(super) fn statement(
     Ok((!statements.is_empty()).then(|| statements.join("\n")))
 }
 
-const OPTIONS: &str = "publish = 'insert, update, delete, truncate', publish_via_partition_root = false";
+const OPTIONS: &str = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true";
 
 fn create(name: &str, tables: &[Arc<Table>]) -> String {
     format!("CREATE PUBLICATION {} FOR TABLE {} WITH ({OPTIONS});", quote_identifier(name), list(tables))
 }
 
 fn list(tables: &[Arc<Table>]) -> String {
-    tables.iter().map(|table| format!("ONLY {}", table.sql_name())).collect::<Vec<_>>().join(", ")
+    tables.iter().map(|table| table.sql_only()).collect::<Vec<_>>().join(", ")
 }
 
 fn names(tables: &[Arc<Table>]) -> BTreeSet<(String, String)> {
@@ -109,7 +109,7 @@ fn changes(found: &Publication, tables: &[Arc<Table>]) -> Vec<String> {
     });
     let mut lines: Vec<String> = added.chain(removed).collect();
     if lines.is_empty() {
-        lines.push("publication put right: every operation, no filter".to_owned());
+        lines.push("publication put right: every operation, no filter, partitions under their root".to_owned());
     }
     lines
 }
@@ -128,6 +128,7 @@ mod tests {
             columns: vec![],
             key: vec![],
             unique: vec![],
+            is_partitioned: false,
             sends_old_rows: false,
         })
     }
