@@ -1,6 +1,7 @@
 //! From bytes to whole transactions: source, decode, assemble, spill.
 
 pub mod assemble;
+pub mod chars;
 pub mod decode;
 pub mod draft;
 pub mod error;

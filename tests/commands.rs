@@ -78,7 +78,7 @@ fn doctor_lists_each_missing_privilege_with_its_grant() {
     for place in [0, 1] {
         cluster.rows(place, &format!("CREATE ROLE pgconcord LOGIN PASSWORD '{password}'"));
     }
-    let cluster = cluster.into_ordinary_role();
+    let cluster = cluster.into_role("pgconcord");
     let output = cluster.pgconcord(&["doctor"]);
     assert_eq!(output.code, 1, "{output}");
     for part in [
@@ -159,7 +159,7 @@ fn an_ordinary_role_is_enough() {
     for place in [0, 1] {
         cluster.rows(place, &crate::harness::ordinary_role());
     }
-    let mut cluster = cluster.into_ordinary_role();
+    let mut cluster = cluster.into_role("pgconcord");
     let doctor = cluster.pgconcord(&["doctor"]);
     let setup = cluster.pgconcord(&["setup"]);
     assert_eq!(setup.code, 0, "{setup}{doctor}");

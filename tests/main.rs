@@ -34,5 +34,7 @@ mod partitions;
 mod rules;
 /// Keys, TOAST, TRUNCATE, unique values, on plain tables.
 mod tables;
+/// Every type as a column, an array and a key, between the versions.
+mod types;
 /// The wire session: logins, TLS, windows of statements, streams, against real servers.
 mod wire;

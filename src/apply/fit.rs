@@ -45,47 +45,19 @@ fn misfit(relation: &Relation, source: &str, target: &str) -> ApplyError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::apply::net::Row;
-    use crate::model::table::{Column, KeyForm};
-    use crate::model::{Cell, Class, Classify, RelationColumn, Table, TableId, Tuple};
+    use crate::model::{Cell, Class, Classify, Table, Tuple};
 
-    fn put(columns: &[&str], column_of: &[Option<usize>]) -> Content {
-        let id = Column {
-            name: "id".into(),
-            sql_type: "pg_catalog.int4".into(),
-            identity_always: false,
-            key_form: KeyForm::Bytes,
-        };
-        let table = Table {
-            id: TableId(0),
-            schema: "public".into(),
-            name: "item".into(),
-            columns: vec![id],
-            key: vec![0],
-            unique: vec![],
-            is_partitioned: false,
-            sends_old_rows: false,
-        };
-        let named = |name: &&str| RelationColumn { name: (*name).into(), type_oid: 25, in_identity: *name == "id" };
-        let relation = Relation {
-            oid: 1,
-            schema: "public".into(),
-            name: "item".into(),
-            columns: columns.iter().map(named).collect(),
-            table: Some(Arc::new(table)),
-            column_of: column_of.to_vec(),
-            key_positions: vec![0],
-        };
+    fn put(columns: &[&str]) -> Content {
+        let relation = Relation::sample(Table::of_texts("item", &["id"]), columns);
         let tuple = Tuple::from_cells(columns.iter().map(|_| Cell::Text(b"1")).collect::<Vec<_>>().into_iter());
-        Content::Put(Row { relation: Arc::new(relation), tuple })
+        Content::Put(Row { relation, tuple })
     }
 
     #[test]
     fn a_value_without_a_place_stops_the_link_and_says_what_to_do() {
-        let error = check(&put(&["id", "size"], &[Some(0), None]), "east", "west").unwrap_err();
+        let error = check(&put(&["id", "size"]), "east", "west").unwrap_err();
         assert_eq!(error.class(), Class::Operator);
         let text = error.to_string();
         for part in ["east", "\"size\"", "public.item", "west", "restart pgconcord"] {
@@ -95,7 +67,7 @@ mod tests {
 
     #[test]
     fn rows_whose_columns_are_known_and_deletes_fit() {
-        assert!(check(&put(&["id"], &[Some(0)]), "east", "west").is_ok());
+        assert!(check(&put(&["id"]), "east", "west").is_ok());
         assert!(check(&Content::Delete, "east", "west").is_ok());
     }
 }

@@ -37,7 +37,7 @@ impl Row {
     /// The row's key.
     pub fn key(&self, hasher: &KeyHasher) -> KeyId {
         let table = self.table();
-        let forms = table.key.iter().map(|column| table.columns[*column].key_form);
+        let forms = table.key.iter().map(|column| &table.columns[*column].key_form);
         hasher.key(table.id, self.key_cells().zip(forms))
     }
 
@@ -306,36 +306,10 @@ fn whole(old: &Row) -> Row {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::table::{Column, KeyForm};
-    use crate::model::{RelationColumn, Table};
+    use crate::model::Table;
 
     fn relation() -> Arc<Relation> {
-        let column = |name: &str| Column {
-            name: name.into(),
-            sql_type: "pg_catalog.text".into(),
-            identity_always: false,
-            key_form: KeyForm::Bytes,
-        };
-        let table = Table {
-            id: TableId(0),
-            schema: "public".into(),
-            name: "t".into(),
-            columns: vec![column("k"), column("a"), column("big")],
-            key: vec![0],
-            unique: vec![],
-            is_partitioned: false,
-            sends_old_rows: false,
-        };
-        let named = |name: &str| RelationColumn { name: name.into(), type_oid: 25, in_identity: name == "k" };
-        Arc::new(Relation {
-            oid: 1,
-            schema: "public".into(),
-            name: "t".into(),
-            columns: ["k", "a", "big"].map(named).into(),
-            table: Some(Arc::new(table)),
-            column_of: vec![Some(0), Some(1), Some(2)],
-            key_positions: vec![0],
-        })
+        Relation::sample(Table::of_texts("t", &["k", "a", "big"]), &["k", "a", "big"])
     }
 
     fn tuple(cells: [&'static str; 3]) -> Tuple {

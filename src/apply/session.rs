@@ -9,18 +9,25 @@ use crate::apply::error::ApplyError;
 use crate::apply::sql::oid_array;
 use crate::model::table::quote_literal;
 use crate::model::{Class, Classify, Link, Lsn, NodeId, Stamp};
-use crate::wire::{Conninfo, Outcome, Param, Pipeline, Session};
+use crate::wire::{Conninfo, Outcome, Param, Pipeline, Session, pin};
 
-/// What the session pins: role and database settings must not change what rows mean, the plan must use the index,
-/// and whoever waits for us must not wait long.
-const PINS: &str = "
-    SET datestyle = 'ISO, YMD'; SET intervalstyle = 'postgres'; SET timezone = 'UTC'; SET extra_float_digits = 1;
-    SET bytea_output = 'hex'; SET client_encoding = 'UTF8'; SET search_path = pg_catalog; SET xmloption = 'content';
-    SET standard_conforming_strings = on; SET default_transaction_isolation = 'read committed';
-    SET default_transaction_read_only = off; SET default_transaction_deferrable = off;
-    SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET row_security = off;
-    SET synchronous_commit = off; SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-    SET enable_material = off; SET jit = off; SET plan_cache_mode = 'force_generic_plan'";
+/// What the session pins beside the values' settings: plans must use the index, and whoever waits for us must not wait
+/// long.
+const PINS: [(&str, &str); 13] = [
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("synchronous_commit", "off"),
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_material", "off"),
+    ("enable_indexscan", "on"),
+    ("jit", "off"),
+    ("plan_cache_mode", "force_generic_plan"),
+];
 
 /// How a link's session is opened.
 #[derive(Clone, Debug)]
@@ -88,9 +95,8 @@ impl ApplySession {
             .await
             .map_err(ApplyError::wire(format!("connecting to {}", settings.target_name)))?;
         let pinning = || ApplyError::wire(format!("pinning the session's settings at {}", settings.target_name));
-        session.simple(PINS).await.map_err(pinning())?;
-        let timeout = settings.lock_timeout.as_millis();
-        session.simple(&format!("SET lock_timeout = {timeout}")).await.map_err(pinning())?;
+        let timeout = settings.lock_timeout.as_millis().to_string();
+        session.simple(&pin(&[&PINS[..], &[("lock_timeout", &timeout)]].concat())).await.map_err(pinning())?;
         if let Err(error) = session.simple("SET session_replication_role = 'replica'").await {
             if error.code() != Some("42501") {
                 return Err(pinning()(error));

@@ -34,8 +34,7 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn value(&self, place: usize) -> String {
-        let column = self.column(place);
-        format!("u.c{place}::{}", self.table.columns[column].sql_type)
+        self.table.columns[self.column(place)].value(&format!("u.c{place}"))
     }
 
     fn column(&self, place: usize) -> usize {
@@ -61,7 +60,8 @@ impl Shape<'_> {
     }
 
     fn key_matches(&self) -> String {
-        let each = |place: usize| format!("t.{} = {}", self.name(place), self.value(place));
+        let equals = |place: usize| &self.table.columns[self.column(place)].equals;
+        let each = |place: usize| format!("t.{} {} {}", self.name(place), equals(place), self.value(place));
         (0..self.table.key.len()).map(each).collect::<Vec<_>>().join(" AND ")
     }
 
@@ -192,7 +192,7 @@ pub fn read_known(table: &Table, columns: &[usize]) -> String {
         columns.iter().map(|c| format!("t.{}::pg_catalog.text", quote_identifier(&table.columns[*c].name))).collect();
     let matches = |(i, c): (usize, &usize)| {
         let column = &table.columns[*c];
-        format!("t.{} = ${}::pg_catalog.text::{}", quote_identifier(&column.name), i + 1, column.sql_type)
+        format!("t.{} {} {}", quote_identifier(&column.name), column.equals, column.parameter(i + 1))
     };
     let matches: Vec<_> = table.key.iter().enumerate().map(matches).collect();
     format!(

@@ -217,7 +217,7 @@ impl<R: Recorder> Execution<'_, R> {
             let own: Vec<_> = row.key_cells().map(|cell| sql::text_of(Some(cell))).collect();
             let values = cells.iter().map(|cell| sql::text_of(*cell)).chain(own);
             let params = values.map(|value| value.map_or(Param::Null, Param::Text));
-            pipeline.query(&holder_query(&table, index), &[], params);
+            pipeline.query(&holder_query(&table, index, row), &[], params);
             let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("looking for a unique value's holder"))?;
             for found in &outcomes[0].rows {
                 let origin = found.cell(0).map(|name| String::from_utf8_lossy(name).into_owned());
@@ -326,7 +326,7 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
             |column: &usize| sql::text_of(row.cell(*column)).map(|text| String::from_utf8_lossy(text).into_owned());
         let texts: Vec<Option<String>> = columns.iter().map(text).collect();
         let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-        let delete = format!("DELETE FROM {} AS t WHERE {}", table.sql_only(), matches(table, &columns, 1));
+        let delete = format!("DELETE FROM {} AS t WHERE {}", table.sql_only(), matches(table, &columns, row, 1));
         let removed = control.client().execute(&delete, &parameters).await;
         let removed = removed.map_err(NodeError::doing("remove a row whose unique value another row has"))?;
         tracing::info!(node = node.name, %table, removed, "removed the older of two rows with one unique value");
@@ -337,22 +337,23 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
     Ok(())
 }
 
-/// `t.a IS NOT DISTINCT FROM $n::…` for each column.
-fn matches(table: &Table, columns: &[usize], first: usize) -> String {
+/// `t.a = $n::…` for each column, in a way that an index serves: NULLs are told apart beforehand.
+fn matches(table: &Table, columns: &[usize], row: &Row, first: usize) -> String {
     let each = |(i, column): (usize, &usize)| {
+        let is_null = sql::text_of(row.cell(*column)).is_none();
         let column = &table.columns[*column];
-        format!(
-            "t.{} IS NOT DISTINCT FROM ${}::pg_catalog.text::{}",
-            quote_identifier(&column.name),
-            first + i,
-            column.sql_type
-        )
+        let (name, place) = (quote_identifier(&column.name), first + i);
+        match is_null {
+            true => format!("t.{name} IS NULL AND ${place}::pg_catalog.text IS NULL"),
+            false => format!("t.{name} {} {}", column.equals, column.parameter(place)),
+        }
     };
     columns.iter().enumerate().map(each).collect::<Vec<_>>().join(" AND ")
 }
 
-/// The rows with these values of the index but another key: the name of the origin that wrote them, all columns.
-fn holder_query(table: &Table, index: &UniqueIndex) -> String {
+/// The rows with the values that `row` has of the index but another key: the name of the origin that wrote them, all
+/// columns.
+fn holder_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
     let columns: Vec<_> =
         table.columns.iter().map(|column| format!("t.{}::pg_catalog.text", quote_identifier(&column.name))).collect();
     format!(
@@ -361,8 +362,8 @@ fn holder_query(table: &Table, index: &UniqueIndex) -> String {
          FROM {} AS t WHERE {} AND NOT ({})",
         columns.join(", "),
         table.sql_only(),
-        matches(table, &index.columns, 1),
-        matches(table, &table.key, 1 + index.columns.len())
+        matches(table, &index.columns, row, 1),
+        matches(table, &table.key, row, 1 + index.columns.len())
     )
 }
 
@@ -374,30 +375,21 @@ pub fn calls_for_one_by_one(error: &ApplyError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TableId;
-    use crate::model::table::{Column, KeyForm};
+    use crate::model::Relation;
 
     #[test]
     fn a_holder_is_looked_for_by_value_and_not_by_its_own_key() {
-        let column = |name: &str, sql_type: &str| Column {
-            name: name.into(),
-            sql_type: sql_type.into(),
-            identity_always: false,
-            key_form: KeyForm::Bytes,
-        };
         let index = UniqueIndex { name: "t_e".into(), columns: vec![1], nulls_not_distinct: false };
-        let table = Table {
-            id: TableId(0),
-            schema: "s".into(),
-            name: "t".into(),
-            columns: vec![column("k", "pg_catalog.int4"), column("e\"x", "pg_catalog.text")],
-            key: vec![0],
-            unique: vec![index.clone()],
-            is_partitioned: false,
-            sends_old_rows: false,
+        let table = Table { unique: vec![index.clone()], ..Table::of_texts("t", &["k", "e\"x"]) };
+        let relation = Relation::sample(table.clone(), &["k", "e\"x"]);
+        let query = |value| {
+            let cells = [Cell::Text(b"1"), value];
+            let row = Row { relation: relation.clone(), tuple: Tuple::from_cells(cells.into_iter()) };
+            holder_query(&table, &index, &row)
         };
-        let text = holder_query(&table, &index);
-        assert!(text.contains(r#"WHERE t."e""x" IS NOT DISTINCT FROM $1::pg_catalog.text::pg_catalog.text AND NOT"#));
-        assert!(text.ends_with(r#"(t."k" IS NOT DISTINCT FROM $2::pg_catalog.text::pg_catalog.int4)"#), "{text}");
+        let text = query(Cell::Text(b"e"));
+        assert!(text.contains(r#"WHERE t."e""x" = $1::pg_catalog.text::pg_catalog.text AND NOT"#), "{text}");
+        assert!(text.ends_with(r#"(t."k" = $2::pg_catalog.text::pg_catalog.text)"#), "{text}");
+        assert!(query(Cell::Null).contains(r#"WHERE t."e""x" IS NULL AND $1::pg_catalog.text IS NULL"#));
     }
 }

@@ -63,6 +63,25 @@ impl Relation {
     }
 }
 
+#[cfg(test)]
+impl Relation {
+    /// The table as a source announces it, with these columns, for tests.
+    pub fn sample(table: Table, columns: &[&str]) -> Arc<Relation> {
+        let key: Vec<&str> = table.key.iter().map(|column| table.columns[*column].name.as_str()).collect();
+        let column =
+            |name: &&str| RelationColumn { name: (*name).to_owned(), type_oid: 25, in_identity: key.contains(name) };
+        Arc::new(Relation {
+            oid: 1,
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            columns: columns.iter().map(column).collect(),
+            column_of: columns.iter().map(|name| table.column(name)).collect(),
+            key_positions: key.iter().filter_map(|key| columns.iter().position(|name| name == key)).collect(),
+            table: Some(Arc::new(table)),
+        })
+    }
+}
+
 /// What happened to a row.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {

@@ -6,32 +6,61 @@ use std::sync::Arc;
 
 use crate::model::ids::TableId;
 use crate::model::key::KeyHasher;
-
-/// How a key column's text is brought to one form for all values that its type calls equal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum KeyForm {
-    /// Equal values have equal bytes: integers, uuid, bool, text under a deterministic collation, dates and
-    /// times under pinned settings, bytea, enums and the like.
-    Bytes,
-    /// `numeric`: scale does not count, 1.0 = 1.00.
-    Numeric,
-    /// `float4`, `float8`: −0 = 0.
-    Float,
-    /// `character(n)`: trailing blanks do not count.
-    Blank,
-}
+use crate::model::key_form::KeyForm;
 
 /// A column that replicates.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Column {
     /// Its name, alike at every node.
     pub name: String,
-    /// Its type as SQL, schema-qualified, quoted and without modifier: `pg_catalog.int4`, `public."Mood"`.
+    /// Its type under all domains as SQL, schema-qualified, quoted and without modifier: `pg_catalog.int4`,
+    /// `public."Mood"`.
     pub sql_type: String,
+    /// How the type's text becomes a value.
+    pub input: Input,
+    /// The operator by which its values are equal, as SQL: `=`, or `OPERATOR("public".=)` for an extension's type.
+    pub equals: String,
     /// GENERATED ALWAYS AS IDENTITY at some node: an insert needs OVERRIDING SYSTEM VALUE.
     pub identity_always: bool,
     /// How its values compare where it is part of a key.
     pub key_form: KeyForm,
+}
+
+/// How SQL makes a value of a text by the type's input function, which a cast from text is not always.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// The cast from text does so.
+    Text,
+    /// There is a cast from text that does something else (regclass, whoever made one): by way of `bpchar`, from which
+    /// there is none.
+    Blank,
+    /// `"char"`: `\ooo` is a byte above 127, which servers before 16 don't read.
+    Char,
+}
+
+impl Column {
+    /// The parameter of that number, a text, as a value of the column's type.
+    pub fn parameter(&self, number: usize) -> String {
+        self.value(&format!("${number}::pg_catalog.text"))
+    }
+
+    /// An expression of type text as a value of the column's type.
+    pub fn value(&self, text: &str) -> String {
+        let of_type = &self.sql_type;
+        match self.input {
+            Input::Text => format!("{text}::{of_type}"),
+            Input::Blank => format!("{text}::pg_catalog.bpchar::{of_type}"),
+            Input::Char => {
+                let digit = |place: u32| format!("(pg_catalog.ascii(pg_catalog.substr({text}, {place}, 1)) - 48)");
+                format!(
+                    r"CASE WHEN {text} ~ '^\\[0-7]{{3}}$' THEN ({} * 64 + {} * 8 + {} - 256)::{of_type} ELSE {text}::{of_type} END",
+                    digit(2),
+                    digit(3),
+                    digit(4)
+                )
+            }
+        }
+    }
 }
 
 /// A secondary unique index over plain columns.
@@ -85,6 +114,30 @@ impl Table {
     /// `"schema"."name"`, for SQL.
     pub fn sql_name(&self) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+}
+
+impl Table {
+    /// A table of text columns in public whose first column is the key: for simulations and tests.
+    pub fn of_texts(name: &str, columns: &[&str]) -> Table {
+        let column = |name: &&str| Column {
+            name: (*name).to_owned(),
+            sql_type: "pg_catalog.text".to_owned(),
+            input: Input::Text,
+            equals: "=".to_owned(),
+            identity_always: false,
+            key_form: KeyForm::Bytes,
+        };
+        Table {
+            id: TableId(0),
+            schema: "public".to_owned(),
+            name: name.to_owned(),
+            columns: columns.iter().map(column).collect(),
+            key: vec![0],
+            unique: Vec::new(),
+            is_partitioned: false,
+            sends_old_rows: false,
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use crate::config::TableFilter;
 use crate::model::key::KeyHasher;
 use crate::model::table::Catalog;
-use crate::model::{Column, KeyForm, Table, TableId, UniqueIndex};
+use crate::model::{Column, Input, KeyForm, Table, TableId, UniqueIndex};
 use crate::node::catalog::key_form::key_form;
 use crate::node::catalog::shape::{ReplicaIdentity, TableKind, TableShape};
 use crate::node::{Finding, Level, NodeError};
@@ -20,6 +20,7 @@ mod fit;
 pub mod key_form;
 pub(crate) mod read;
 pub mod shape;
+pub mod types;
 
 /// What the nodes' tables come to.
 #[derive(Debug)]
@@ -128,7 +129,12 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
         .replicated_columns()
         .map(|column| Column {
             name: column.name.clone(),
-            sql_type: column.sql_type.clone(),
+            sql_type: column.base.sql_name.clone(),
+            input: column.base.input.clone().unwrap_or(Input::Text),
+            equals: match &column.base.equality_schema {
+                Some(schema) => format!("OPERATOR({schema}.=)"),
+                None => "=".to_owned(),
+            },
             identity_always: tables.iter().any(|table| table.column(&column.name).is_some_and(|c| c.identity_always)),
             // of a type that can be no key: never asked, for such a key keeps the table out
             key_form: key_form(column).unwrap_or(KeyForm::Bytes),

@@ -15,28 +15,22 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::model::Class;
 use crate::node::NodeError;
 use crate::node::error::Shown;
-use crate::wire::Conninfo;
 use crate::wire::conninfo::{
     ChannelBindingMode, Host, HostAddress, PasswordSource, SslMode, SslNegotiation, TargetSession,
 };
 use crate::wire::tls;
+use crate::wire::{Conninfo, pin};
 
-/// Settings that a role or database may have changed and that change what statements mean or how long they may
-/// take. `synchronous_commit = local`: a barrier must not wait for standbys. 15 s is far above what any of our
-/// statements takes; the creation of a slot sets its own limit.
-const PINNED: &str = "\
-    SET search_path = pg_catalog; \
-    SET client_encoding = 'UTF8'; \
-    SET DateStyle = 'ISO, YMD'; \
-    SET TimeZone = 'UTC'; \
-    SET standard_conforming_strings = on; \
-    SET default_transaction_read_only = off; \
-    SET default_transaction_isolation = 'read committed'; \
-    SET row_security = off; \
-    SET synchronous_commit = local; \
-    SET statement_timeout = '15s'; \
-    SET lock_timeout = '10s'; \
-    SET idle_in_transaction_session_timeout = '60s'";
+/// What a connection pins beside the values' settings. `synchronous_commit = local`: a barrier must not wait for standbys.
+/// 15 s is far above what any of our statements takes; the creation of a slot sets its own limit.
+const PINNED: [(&str, &str); 6] = [
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_isolation", "read committed"),
+    ("synchronous_commit", "local"),
+    ("statement_timeout", "15s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "60s"),
+];
 
 /// Connects to the first host that will have us and is what `target_session_attrs` asks for, and pins the
 /// session's settings. The connection ends when the client is dropped.
@@ -96,7 +90,7 @@ async fn one_host(info: &Conninfo, host: &Host, application: &str, wanted: Targe
         _ => open(&config, NoTls).await,
     };
     let client = opened.map_err(|error| explained(failed(String::new(), Class::Operator), error, &password.source))?;
-    client.batch_execute(PINNED).await.map_err(NodeError::doing("pin the session's settings"))?;
+    client.batch_execute(&pin(&PINNED)).await.map_err(NodeError::doing("pin the session's settings"))?;
     match mismatch(&client, wanted).await? {
         None => Ok(client),
         // a failover may be under way

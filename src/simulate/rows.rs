@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::model::KeyForm;
 use crate::model::key::KeyHasher;
 use crate::model::run::{Entry, Run, encode};
-use crate::model::table::{Catalog, Column, KeyForm, Table, UniqueIndex};
+use crate::model::table::{Catalog, Table, UniqueIndex};
 use crate::model::transaction::encode_record;
 use crate::model::{
     Cell, KeyId, Lsn, NodeId, Op, Payload, Relation, RelationColumn, Stamp, TableId, Touch, TouchKind, Touches,
@@ -179,7 +180,7 @@ impl Schema {
     /// The id by which the window knows the key.
     pub fn key_id(&self, key: Key) -> KeyId {
         let id = key.id.to_string();
-        self.catalog.hasher.key(key.table, [(Cell::Text(id.as_bytes()), KeyForm::Bytes)].into_iter())
+        self.catalog.hasher.key(key.table, [(Cell::Text(id.as_bytes()), &KeyForm::Bytes)].into_iter())
     }
 
     /// The transaction as the stream's assembler hands it over.
@@ -252,22 +253,8 @@ impl Schema {
 }
 
 fn table(number: u32) -> Table {
-    let column = |name: &str| Column {
-        name: name.to_owned(),
-        sql_type: "pg_catalog.text".to_owned(),
-        identity_always: false,
-        key_form: KeyForm::Bytes,
-    };
-    Table {
-        id: TableId(number),
-        schema: "public".to_owned(),
-        name: format!("t{number}"),
-        columns: COLUMNS.map(column).into(),
-        key: vec![0],
-        unique: vec![UniqueIndex { name: "code".to_owned(), columns: vec![2], nulls_not_distinct: false }],
-        is_partitioned: false,
-        sends_old_rows: false,
-    }
+    let unique = vec![UniqueIndex { name: "code".to_owned(), columns: vec![2], nulls_not_distinct: false }];
+    Table { id: TableId(number), unique, ..Table::of_texts(&format!("t{number}"), &COLUMNS) }
 }
 
 fn relation(table: &Arc<Table>, identity: Identity) -> Relation {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::model::table::Catalog;
 use crate::model::{Lsn, NodeId, Op, Relation, TableId, Transaction, Tuple, Xid};
+use crate::stream::chars;
 use crate::stream::decode::{self, Place};
 use crate::stream::draft::Draft;
 use crate::stream::error::AssembleError;
@@ -262,7 +263,7 @@ impl Assembler {
         if relation.table.is_none() || pending.author != Author::Local {
             return Ok(());
         }
-        pending.draft.push(relation, xid.unwrap_or(pending.xid), op)
+        pending.draft.push(relation, xid.unwrap_or(pending.xid), chars::spelled(relation, op))
     }
 
     fn truncate(&mut self, xid: Option<Xid>, oids: &[u32], restart_identity: bool) -> Result<(), AssembleError> {

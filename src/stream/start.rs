@@ -8,23 +8,11 @@ use crate::model::Lsn;
 use crate::model::table::{quote_identifier, quote_literal};
 use crate::stream::source::{Echo, SourceSettings};
 use crate::stream::source_error::SourceError;
-use crate::wire::{CopyReader, CopyWriter, Session};
+use crate::wire::{CopyReader, CopyWriter, Session, pin};
 
-/// What a role, a database or the server may have set otherwise, and what changes the text that the server sends.
-const PINNED: [(&str, &str); 12] = [
-    ("DateStyle", "ISO, MDY"),
-    ("IntervalStyle", "postgres"),
-    ("TimeZone", "UTC"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-    ("client_encoding", "UTF8"),
-    ("search_path", "pg_catalog"),
-    ("client_min_messages", "warning"), // 18 only warns when the publication is gone
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
-    ("row_security", "off"),
-];
+/// What a stream pins beside the values' settings: it may take as long as it takes.
+const PATIENT: [(&str, &str); 3] =
+    [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
 
 /// A stream that has begun.
 pub struct Started {
@@ -94,10 +82,7 @@ impl Dialect {
     /// One statement for all: before version 15 a replication connection takes no more at a time.
     fn pin(self) -> String {
         let newer: &[_] = if self.major >= 17 { &[("transaction_timeout", "0")] } else { &[] };
-        let set = |(name, value): &(&str, &str)| {
-            format!("pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value))
-        };
-        format!("SELECT {}", PINNED.iter().chain(newer).map(set).collect::<Vec<_>>().join(", "))
+        pin(&[&PATIENT, newer].concat())
     }
 
     fn start_replication(self, slot: &str, publication: &str, echo: Echo, start: Lsn) -> String {
@@ -157,10 +142,7 @@ mod tests {
     #[test]
     fn settings_are_pinned_in_one_statement_that_the_version_knows() {
         let old = Dialect { major: 14 }.pin();
-        assert!(
-            old.starts_with("SELECT pg_catalog.set_config('DateStyle', 'ISO, MDY', false), ") && !old.contains(';')
-        );
-        assert!(!old.contains("'transaction_timeout'"));
+        assert!(old.contains("'statement_timeout', '0'") && !old.contains("'transaction_timeout'"));
         assert!(Dialect { major: 17 }.pin().contains("'transaction_timeout', '0'"));
     }
 }

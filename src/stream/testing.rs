@@ -7,34 +7,16 @@ use bytes::{BufMut, Bytes};
 
 use crate::model::key::KeyHasher;
 use crate::model::table::Catalog;
-use crate::model::{Cell, Column, KeyForm, Lsn, NodeId, RelationColumn, Table, TableId, Transaction, Tuple};
+use crate::model::{Cell, KeyForm, Lsn, NodeId, RelationColumn, Table, Transaction, Tuple};
 use crate::stream::assemble::{Assembler, SourceEvent};
 use crate::stream::message::RelationShape;
 use crate::stream::spill::Spill;
 
 /// `items(id)`, `pairs(a, b numeric)` and `logs(id)`, all in public.
 pub fn catalog() -> Arc<Catalog> {
-    let column = |name: &str| Column {
-        name: name.to_owned(),
-        sql_type: "pg_catalog.text".to_owned(),
-        identity_always: false,
-        key_form: if name == "b" { KeyForm::Numeric } else { KeyForm::Bytes },
-    };
-    let table = |name: &str, columns: &[&str], key: &[usize]| Table {
-        id: TableId(0),
-        schema: "public".to_owned(),
-        name: name.to_owned(),
-        columns: columns.iter().map(|name| column(name)).collect(),
-        key: key.to_owned(),
-        unique: Vec::new(),
-        is_partitioned: false,
-        sends_old_rows: false,
-    };
-    let tables = vec![
-        table("items", &["id", "v"], &[0]),
-        table("pairs", &["a", "b", "c"], &[0, 1]),
-        table("logs", &["id", "v"], &[0]),
-    ];
+    let mut pairs = Table { key: vec![0, 1], ..Table::of_texts("pairs", &["a", "b", "c"]) };
+    pairs.columns[1].key_form = KeyForm::Numeric;
+    let tables = vec![Table::of_texts("items", &["id", "v"]), pairs, Table::of_texts("logs", &["id", "v"])];
     Arc::new(Catalog::new(tables, KeyHasher::with_seed(1)))
 }
 

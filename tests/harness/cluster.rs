@@ -155,9 +155,9 @@ impl Cluster {
         self.nodes[place].server.dsn(SUPERUSER, DATABASE)
     }
 
-    /// The same cluster with pgconcord connecting as the role of [`super::ordinary_role`].
-    pub fn into_ordinary_role(mut self) -> Cluster {
-        self.role = "pgconcord";
+    /// The same cluster with pgconcord connecting as another role, such as that of [`super::ordinary_role`].
+    pub fn into_role(mut self, role: &'static str) -> Cluster {
+        self.role = role;
         self.write_config();
         self
     }

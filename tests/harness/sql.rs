@@ -1,5 +1,6 @@
 //! SQL from a synchronous test.
 
+use futures_util::TryStreamExt;
 use pgconcord::throwaway::Server;
 use tokio_postgres::{Client, Error, NoTls, SimpleQueryMessage};
 
@@ -50,6 +51,16 @@ impl Sql {
         let rows = self.rows(sql);
         assert!(rows.len() == 1 && rows[0].len() == 1, "{sql} gave {rows:?}");
         rows[0][0].clone().unwrap_or_default()
+    }
+
+    /// What a `COPY ... TO STDOUT` sends.
+    pub fn copy_out(&self, sql: &str) -> Vec<u8> {
+        let failed = |error: Error| -> Vec<u8> { panic!("{}: {sql}", message(&error)) };
+        let sent = runtime().block_on(async {
+            let pieces: Vec<_> = self.client.copy_out(sql).await?.try_collect().await?;
+            Ok(pieces.concat())
+        });
+        sent.unwrap_or_else(failed)
     }
 
     /// That value as a number.

@@ -7,6 +7,7 @@ use crate::model::table::quote_literal;
 use crate::node::Finding;
 use crate::node::catalog::fit::plain_uniques;
 use crate::node::catalog::shape::{ColumnShape, IndexShape, TableShape};
+use crate::node::catalog::types::{TypeKind, TypeShape};
 
 const CHECK: &str = "schema";
 
@@ -67,11 +68,9 @@ impl Pair<'_> {
 
     fn column(&self, first: &ColumnShape, here: &ColumnShape) -> Vec<Finding> {
         let (name, node) = (&first.name, self.first_node);
-        let base =
-            |column: &ColumnShape| (column.sql_type.clone(), column.base_schema.clone(), column.base_name.clone());
         let mut findings = Vec::new();
-        if base(first) != base(here) {
-            let what = format!("column {name} is {} here and {} at {node}", here.shown_type, first.shown_type);
+        if let Some(difference) = here.base.difference(&first.base) {
+            let what = format!("column {name} is not what it is at {node}: {difference}");
             findings.push(Finding::error(CHECK, what));
         } else if first.shown_type != here.shown_type {
             let what = format!(
@@ -93,16 +92,26 @@ impl Pair<'_> {
         findings
     }
 
-    fn labels(&self, first: &ColumnShape, here: &ColumnShape) -> Option<Finding> {
-        let lacks: Vec<&String> = first.enum_labels.iter().filter(|label| !here.enum_labels.contains(label)).collect();
-        let more = here.enum_labels.iter().any(|label| !first.enum_labels.contains(label));
-        let what = format!("the labels of {} differ from those at {}", here.shown_type, self.first_node);
-        if lacks.is_empty() && !more {
+    /// Of each enum in the column's type.
+    fn labels(&self, first: &ColumnShape, here: &ColumnShape) -> Vec<Finding> {
+        let (mut at_first, mut at_here) = (Vec::new(), Vec::new());
+        first.base.enums(&mut at_first);
+        here.base.enums(&mut at_here);
+        at_first.iter().zip(at_here).filter_map(|(first, here)| self.labels_of(first, here)).collect()
+    }
+
+    fn labels_of(&self, first: &TypeShape, here: &TypeShape) -> Option<Finding> {
+        let (TypeKind::Enum(firsts), TypeKind::Enum(heres)) = (&first.kind, &here.kind) else { return None };
+        let lacks: Vec<&String> = firsts.iter().filter(|label| !heres.contains(label)).collect();
+        let more: Vec<&String> = heres.iter().filter(|label| !firsts.contains(label)).collect();
+        if lacks.is_empty() && more.is_empty() {
             return None;
         }
-        let add = |label: &&String| format!("ALTER TYPE {} ADD VALUE {};", here.sql_type, quote_literal(label));
-        let finding = Finding::error(CHECK, what);
-        Some(if lacks.is_empty() { finding } else { finding.fix(lacks.iter().map(add).collect::<Vec<_>>().join("\n")) })
+        let what = format!("the labels of {} differ from those at {}", here.sql_name, self.first_node);
+        let add = |label: &&String| format!("ALTER TYPE {} ADD VALUE {};", here.sql_name, quote_literal(label));
+        let there = |label: &&String| format!("at {}: {}", self.first_node, add(label));
+        let fix: Vec<String> = lacks.iter().map(add).chain(more.iter().map(there)).collect();
+        Some(Finding::error(CHECK, what).fix(fix.join("\n")))
     }
 
     fn keys(&self) -> Option<Finding> {
@@ -174,14 +183,14 @@ mod tests {
 
     #[test]
     fn another_type_is_an_error_and_another_length_a_warning() {
-        let other = |sql_type: &str, shown: &str| {
-            let (sql_type, shown) = (sql_type.to_owned(), shown.to_owned());
+        let other = |name: &str, shown: &str| {
             found(move |table| {
-                (table.columns[1].sql_type, table.columns[1].shown_type) = (sql_type.clone(), shown.clone())
+                table.columns[1].base = TypeShape::base("pg_catalog", name);
+                shown.clone_into(&mut table.columns[1].shown_type);
             })
         };
-        assert_eq!(other("pg_catalog.int8", "bigint")[0].level, Level::Error);
-        assert_eq!(other("pg_catalog.text", "text(9)")[0].level, Level::Warning);
+        assert_eq!(other("int8", "bigint")[0].level, Level::Error);
+        assert_eq!(other("text", "text(9)")[0].level, Level::Warning);
     }
 
     #[test]
@@ -194,9 +203,9 @@ mod tests {
     #[test]
     fn a_label_that_one_node_lacks_is_added_there() {
         let mut east = TableShape::sample();
-        east.columns[1].enum_labels = vec!["glad".to_owned(), "sad".to_owned()];
+        east.columns[1].base.kind = TypeKind::Enum(vec!["glad".to_owned(), "sad".to_owned()]);
         let mut west = east.clone();
-        west.columns[1].enum_labels.pop();
+        west.columns[1].base.kind = TypeKind::Enum(vec!["glad".to_owned()]);
         let findings = compare(&[("east", Some(&east)), ("west", Some(&west))]);
         assert!(findings[0].fix.as_deref().unwrap().ends_with("ADD VALUE 'sad';"));
     }

@@ -5,7 +5,7 @@
 use crate::model::table::quote_identifier;
 use crate::node::Finding;
 use crate::node::catalog::key_form::key_form;
-use crate::node::catalog::shape::{IndexShape, ReplicaIdentity, TableKind, TableShape};
+use crate::node::catalog::shape::{ColumnShape, IndexShape, ReplicaIdentity, TableKind, TableShape};
 
 /// What speaks against `table`, at the node it was read from.
 pub(super) fn examine(table: &TableShape) -> Vec<Finding> {
@@ -13,6 +13,7 @@ pub(super) fn examine(table: &TableShape) -> Vec<Finding> {
     if let Some(finding) = kind(table) {
         return vec![finding.about(table.shown())];
     }
+    findings.extend(table.replicated_columns().filter_map(casts));
     findings.extend(key(table));
     findings.extend(table.indexes.iter().filter_map(|index| deferrable(table, index)));
     findings.extend(secondary(table).filter_map(|index| odd_unique(table, index)));
@@ -78,6 +79,17 @@ fn partitions(table: &TableShape) -> Option<Finding> {
 /// Whether the kind of table replicates at all; false has always left a finding.
 pub(super) fn is_plain(table: &TableShape) -> bool {
     matches!(table.kind, TableKind::Plain | TableKind::Partitioned)
+}
+
+/// A value goes to the target as text; what makes a value of that again must be the type's own input function.
+fn casts(column: &ColumnShape) -> Option<Finding> {
+    let function = column.base.input.as_ref().err()?;
+    let what = format!(
+        "column {}: casts from text and from character to {} go through functions ({function}), so its values can't be \
+         written as they are",
+        column.name, column.shown_type
+    );
+    Some(Finding::error("type", what).fix(format!("DROP CAST (character AS {});", column.base.sql_name)))
 }
 
 fn key(table: &TableShape) -> Vec<Finding> {
@@ -174,7 +186,7 @@ fn odd_unique(table: &TableShape, index: &IndexShape) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::node::Level;
-    use crate::node::catalog::shape::{ColumnShape, LeafShape};
+    use crate::node::catalog::shape::LeafShape;
 
     fn errors(table: &TableShape) -> Vec<Finding> {
         examine(table).into_iter().filter(|finding| finding.level == Level::Error).collect()
@@ -219,8 +231,8 @@ mod tests {
     #[test]
     fn a_key_of_an_unusable_type_is_refused() {
         let mut table = TableShape::sample();
-        table.columns[0] = ColumnShape::of("id", "jsonb", "pg_catalog.jsonb");
-        assert!(errors(&table)[0].what.contains("jsonb"));
+        table.columns[0] = ColumnShape::of("id", "tsvector", "pg_catalog.tsvector");
+        assert!(errors(&table)[0].what.contains("tsvector"));
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! One node's system catalog → [`TableShape`]s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 use tokio_postgres::{Client, Row};
 
 use crate::config::TableFilter;
 use crate::node::NodeError;
-use crate::node::catalog::key_form::Determinism;
 use crate::node::catalog::shape::{
     ColumnShape, IndexShape, LeafShape, ReplicaIdentity, RowSecurity, TableKind, TableShape,
 };
+use crate::node::catalog::types::{self, Determinism, TypeShape};
 
 const TABLES: &str = include_str!("../../../sql/tables.sql");
 const COLUMNS: &str = include_str!("../../../sql/columns.sql");
@@ -28,13 +28,36 @@ pub(crate) async fn tables(
         rows.iter().map(table).filter(|table| filter.matches(&table.schema, &table.name)).collect();
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, oid)| (*oid, i)).collect();
-    for row in client.query(COLUMNS, &[&oids]).await.map_err(&doing)? {
-        tables[place[&row.get::<_, u32>("relation")]].columns.push(column(&row));
+    let columns = client.query(COLUMNS, &[&oids]).await.map_err(&doing)?;
+    let types: BTreeSet<u32> = columns.iter().map(|row| row.get("type")).collect();
+    let types = types::read(client, &types.into_iter().collect::<Vec<_>>()).await?;
+    for row in columns {
+        let base = &types[&row.get::<_, u32>("type")];
+        tables[place[&row.get::<_, u32>("relation")]].columns.push(column(&row, base));
     }
     for row in client.query(INDEXES, &[&oids]).await.map_err(&doing)? {
         tables[place[&row.get::<_, u32>("relation")]].indexes.push(index(&row));
     }
+    fold(client, &mut tables).await?;
     Ok(tables)
+}
+
+/// Tells the unique columns of citext how they compare.
+async fn fold(client: &Client, tables: &mut [TableShape]) -> Result<(), NodeError> {
+    let mut known = None;
+    for table in tables {
+        let unique: BTreeSet<String> = table.indexes.iter().flat_map(|index| index.columns.iter().cloned()).collect();
+        let folds = |column: &&mut ColumnShape| {
+            unique.contains(&column.name) && column.base.any(&|shape| shape.is_of("citext", "citext"))
+        };
+        for column in table.columns.iter_mut().filter(folds) {
+            if known.is_none() {
+                known = Some(types::folding(client).await?);
+            }
+            column.folding.clone_from(&known);
+        }
+    }
+    Ok(())
 }
 
 fn table(row: &Row) -> TableShape {
@@ -88,23 +111,18 @@ fn leaves(json: &str) -> Vec<LeafShape> {
     leaves.into_iter().map(leaf).collect()
 }
 
-fn column(row: &Row) -> ColumnShape {
+fn column(row: &Row, base: &TypeShape) -> ColumnShape {
+    let identity: &str = row.get("identity");
     ColumnShape {
         name: row.get("name"),
-        sql_type: row.get("sql_type"),
         shown_type: row.get("shown_type"),
-        base_schema: row.get("base_schema"),
-        base_name: row.get("base_name"),
-        base_kind: row.get("base_kind"),
+        base: base.clone(),
+        folding: None,
         not_null: row.get("not_null"),
+        has_default: row.get::<_, bool>("has_default") || !identity.is_empty(),
         generated: !row.get::<_, &str>("generated").is_empty(),
-        identity_always: row.get::<_, &str>("identity") == "a",
-        deterministic_collation: if row.get("deterministic") {
-            Determinism::Deterministic
-        } else {
-            Determinism::Nondeterministic
-        },
-        enum_labels: row.get("enum_labels"),
+        identity_always: identity == "a",
+        collation: Determinism::of(row.get("deterministic")),
     }
 }
 

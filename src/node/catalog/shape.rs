@@ -1,7 +1,7 @@
 //! A table as one node's system catalog describes it, before anything is decided about it.
 
 use crate::model::table::quote_identifier;
-use crate::node::catalog::key_form::Determinism;
+use crate::node::catalog::types::{Determinism, Folding, TypeShape};
 
 /// One table at one node.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,26 +97,22 @@ pub enum ReplicaIdentity {
 pub struct ColumnShape {
     /// Its name.
     pub name: String,
-    /// Schema-qualified and quoted, without modifier.
-    pub sql_type: String,
     /// As `format_type` shows it, with modifier: `character varying(10)`.
     pub shown_type: String,
-    /// Schema of the type under all domains.
-    pub base_schema: String,
-    /// Name of the type under all domains.
-    pub base_name: String,
-    /// Its `typtype`: b base, e enum, c composite, r range, m multirange.
-    pub base_kind: String,
+    /// The type under all domains.
+    pub base: TypeShape,
+    /// How the node folds citext, where the type has to do with that.
+    pub folding: Option<Folding>,
     /// NOT NULL.
     pub not_null: bool,
+    /// An INSERT that leaves it out gives it a value: it has a default or is an identity column.
+    pub has_default: bool,
     /// Computed from others; does not replicate.
     pub generated: bool,
     /// GENERATED ALWAYS AS IDENTITY.
     pub identity_always: bool,
     /// Of the column's collation.
-    pub deterministic_collation: Determinism,
-    /// Labels, if the type under all domains is an enum.
-    pub enum_labels: Vec<String>,
+    pub collation: Determinism,
 }
 
 /// One unique index at one node.
@@ -199,16 +195,14 @@ impl ColumnShape {
     pub fn of(name: &str, shown_type: &str, sql_type: &str) -> ColumnShape {
         ColumnShape {
             name: name.to_owned(),
-            sql_type: sql_type.to_owned(),
             shown_type: shown_type.to_owned(),
-            base_schema: "pg_catalog".to_owned(),
-            base_name: sql_type.rsplit('.').next().unwrap_or_default().to_owned(),
-            base_kind: "b".to_owned(),
+            base: sql_type.split_once('.').map(|(schema, name)| TypeShape::base(schema, name)).expect("schema.name"),
+            folding: None,
             not_null: true,
+            has_default: false,
             generated: false,
             identity_always: false,
-            deterministic_collation: Determinism::Deterministic,
-            enum_labels: Vec::new(),
+            collation: Determinism::Deterministic,
         }
     }
 }

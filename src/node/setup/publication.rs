@@ -117,20 +117,9 @@ fn changes(found: &Publication, tables: &[Arc<Table>]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TableId;
 
     fn table(name: &str) -> Arc<Table> {
-        let (schema, name) = ("public".to_owned(), name.to_owned());
-        Arc::new(Table {
-            id: TableId(0),
-            schema,
-            name,
-            columns: vec![],
-            key: vec![],
-            unique: vec![],
-            is_partitioned: false,
-            sends_old_rows: false,
-        })
+        Arc::new(Table::of_texts(name, &["id"]))
     }
 
     fn publication(tables: &[Arc<Table>]) -> Publication {

@@ -59,21 +59,10 @@ fn script(config: &Config, tables: &[Arc<Table>], facts: &Facts) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::TableId;
 
     #[test]
     fn the_script_makes_the_publication_before_the_slot() {
-        let (schema, name) = ("public".to_owned(), "t".to_owned());
-        let table = Table {
-            id: TableId(0),
-            schema,
-            name,
-            columns: vec![],
-            key: vec![],
-            unique: vec![],
-            is_partitioned: false,
-            sends_old_rows: false,
-        };
+        let table = Table::of_texts("t", &["id"]);
         let script = script(&Config::sample(), &[Arc::new(table)], &Facts::sample());
         let place = |part: &str| script.find(part).unwrap_or_else(|| panic!("{part} is not in {script}"));
         assert!(place("CREATE SCHEMA") < place("GRANT USAGE ON SCHEMA pgconcord"));

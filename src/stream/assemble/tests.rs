@@ -261,7 +261,7 @@ fn a_large_transaction_goes_to_disk_and_its_keys_to_runs() {
         for (i, (offset, change)) in transaction.changes().map(Result::unwrap).enumerate().step_by(7_919) {
             let Op::Insert { new } = &change.op else { panic!("only inserts") };
             let key = change.relation.table().key.clone();
-            let cells = key.iter().map(|_| (new.cell(0).unwrap(), crate::model::KeyForm::Bytes));
+            let cells = key.iter().map(|_| (new.cell(0).unwrap(), &crate::model::KeyForm::Bytes));
             let key = catalog().hasher.key(change.relation.table_id(), cells);
             let mut found = Vec::new();
             runs.iter().for_each(|run| run.find(key, |value| found.push(Touch::unpack(key, value[1]))).unwrap());

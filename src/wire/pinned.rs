@@ -1,0 +1,41 @@
+//! Settings that every session of ours pins: what a role, a database or the server may have set otherwise, and what
+//! changes how values are written, how they are read, or what a statement means.
+
+use crate::model::table::quote_literal;
+
+/// What all sessions share.
+const PINNED: [(&str, &str); 13] = [
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("lc_monetary", "C"),
+    ("xmloption", "content"),
+    ("array_nulls", "on"), // off reads NULL as the text 'NULL'
+    ("client_encoding", "UTF8"),
+    ("search_path", "pg_catalog"),
+    ("standard_conforming_strings", "on"),
+    ("row_security", "off"),            // rather an error than rows that are not there
+    ("client_min_messages", "warning"), // 18 only warns when the publication is gone
+];
+
+/// One statement that pins these settings and `more`.
+pub fn pin(more: &[(&str, &str)]) -> String {
+    let set = |(name, value): &(&str, &str)| {
+        format!("pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value))
+    };
+    format!("SELECT {}", PINNED.iter().chain(more).map(set).collect::<Vec<_>>().join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_is_set_in_one_statement() {
+        let text = pin(&[("lock_timeout", "0")]);
+        assert!(text.starts_with("SELECT pg_catalog.set_config('DateStyle', 'ISO, YMD', false), "), "{text}");
+        assert!(text.ends_with("pg_catalog.set_config('lock_timeout', '0', false)") && !text.contains(';'), "{text}");
+    }
+}
