@@ -8,6 +8,8 @@ mod harness;
 
 /// Clocks that are apart.
 mod clocks;
+/// Generated, identity, dropped and one-sided columns; as many and as large as they come.
+mod columns;
 /// The commands themselves: setup, teardown, doctor, status, stopping.
 mod commands;
 /// Each conflict type, made on purpose.
@@ -26,6 +28,8 @@ mod large;
 mod layering;
 /// Idle databases and nodes that are down.
 mod links;
+/// Names that need care; schemas; encodings.
+mod names;
 /// Every operation against every other, in either order.
 mod opposites;
 /// Partitioned tables, inheritance.

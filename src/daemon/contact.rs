@@ -14,6 +14,7 @@ use crate::model::table::Catalog;
 use crate::model::{Class, Classify, Cut, Lsn, Resolvers};
 use crate::node::catalog::ClusterCatalog;
 use crate::node::control::{Control, NodeIdentity};
+use crate::node::doctor::encodings;
 use crate::node::{Level, NodeError};
 use crate::status::{NodeState, Status};
 
@@ -49,6 +50,16 @@ pub async fn reach_all(
         controls.push(control);
         identities.push(identity);
         confirmed.push(slot);
+    }
+    for (node, identity) in config.nodes.iter().zip(&identities) {
+        let (first, there) = (&config.nodes[0].name, &identities[0].encoding);
+        match encodings(&identity.encoding, first, there) {
+            Some(finding) if finding.level == Level::Error => {
+                return Err(DaemonError::Operator(format!("{}: {}", node.name, finding.what)));
+            }
+            Some(finding) => tracing::warn!(node = node.name, "{}", finding.what),
+            None => {}
+        }
     }
     let start = latest_cut(config, &controls, confirmed).await?;
     for (i, identity) in identities.iter().enumerate() {

@@ -127,16 +127,7 @@ mod tests {
     }
 
     fn catalog() -> Catalog {
-        let table = |name: &str| Table {
-            id: TableId(0),
-            schema: "public".into(),
-            name: name.into(),
-            columns: Vec::new(),
-            key: Vec::new(),
-            unique: Vec::new(),
-            is_partitioned: false,
-            sends_old_rows: true,
-        };
+        let table = |name: &str| Table { sends_old_rows: true, ..Table::of_texts(name, &["id"]) };
         Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1))
     }
 

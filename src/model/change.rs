@@ -50,11 +50,11 @@ impl Relation {
     }
 
     /// The first column that the table has at the source and not in the catalog: its values can't be written
-    /// anywhere.
+    /// anywhere. One that is known to be the source's own is none.
     pub fn unknown_column(&self) -> Option<&str> {
-        self.table.as_ref()?;
-        let place = self.column_of.iter().position(Option::is_none)?;
-        Some(&self.columns.get(place)?.name)
+        let table = self.table.as_ref()?;
+        let unknown = self.columns.iter().zip(&self.column_of).filter(|(_, column)| column.is_none());
+        unknown.map(|(column, _)| column.name.as_str()).find(|name| !table.local.iter().any(|local| local == name))
     }
 
     /// The key cells of `tuple`, in key order.

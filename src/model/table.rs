@@ -85,6 +85,8 @@ pub struct Table {
     pub name: String,
     /// All columns that replicate: no generated ones.
     pub columns: Vec<Column>,
+    /// Columns that only some nodes have and that do not replicate: a change that tells one leaves it out.
+    pub local: Vec<String>,
     /// The columns by which rows are identified (primary key, or the REPLICA IDENTITY index), as indices into
     /// [`Table::columns`]; never empty.
     pub key: Vec<usize>,
@@ -133,6 +135,7 @@ impl Table {
             schema: "public".to_owned(),
             name: name.to_owned(),
             columns: columns.iter().map(column).collect(),
+            local: Vec::new(),
             key: vec![0],
             unique: Vec::new(),
             is_partitioned: false,

@@ -12,7 +12,7 @@ use crate::model::key::KeyHasher;
 use crate::model::table::Catalog;
 use crate::model::{Column, Input, KeyForm, Table, TableId, UniqueIndex};
 use crate::node::catalog::key_form::key_form;
-use crate::node::catalog::shape::{ReplicaIdentity, TableKind, TableShape};
+use crate::node::catalog::shape::{ColumnShape, ReplicaIdentity, TableKind, TableShape};
 use crate::node::{Finding, Level, NodeError};
 
 mod agree;
@@ -125,8 +125,12 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
     if !tables.iter().all(|table| fit::is_plain(table)) {
         return None;
     }
+    let everywhere = |column: &&ColumnShape| tables.iter().all(|table| table.column(&column.name).is_some());
+    let local = tables.iter().flat_map(|table| &table.columns).filter(|column| !everywhere(column));
+    let local: BTreeSet<String> = local.map(|column| column.name.clone()).collect();
     let columns: Vec<Column> = first
         .replicated_columns()
+        .filter(everywhere)
         .map(|column| Column {
             name: column.name.clone(),
             sql_type: column.base.sql_name.clone(),
@@ -156,6 +160,7 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
         schema: first.schema.clone(),
         name: first.name.clone(),
         columns,
+        local: local.into_iter().collect(),
         key,
         unique,
         is_partitioned: tables.iter().any(|table| table.kind == TableKind::Partitioned),
@@ -166,7 +171,7 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::catalog::shape::{ColumnShape, IndexShape};
+    use crate::node::catalog::shape::IndexShape;
 
     fn build(east: Vec<TableShape>, west: Vec<TableShape>) -> ClusterCatalog {
         ClusterCatalog::build(vec![("east".to_owned(), east), ("west".to_owned(), west)], KeyHasher::with_seed(1))
@@ -201,7 +206,7 @@ mod tests {
     #[test]
     fn a_published_table_that_became_unfit_is_known() {
         let mut east = TableShape { published: true, ..TableShape::sample() };
-        east.columns[1].name = "title".to_owned();
+        (east.columns[1].name, east.columns[1].not_null) = ("title".to_owned(), true);
         let built = build(vec![east], vec![TableShape::sample()]);
         assert_eq!(built.published_but_unfit().into_iter().collect::<Vec<_>>(), ["public.t"]);
     }

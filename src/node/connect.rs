@@ -23,7 +23,8 @@ use crate::wire::{Conninfo, pin};
 
 /// What a connection pins beside the values' settings. `synchronous_commit = local`: a barrier must not wait for standbys.
 /// 15 s is far above what any of our statements takes; the creation of a slot sets its own limit.
-const PINNED: [(&str, &str); 6] = [
+const PINNED: [(&str, &str); 7] = [
+    ("client_encoding", "UTF8"), // the only one that tokio-postgres reads
     ("default_transaction_read_only", "off"),
     ("default_transaction_isolation", "read committed"),
     ("synchronous_commit", "local"),

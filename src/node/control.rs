@@ -44,6 +44,8 @@ pub struct NodeIdentity {
     pub in_recovery: bool,
     /// What its WAL tells.
     pub wal_level: WalLevel,
+    /// The database's encoding.
+    pub encoding: String,
 }
 
 /// `wal_level`, as far as it matters.
@@ -122,7 +124,7 @@ pub struct ProgressRow {
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 946684800000000 AS micros";
 const IDENTIFY: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
      pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS version, current_setting('wal_level') AS wal_level, \
-     pg_postmaster_start_time()::text AS started, \
+     pg_postmaster_start_time()::text AS started, getdatabaseencoding()::text AS encoding, \
      (SELECT timeline_id FROM pg_control_checkpoint()) AS checkpoint_timeline";
 /// The control file's timeline is that of the last checkpoint, which after a promotion is the old one for a
 /// while; the name of the current WAL file has the true one.
@@ -240,6 +242,7 @@ impl Control {
             false => self.client.query_one(TIMELINE, &[]).await.map_err(&doing)?.get(0),
         };
         Ok(NodeIdentity {
+            encoding: row.get("encoding"),
             system_id: row.get("system_id"),
             timeline,
             server_version: row.get::<_, i32>("version").unsigned_abs(),

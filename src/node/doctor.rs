@@ -17,6 +17,7 @@ mod state;
 mod tables;
 
 pub(crate) use facts::Facts;
+pub(crate) use server::encodings;
 
 /// Runs all checks.
 pub async fn examine(config: &Config) -> Vec<Finding> {

@@ -4,7 +4,7 @@
 use crate::model::table::quote_literal;
 
 /// What all sessions share.
-const PINNED: [(&str, &str); 13] = [
+const PINNED: [(&str, &str); 12] = [
     ("DateStyle", "ISO, YMD"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -13,19 +13,23 @@ const PINNED: [(&str, &str); 13] = [
     ("lc_monetary", "C"),
     ("xmloption", "content"),
     ("array_nulls", "on"), // off reads NULL as the text 'NULL'
-    ("client_encoding", "UTF8"),
     ("search_path", "pg_catalog"),
     ("standard_conforming_strings", "on"),
     ("row_security", "off"),            // rather an error than rows that are not there
     ("client_min_messages", "warning"), // 18 only warns when the publication is gone
 ];
 
+/// What a database in SQL_ASCII holds is bytes that are no text in particular: they pass as they are.
+const CLIENT_ENCODING: &str = "pg_catalog.set_config('client_encoding', \
+     CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)";
+
 /// One statement that pins these settings and `more`.
 pub fn pin(more: &[(&str, &str)]) -> String {
     let set = |(name, value): &(&str, &str)| {
         format!("pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value))
     };
-    format!("SELECT {}", PINNED.iter().chain(more).map(set).collect::<Vec<_>>().join(", "))
+    let settings: Vec<_> = PINNED.iter().chain(more).map(set).collect();
+    format!("SELECT {CLIENT_ENCODING}, {}", settings.join(", "))
 }
 
 #[cfg(test)]
@@ -35,7 +39,7 @@ mod tests {
     #[test]
     fn everything_is_set_in_one_statement() {
         let text = pin(&[("lock_timeout", "0")]);
-        assert!(text.starts_with("SELECT pg_catalog.set_config('DateStyle', 'ISO, YMD', false), "), "{text}");
+        assert!(text.contains("pg_catalog.set_config('DateStyle', 'ISO, YMD', false), "), "{text}");
         assert!(text.ends_with("pg_catalog.set_config('lock_timeout', '0', false)") && !text.contains(';'), "{text}");
     }
 }

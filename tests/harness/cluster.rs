@@ -74,7 +74,13 @@ impl Cluster {
 
     fn create_database(&self, plan: &Plan, place: usize) {
         let server = &self.nodes[place].server;
-        Sql::connect(server, "postgres").expect("a session").rows(&format!("CREATE DATABASE {DATABASE}"));
+        let encoding = plan
+            .encodings
+            .iter()
+            .find(|(at, _)| *at == place)
+            .map(|(_, encoding)| format!(" ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"));
+        let create = format!("CREATE DATABASE {DATABASE}{}", encoding.unwrap_or_default());
+        Sql::connect(server, "postgres").expect("a session").rows(&create);
         if let Some(scale) = plan.pgbench_scale {
             Pgbench::start(server, DATABASE, &["-i", "-q", "-s", &scale.to_string()]).initialized();
             self.rows(place, "ALTER TABLE pgbench_history ADD id uuid PRIMARY KEY DEFAULT gen_random_uuid()");

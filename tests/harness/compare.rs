@@ -31,7 +31,8 @@ fn row_texts(sql: &Sql, table: &str) -> Option<String> {
 /// table can't be read (its node is down).
 fn fingerprint(sql: &Sql, table: &str) -> Option<String> {
     let query = format!(
-        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(md5(t), 1, 15))::bit(60)::bigint), 0) FROM {}",
+        "SELECT count(*) || ' ' || coalesce(sum(('x' || substr(CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN md5(t)
+             ELSE md5(convert_to(t, 'UTF8')) END, 1, 15))::bit(60)::bigint), 0) FROM {}",
         row_texts(sql, table)?
     );
     sql.try_rows(&query).ok()?.remove(0).remove(0)

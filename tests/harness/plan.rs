@@ -30,6 +30,7 @@ pub struct Plan {
     pub(super) pgbench_scale: Option<u32>,
     pub(super) journal: Option<PathBuf>,
     pub(super) rules: String,
+    pub(super) encodings: Vec<(usize, String)>,
     pub(super) tables: Tables,
 }
 
@@ -54,6 +55,7 @@ impl Plan {
             pgbench_scale: None,
             journal: None,
             rules: include_str!("../../conflict-rules/default.toml").to_owned(),
+            encodings: Vec::new(),
             tables: Tables { include: vec!["public.*".to_owned()], exclude: Vec::new() },
         }
     }
@@ -71,6 +73,18 @@ impl Plan {
     /// Tables and rows that every node has before `pgconcord setup`.
     pub fn schema(mut self, sql: &str) -> Plan {
         self.schema.push_str(sql);
+        self
+    }
+
+    /// More tables than those in the schema public: a pattern.
+    pub fn include(mut self, pattern: &str) -> Plan {
+        self.tables.include.push(pattern.to_owned());
+        self
+    }
+
+    /// The encoding of one node's database.
+    pub fn encoding(mut self, node: usize, encoding: &str) -> Plan {
+        self.encodings.push((node, encoding.to_owned()));
         self
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::table::quote_literal;
+use crate::model::table::{quote_identifier, quote_literal};
 use crate::node::Finding;
 use crate::node::catalog::fit::plain_uniques;
 use crate::node::catalog::shape::{ColumnShape, IndexShape, TableShape};
@@ -49,8 +49,7 @@ impl Pair<'_> {
             }
         }
         for column in self.table.columns.iter().filter(|column| self.first.column(&column.name).is_none()) {
-            let what = format!("has the column {}, which {} lacks", column.name, self.first_node);
-            findings.push(Finding::error(CHECK, what));
+            findings.push(self.extra(column));
         }
         findings.extend(self.keys());
         findings.extend(self.uniques());
@@ -58,12 +57,13 @@ impl Pair<'_> {
     }
 
     fn missing(&self, column: &ColumnShape) -> Finding {
-        let quoted = crate::model::table::quote_identifier(&column.name);
-        Finding::error(CHECK, format!("lacks the column {}, which {} has", column.name, self.first_node)).fix(format!(
-            "ALTER TABLE {} ADD COLUMN {quoted} {};",
-            self.table.sql_name(),
-            column.shown_type
-        ))
+        let what = format!("lacks the column {}, which {} has", column.name, self.first_node);
+        one_sided(column, what, &add_column(self.table, column), "")
+    }
+
+    fn extra(&self, column: &ColumnShape) -> Finding {
+        let what = format!("has the column {}, which {} lacks", column.name, self.first_node);
+        one_sided(column, what, &add_column(self.first, column), &format!("at {}: ", self.first_node))
     }
 
     fn column(&self, first: &ColumnShape, here: &ColumnShape) -> Vec<Finding> {
@@ -136,6 +136,22 @@ impl Pair<'_> {
     }
 }
 
+/// Rows that come from elsewhere have no value for a column that only one side has: it must do without.
+fn one_sided(column: &ColumnShape, what: String, add: &str, at: &str) -> Finding {
+    let finding = match column.does_without() {
+        true => Finding::warning(CHECK, format!("{what}: it keeps its values to itself")),
+        false => Finding::error(
+            CHECK,
+            format!("{what}: it has no default and allows no NULL, so other rows can't be written"),
+        ),
+    };
+    finding.fix(format!("{at}{add}"))
+}
+
+fn add_column(table: &TableShape, column: &ColumnShape) -> String {
+    format!("ALTER TABLE {} ADD COLUMN {} {};", table.sql_name(), quote_identifier(&column.name), column.shown_type)
+}
+
 /// Whether two unique indexes forbid the same rows.
 pub(super) fn same(a: &IndexShape, b: &IndexShape) -> bool {
     set(&a.columns) == set(&b.columns) && a.nulls_not_distinct == b.nulls_not_distinct
@@ -175,10 +191,21 @@ mod tests {
     }
 
     #[test]
+    fn a_column_of_one_side_may_stay_if_it_does_without_values_from_elsewhere() {
+        let extra = |not_null, has_default| {
+            let extra = ColumnShape { not_null, has_default, ..ColumnShape::of("extra", "text", "pg_catalog.text") };
+            found(move |table| table.columns.push(extra.clone()))[0].level
+        };
+        assert_eq!(extra(false, false), Level::Warning);
+        assert_eq!(extra(true, true), Level::Warning);
+        assert_eq!(extra(true, false), Level::Error);
+    }
+
+    #[test]
     fn a_renamed_column_is_one_lacking_and_one_too_many() {
         let findings = found(|table| table.columns[1].name = "title".to_owned());
         assert_eq!(findings.len(), 2);
-        assert!(findings.iter().all(|finding| finding.level == Level::Error));
+        assert!(findings.iter().all(|finding| finding.fix.as_deref().unwrap().contains("ADD COLUMN")));
     }
 
     #[test]

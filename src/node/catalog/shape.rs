@@ -182,6 +182,13 @@ impl TableShape {
     }
 }
 
+impl ColumnShape {
+    /// An INSERT may leave it out.
+    pub fn does_without(&self) -> bool {
+        !self.not_null || self.has_default || self.generated
+    }
+}
+
 impl IndexShape {
     /// Its columns quoted, with commas between.
     pub fn columns_sql(&self) -> String {

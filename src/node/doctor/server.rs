@@ -147,15 +147,31 @@ pub(super) fn check_distinct(nodes: &[Facts]) -> Vec<Finding> {
         if let Some(other) = before.iter().find(|other| server(other) == server(facts)) {
             findings.push(Finding::error("same_server", same_server(&other.node, &facts.node)).at(&facts.node));
         }
-        if let Some(first) = before.first().filter(|first| first.server.encoding != facts.server.encoding) {
-            let what = format!(
-                "the database {} is encoded in {}, {} in {}: a character that one of them lacks stops the link",
-                facts.server.database, facts.server.encoding, first.node, first.server.encoding
-            );
-            findings.push(Finding::warning("encoding", what).at(&facts.node));
+        if let Some(first) = before.first() {
+            let (here, there) = (&facts.server.encoding, &first.server.encoding);
+            findings.extend(encodings(here, &first.node, there).map(|finding| finding.at(&facts.node)));
         }
     }
     findings
+}
+
+/// What speaks against a database encoded in `here` beside one in `there` at the node `other`.
+pub fn encodings(here: &str, other: &str, there: &str) -> Option<Finding> {
+    if here == there {
+        return None;
+    }
+    if [here, there].contains(&"SQL_ASCII") {
+        let what = format!(
+            "the database is encoded in {here}, that at {other} in {there}: bytes of SQL_ASCII are no text in particular, so \
+             they have no meaning elsewhere"
+        );
+        let fix = "create both databases with the encoding that their applications use";
+        return Some(Finding::error("encoding", what).fix(fix));
+    }
+    let what = format!(
+        "the database is encoded in {here}, that at {other} in {there}: a character that one of them lacks stops the link"
+    );
+    Some(Finding::warning("encoding", what))
 }
 
 #[cfg(test)]
@@ -201,6 +217,14 @@ mod tests {
         assert_eq!(slots(&with(|s| (s.max_replication_slots, s.slots_used) = (3, 2))).level, Level::Ok);
         let full = slots(&with(|s| (s.max_replication_slots, s.slots_used) = (3, 3)));
         assert!(full.level == Level::Error && full.fix.unwrap().contains("max_replication_slots = 8"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_go_to_their_like_only() {
+        let level = |here, there| encodings(here, "east", there).map(|finding| finding.level);
+        assert_eq!(level("SQL_ASCII", "SQL_ASCII"), None);
+        assert_eq!(level("LATIN1", "UTF8"), Some(Level::Warning));
+        assert_eq!(level("SQL_ASCII", "UTF8"), Some(Level::Error));
     }
 
     #[test]
