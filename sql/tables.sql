@@ -25,9 +25,7 @@ SELECT c.oid,
        pg_get_userbyid(c.relowner)::text AS owner,
        COALESCE((SELECT o.rolsuper FROM pg_roles o WHERE o.oid = c.relowner), false) AS owner_is_superuser,
        c.relrowsecurity AS row_security,
-       c.relrowsecurity AND row_security_active(c.oid) AS row_security_active,
-       ARRAY(SELECT x.conname::text FROM pg_constraint x
-             WHERE x.conrelid = c.oid AND x.contype = 'x' ORDER BY 1) AS exclusions
+       c.relrowsecurity AND row_security_active(c.oid) AS row_security_active
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'f')

@@ -25,6 +25,6 @@ pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use key_form::{CaseMap, KeyForm};
 pub use payload::Payload;
 pub use resolver::{Resolver, Resolvers};
-pub use table::{Column, Input, Table, UniqueIndex};
+pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
 pub use transaction::{Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};

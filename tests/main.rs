@@ -40,5 +40,7 @@ mod rules;
 mod tables;
 /// Every type as a column, an array and a key, between the versions.
 mod types;
+/// Partial, expression and other unique indexes; exclusion constraints.
+mod uniques;
 /// The wire session: logins, TLS, windows of statements, streams, against real servers.
 mod wire;

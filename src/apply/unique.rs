@@ -15,7 +15,7 @@ use crate::apply::shared::Shared;
 use crate::apply::sql::Guard;
 use crate::apply::{note, slow, sql};
 use crate::conflict::Operation;
-use crate::model::table::{Table, UniqueIndex, quote_identifier};
+use crate::model::table::{IndexKey, Table, UniqueIndex, quote_identifier};
 use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Tuple, Xid};
 use crate::node::NodeError;
 use crate::wire::Param;
@@ -210,7 +210,8 @@ impl<R: Recorder> Execution<'_, R> {
         let mut holders: Vec<Holder> = Vec::new();
         for index in &table.unique {
             let cells: Vec<_> = index.columns.iter().map(|column| row.cell(*column)).collect();
-            if cells.iter().any(|cell| sql::text_of(*cell).is_none()) && !index.nulls_not_distinct {
+            let is_null = || cells.iter().any(|cell| sql::text_of(*cell).is_none());
+            if index.rule.is_none() && !index.nulls_not_distinct && is_null() {
                 continue;
             }
             let mut pipeline = self.session.pipeline();
@@ -321,13 +322,11 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
             what: format!("removing a row of {} whose unique value another row has", row.table()),
         })?;
         let table = row.table();
-        let columns: Vec<_> = table.key.iter().chain(&index.columns).copied().collect();
         let text =
             |column: &usize| sql::text_of(row.cell(*column)).map(|text| String::from_utf8_lossy(text).into_owned());
-        let texts: Vec<Option<String>> = columns.iter().map(text).collect();
+        let texts: Vec<Option<String>> = index.columns.iter().chain(&table.key).map(text).collect();
         let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-        let delete = format!("DELETE FROM {} AS t WHERE {}", table.sql_only(), matches(table, &columns, row, 1));
-        let removed = control.client().execute(&delete, &parameters).await;
+        let removed = control.client().execute(&removal_query(table, index, row), &parameters).await;
         let removed = removed.map_err(NodeError::doing("remove a row whose unique value another row has"))?;
         tracing::info!(node = node.name, %table, removed, "removed the older of two rows with one unique value");
         shared.barrier(*home).await?;
@@ -351,18 +350,59 @@ fn matches(table: &Table, columns: &[usize], row: &Row, first: usize) -> String 
     columns.iter().enumerate().map(each).collect::<Vec<_>>().join(" AND ")
 }
 
-/// The rows with the values that `row` has of the index but another key: the name of the origin that wrote them, all
+/// A further FROM item and the condition under which `t` stands against `row` in the index; the values of the index's
+/// columns are the first parameters.
+fn stands_against(table: &Table, index: &UniqueIndex, row: &Row) -> (Option<String>, String) {
+    let Some(rule) = &index.rule else { return (None, matches(table, &index.columns, row, 1)) };
+    let value = |(i, column): (usize, &usize)| {
+        let column = &table.columns[*column];
+        format!("{} AS {}", column.parameter(i + 1), quote_identifier(&column.name))
+    };
+    let values: Vec<_> = index.columns.iter().enumerate().map(value).collect();
+    // Names that no column has, so that the index's own words mean the columns of `t`.
+    let name = |i: usize| format!("\"pgconcord {i}\"");
+    let keys = rule.keys.iter().enumerate().map(|(i, key)| format!("({}) AS {}", key.expression, name(i)));
+    let predicate = rule.predicate.as_ref().map(|predicate| format!("({predicate}) AS \"pgconcord p\""));
+    let from = format!(
+        "(SELECT {} FROM (SELECT {}) AS v) AS n",
+        keys.chain(predicate).collect::<Vec<_>>().join(", "),
+        values.join(", ")
+    );
+    let key = |(i, key): (usize, &IndexKey)| {
+        let (theirs, name) = (&key.expression, name(i));
+        let collate = key.collation.as_ref().map(|collation| format!(" COLLATE {collation}")).unwrap_or_default();
+        let stands = format!("({theirs}) {} (n.{name}{collate})", key.operator);
+        match index.nulls_not_distinct {
+            true => format!("({stands} OR ({theirs}) IS NULL AND n.{name} IS NULL)"),
+            false => stands,
+        }
+    };
+    let predicate = rule.predicate.as_ref().map(|predicate| format!("({predicate}) AND n.\"pgconcord p\""));
+    let condition: Vec<_> = rule.keys.iter().enumerate().map(key).chain(predicate).collect();
+    (Some(from), condition.join(" AND "))
+}
+
+/// Removes the row with the key of `row` if it still stands against what `row` has.
+fn removal_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
+    let (from, condition) = stands_against(table, index, row);
+    let using = from.map(|from| format!(" USING {from}")).unwrap_or_default();
+    let key = matches(table, &table.key, row, 1 + index.columns.len());
+    format!("DELETE FROM {} AS t{using} WHERE {key} AND {condition}", table.sql_only())
+}
+
+/// The rows that stand against `row` in the index and have another key: the name of the origin that wrote them, all
 /// columns.
 fn holder_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
     let columns: Vec<_> =
         table.columns.iter().map(|column| format!("t.{}::pg_catalog.text", quote_identifier(&column.name))).collect();
+    let (from, condition) = stands_against(table, index, row);
     format!(
         "SELECT (SELECT o.roname FROM pg_catalog.pg_replication_origin AS o \
          WHERE o.roident = (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident), {} \
-         FROM {} AS t WHERE {} AND NOT ({})",
+         FROM {} AS t{} WHERE {condition} AND NOT ({})",
         columns.join(", "),
         table.sql_only(),
-        matches(table, &index.columns, row, 1),
+        from.map(|from| format!(", {from}")).unwrap_or_default(),
         matches(table, &table.key, row, 1 + index.columns.len())
     )
 }
@@ -379,7 +419,7 @@ mod tests {
 
     #[test]
     fn a_holder_is_looked_for_by_value_and_not_by_its_own_key() {
-        let index = UniqueIndex { name: "t_e".into(), columns: vec![1], nulls_not_distinct: false };
+        let index = UniqueIndex { name: "t_e".into(), columns: vec![1], nulls_not_distinct: false, rule: None };
         let table = Table { unique: vec![index.clone()], ..Table::of_texts("t", &["k", "e\"x"]) };
         let relation = Relation::sample(table.clone(), &["k", "e\"x"]);
         let query = |value| {

@@ -63,15 +63,38 @@ impl Column {
     }
 }
 
-/// A secondary unique index over plain columns.
+/// A secondary unique index, or an exclusion constraint.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct UniqueIndex {
     /// The index's name at the node it was read from.
     pub name: String,
-    /// Its columns, as indices into [`Table::columns`].
+    /// The columns that it looks at, as indices into [`Table::columns`].
     pub columns: Vec<usize>,
     /// NULLS NOT DISTINCT (15+).
     pub nulls_not_distinct: bool,
+    /// What two rows must not both have, where that is more than equal values of its columns.
+    pub rule: Option<IndexRule>,
+}
+
+/// When two rows stand against each other in an index: all keys of the two are in the operators' relation, and both rows
+/// fulfil the predicate. In the server's own words, the columns unqualified.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct IndexRule {
+    /// The keys.
+    pub keys: Vec<IndexKey>,
+    /// `WHERE`.
+    pub predicate: Option<String>,
+}
+
+/// One key of an index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct IndexKey {
+    /// A column or an expression.
+    pub expression: String,
+    /// `OPERATOR(schema.name)`.
+    pub operator: String,
+    /// Its collation, qualified.
+    pub collation: Option<String>,
 }
 
 /// One replicated table.

@@ -113,7 +113,7 @@ fn examine(row: &agree::Row<'_>) -> Vec<Finding> {
     for (node, table) in row {
         findings.extend(table.iter().flat_map(|table| fit::examine(table)).map(|finding| finding.at(node)));
     }
-    if row.iter().filter_map(|(_, table)| *table).all(fit::is_plain) {
+    if row.iter().filter_map(|(_, table)| *table).all(fit::replicates) {
         findings.extend(agree::compare(row));
     }
     findings
@@ -122,7 +122,7 @@ fn examine(row: &agree::Row<'_>) -> Vec<Finding> {
 /// The table in the column and key order of the first node; `None` if its kind does not replicate.
 fn merge(tables: &[&TableShape]) -> Option<Table> {
     let first = *tables.first()?;
-    if !tables.iter().all(|table| fit::is_plain(table)) {
+    if !tables.iter().all(|table| fit::replicates(table)) {
         return None;
     }
     let everywhere = |column: &&ColumnShape| tables.iter().all(|table| table.column(&column.name).is_some());
@@ -148,11 +148,13 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
     let places =
         |names: &[String]| names.iter().map(|name| place.get(name.as_str()).copied()).collect::<Option<Vec<_>>>();
     let key = places(&first.key_index()?.columns).filter(|key| !key.is_empty())?;
-    let unique = fit::plain_uniques(first)
+    let unique = fit::uniques(first)
         .into_iter()
         .filter_map(|index| {
-            let columns = places(&index.columns)?;
-            Some(UniqueIndex { name: index.name.clone(), columns, nulls_not_distinct: index.nulls_not_distinct })
+            let plain = fit::is_plain_unique(first, index);
+            let columns = places(if plain { &index.columns } else { &index.looks_at })?;
+            let (name, nulls_not_distinct) = (index.name.clone(), index.nulls_not_distinct);
+            Some(UniqueIndex { name, columns, nulls_not_distinct, rule: (!plain).then(|| index.rule.clone()) })
         })
         .collect();
     Some(Table {

@@ -253,7 +253,7 @@ impl Schema {
 }
 
 fn table(number: u32) -> Table {
-    let unique = vec![UniqueIndex { name: "code".to_owned(), columns: vec![2], nulls_not_distinct: false }];
+    let unique = vec![UniqueIndex { name: "code".to_owned(), columns: vec![2], nulls_not_distinct: false, rule: None }];
     Table { id: TableId(number), unique, ..Table::of_texts(&format!("t{number}"), &COLUMNS) }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::model::table::{quote_identifier, quote_literal};
 use crate::node::Finding;
-use crate::node::catalog::fit::plain_uniques;
+use crate::node::catalog::fit::{is_plain_unique, uniques};
 use crate::node::catalog::shape::{ColumnShape, IndexShape, TableShape};
 use crate::node::catalog::types::{TypeKind, TypeShape};
 
@@ -120,10 +120,19 @@ impl Pair<'_> {
         (first != here).then(|| Finding::error(CHECK, what()))
     }
 
+    fn is_plain(&self, index: &IndexShape) -> bool {
+        is_plain_unique(self.first, index)
+    }
+
     /// A value that is unique at one node only is a duplicate waiting to happen there.
     fn uniques(&self) -> Vec<Finding> {
-        let (first, here) = (plain_uniques(self.first), plain_uniques(self.table));
-        let absent = |index: &&&IndexShape, from: &[&IndexShape]| !from.iter().any(|other| same(index, other));
+        let (first, here) = (uniques(self.first), uniques(self.table));
+        let alike = |a: &IndexShape, b: &IndexShape| match (self.is_plain(a), self.is_plain(b)) {
+            (true, true) => same(a, b),
+            (false, false) => a.rule == b.rule || a.name == b.name && set(&a.looks_at) == set(&b.looks_at),
+            _ => false,
+        };
+        let absent = |index: &&&IndexShape, from: &[&IndexShape]| !from.iter().any(|other| alike(index, other));
         let lacking = first.iter().filter(|index| absent(index, &here)).map(|index| {
             Finding::error(CHECK, format!("lacks the unique index {}, which {} has", index.name, self.first_node))
                 .fix(format!("{};", index.definition))

@@ -17,19 +17,13 @@ pub(super) fn examine(table: &TableShape) -> Vec<Finding> {
     findings.extend(table.replicated_columns().filter_map(|column| identity(table, column)));
     findings.extend(key(table));
     findings.extend(table.indexes.iter().filter_map(|index| deferrable(table, index)));
-    findings.extend(secondary(table).filter_map(|index| odd_unique(table, index)));
+    findings.extend(secondary(table).filter_map(|index| unforeseen(table, index)));
     if table.kind == TableKind::Partitioned {
         let what =
             "is partitioned: a TRUNCATE, DETACH or DROP of a single partition does not replicate; do it at every node";
         let fix = format!("or [tables] exclude = [\"{}\"], which replicates each partition by itself", table.shown());
         findings.push(Finding::warning("table", what).fix(fix));
     }
-    findings.extend(table.exclusions.iter().map(|name| {
-        Finding::warning(
-            "uniqueness",
-            format!("exclusion constraint {name}: rows that exclude each other, written at two nodes, stop the link"),
-        )
-    }));
     findings.into_iter().map(|finding| finding.about(table.shown())).collect()
 }
 
@@ -78,7 +72,7 @@ fn partitions(table: &TableShape) -> Option<Finding> {
 }
 
 /// Whether the kind of table replicates at all; false has always left a finding.
-pub(super) fn is_plain(table: &TableShape) -> bool {
+pub(super) fn replicates(table: &TableShape) -> bool {
     matches!(table.kind, TableKind::Plain | TableKind::Partitioned)
 }
 
@@ -139,7 +133,7 @@ fn without_key(table: &TableShape) -> String {
     let name = table.sql_name();
     let serves = |index: &&IndexShape| {
         let not_null = |column: &String| table.column(column).is_some_and(|column| column.not_null);
-        index.odd.is_none() && index.immediate && index.columns.iter().all(not_null)
+        index.odd.is_none() && index.valid && index.immediate && index.columns.iter().all(not_null)
     };
     match table.indexes.iter().find(serves) {
         Some(index) => {
@@ -152,7 +146,11 @@ fn without_key(table: &TableShape) -> String {
 /// `session_replication_role = replica` switches off the recheck of deferrable keys: duplicates would go in.
 fn deferrable(table: &TableShape, index: &IndexShape) -> Option<Finding> {
     let constraint = index.constraint.as_ref().filter(|_| !index.immediate)?;
-    let kind = if index.is_primary { "PRIMARY KEY" } else { "UNIQUE" };
+    let kind = match (index.is_primary, index.is_exclusion) {
+        (true, _) => "PRIMARY KEY",
+        (_, true) => "EXCLUDE",
+        _ => "UNIQUE",
+    };
     let what = format!("{kind} {constraint} is DEFERRABLE: under replication it would let duplicates in");
     let constraint = quote_identifier(constraint);
     Some(Finding::error("deferrable", what).fix(format!(
@@ -168,28 +166,28 @@ fn secondary(table: &TableShape) -> impl Iterator<Item = &IndexShape> {
     table.indexes.iter().filter(move |index| Some(&index.name) != key.as_ref())
 }
 
-/// The secondary unique indexes over plain columns whose equality shows in the values: collisions in them can
-/// be foreseen and resolved.
-pub(super) fn plain_uniques(table: &TableShape) -> Vec<&IndexShape> {
-    secondary(table).filter(|index| why_odd(table, index).is_none()).collect()
+/// The secondary unique indexes and exclusion constraints in which collisions can be foreseen and resolved.
+pub(super) fn uniques(table: &TableShape) -> Vec<&IndexShape> {
+    secondary(table).filter(|index| why_not(table, index).is_none()).collect()
 }
 
-fn why_odd(table: &TableShape, index: &IndexShape) -> Option<String> {
-    if let Some(reason) = index.odd {
-        return Some(reason.to_owned());
+/// Whether two rows collide in the index exactly if the values of its columns are equal and look alike.
+pub(super) fn is_plain_unique(table: &TableShape, index: &IndexShape) -> bool {
+    let has_form = |name: &String| table.column(name).is_some_and(|column| key_form(column).is_ok());
+    index.odd.is_none() && index.columns.iter().all(has_form)
+}
+
+fn why_not(table: &TableShape, index: &IndexShape) -> Option<String> {
+    if !index.valid {
+        return Some("is not valid (a CREATE INDEX CONCURRENTLY failed)".to_owned());
     }
-    index.columns.iter().filter_map(|name| table.column(name)).find_map(|column| {
-        if column.generated {
-            return Some(format!("holds the generated column {}", column.name));
-        }
-        key_form(column)
-            .err()
-            .map(|_| format!("holds {}, whose type {} has an equality of its own", column.name, column.shown_type))
-    })
+    let generated = |column: &&ColumnShape| column.generated;
+    let column = index.looks_at.iter().filter_map(|name| table.column(name)).find(generated)?;
+    Some(format!("looks at the generated column {}", column.name))
 }
 
-fn odd_unique(table: &TableShape, index: &IndexShape) -> Option<Finding> {
-    let reason = why_odd(table, index)?;
+fn unforeseen(table: &TableShape, index: &IndexShape) -> Option<Finding> {
+    let reason = why_not(table, index)?;
     let what = format!("unique index {} {reason}: a collision in it, written at two nodes, stops the link", index.name);
     Some(Finding::warning("uniqueness", what))
 }
@@ -248,13 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn odd_unique_indexes_are_told_and_left_out() {
+    fn an_odd_unique_index_counts_if_all_that_it_looks_at_replicates() {
         let mut table = TableShape::sample();
-        table.indexes.push(IndexShape { odd: Some("is over an expression"), ..IndexShape::of("t_lower", &[]) });
-        table.indexes.push(IndexShape::of("t_name", &["name"]));
-        assert_eq!(errors(&table), vec![]);
-        assert_eq!(examine(&table).len(), 1);
-        assert_eq!(plain_uniques(&table).iter().map(|index| index.name.as_str()).collect::<Vec<_>>(), ["t_name"]);
+        let odd = IndexShape { odd: Some("is over an expression"), ..IndexShape::of("t_lower", &["name"]) };
+        table.indexes.extend([odd, IndexShape::of("t_name", &["name"])]);
+        assert_eq!(examine(&table), vec![]);
+        let plain: Vec<_> = uniques(&table).iter().map(|index| is_plain_unique(&table, index)).collect();
+        assert_eq!(plain, [false, true]);
+        table.columns[1].generated = true;
+        assert!(uniques(&table).is_empty());
+        assert!(examine(&table)[0].what.contains("looks at the generated column name"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio_postgres::{Client, Row};
 
 use crate::config::TableFilter;
+use crate::model::{IndexKey, IndexRule};
 use crate::node::NodeError;
 use crate::node::catalog::shape::{
     ColumnShape, IndexShape, LeafShape, ReplicaIdentity, RowSecurity, TableKind, TableShape,
@@ -83,7 +84,6 @@ fn table(row: &Row) -> TableShape {
             (true, false) => RowSecurity::Bypassed,
             (true, true) => RowSecurity::Active,
         },
-        exclusions: row.get("exclusions"),
         columns: Vec::new(),
         indexes: Vec::new(),
     }
@@ -126,11 +126,19 @@ fn column(row: &Row, base: &TypeShape) -> ColumnShape {
     }
 }
 
+fn rule(row: &Row) -> IndexRule {
+    let (keys, operators): (Vec<String>, Vec<String>) = (row.get("keys"), row.get("operators"));
+    let collations: Vec<Option<String>> = row.get("collations");
+    let each = keys.into_iter().zip(operators).zip(collations);
+    let keys = each.map(|((expression, operator), collation)| IndexKey { expression, operator, collation }).collect();
+    IndexRule { keys, predicate: row.get("predicate") }
+}
+
 fn index(row: &Row) -> IndexShape {
     let reasons = [
         (row.get("partial"), "covers only some rows (WHERE)"),
         (row.get("expression"), "is over an expression"),
-        (!row.get::<_, bool>("valid"), "is not valid (a CREATE INDEX CONCURRENTLY failed)"),
+        (row.get("is_exclusion"), "is an exclusion constraint"),
         (!row.get::<_, bool>("plain_equality"), "has an equality of its own (collation or operator class)"),
     ];
     IndexShape {
@@ -140,6 +148,10 @@ fn index(row: &Row) -> IndexShape {
         is_identity: row.get("is_identity"),
         immediate: row.get("immediate"),
         odd: reasons.into_iter().find(|(applies, _)| *applies).map(|(_, reason)| reason),
+        valid: row.get("valid"),
+        is_exclusion: row.get("is_exclusion"),
+        rule: rule(row),
+        looks_at: row.get("looks_at"),
         nulls_not_distinct: row.get("nulls_not_distinct"),
         definition: row.get("definition"),
         columns: row.get("columns"),

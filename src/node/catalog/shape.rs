@@ -1,5 +1,6 @@
 //! A table as one node's system catalog describes it, before anything is decided about it.
 
+use crate::model::IndexRule;
 use crate::model::table::quote_identifier;
 use crate::node::catalog::types::{Determinism, Folding, TypeShape};
 
@@ -32,8 +33,6 @@ pub struct TableShape {
     pub owner_is_superuser: bool,
     /// Row level security.
     pub row_security: RowSecurity,
-    /// Names of its exclusion constraints.
-    pub exclusions: Vec<String>,
     /// In order, generated ones included.
     pub columns: Vec<ColumnShape>,
     /// Its unique indexes, the primary key first.
@@ -130,6 +129,14 @@ pub struct IndexShape {
     pub immediate: bool,
     /// Whether it is a plain index over columns, and if not, why.
     pub odd: Option<&'static str>,
+    /// Its CREATE INDEX CONCURRENTLY succeeded.
+    pub valid: bool,
+    /// An exclusion constraint's.
+    pub is_exclusion: bool,
+    /// What two rows must not both have.
+    pub rule: IndexRule,
+    /// Every column that it looks at.
+    pub looks_at: Vec<String>,
     /// NULLS NOT DISTINCT.
     pub nulls_not_distinct: bool,
     /// The statement that makes it.
@@ -225,6 +232,10 @@ impl IndexShape {
             is_identity: false,
             immediate: true,
             odd: None,
+            valid: true,
+            is_exclusion: false,
+            rule: IndexRule::default(),
+            looks_at: columns.iter().map(|column| (*column).to_owned()).collect(),
             nulls_not_distinct: false,
             definition: format!("CREATE UNIQUE INDEX {name} ON public.t ({})", columns.join(", ")),
             columns: columns.iter().map(|column| (*column).to_owned()).collect(),
@@ -250,7 +261,6 @@ impl TableShape {
             owner: "app".to_owned(),
             owner_is_superuser: false,
             row_security: RowSecurity::Off,
-            exclusions: Vec::new(),
             columns: vec![
                 ColumnShape::of("id", "integer", "pg_catalog.int4"),
                 ColumnShape { not_null: false, ..ColumnShape::of("name", "text", "pg_catalog.text") },

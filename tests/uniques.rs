@@ -1,0 +1,125 @@
+//! Unique indexes beyond plain columns, and exclusion constraints: the newer row stays, alike everywhere, on record.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::harness::{Cluster, Plan};
+
+const EAST: usize = 0;
+const WEST: usize = 1;
+
+/// The east's statements, then the west's, neither seeing the other's.
+fn apart(cluster: &mut Cluster, east: &[&str], west: &[&str]) {
+    cluster.stop_daemon();
+    east.iter().for_each(|sql| drop(cluster.rows(EAST, sql)));
+    sleep(Duration::from_millis(20));
+    west.iter().for_each(|sql| drop(cluster.rows(WEST, sql)));
+    cluster.start_daemon();
+    cluster.settle();
+}
+
+fn ids(cluster: &Cluster, table: &str) -> String {
+    cluster.value(EAST, &format!("SELECT string_agg(id::text, ' ' ORDER BY id) FROM {table}"))
+}
+
+/// The losing row is on record, by one link or by both.
+fn assert_on_record(cluster: &Cluster, table: &str, loser: &str) {
+    let found = cluster.conflicts(&["--table", table]);
+    let has_loser = |one: &serde_json::Value| {
+        [&one["local"]["row"], &one["remote"]["row"]].iter().any(|row| row.to_string().contains(loser))
+    };
+    assert!((1..=2).contains(&found.len()) && found.iter().all(has_loser), "{table}: {found:?}");
+}
+
+#[test]
+fn partial_and_expression_indexes() {
+    let schema = "
+        CREATE TABLE person (id int PRIMARY KEY, email text, active bool, note json);
+        CREATE UNIQUE INDEX person_email ON person (email) WHERE active AND email IS NOT NULL;
+        CREATE TABLE account (id int PRIMARY KEY, \"Name\" text, t text);
+        CREATE UNIQUE INDEX account_name ON account (lower(\"Name\"), (t || 'x'));
+        CREATE TABLE doc (id int PRIMARY KEY, body jsonb);
+        CREATE UNIQUE INDEX doc_slug ON doc ((body ->> 'slug'));";
+    let mut cluster = Plan::two().schema(schema).run();
+    apart(
+        &mut cluster,
+        &[
+            "INSERT INTO person VALUES (1, 'a@x', true, '{\"from\": \"east\"}'), (3, 'b@x', false, NULL), (5, 'c@x', false, NULL)",
+            "INSERT INTO account VALUES (1, 'Ann', 't'), (3, 'Bob', 't')",
+            "INSERT INTO doc VALUES (1, '{\"slug\": \"first\", \"by\": \"east\"}'), (3, '{}')",
+        ],
+        &[
+            "INSERT INTO person VALUES (2, 'a@x', true), (4, 'b@x', false), (6, 'c@x', true)",
+            "INSERT INTO account VALUES (2, 'ANN', 't'), (4, 'bob', 'u')",
+            "INSERT INTO doc VALUES (2, '{\"slug\": \"first\", \"by\": \"west\"}'), (4, '{}')",
+        ],
+    );
+    assert_eq!(ids(&cluster, "person"), "2 3 4 5 6");
+    assert_eq!(ids(&cluster, "account"), "2 3 4");
+    assert_eq!(ids(&cluster, "doc"), "2 3 4");
+    for (table, loser) in [("public.person", "a@x"), ("public.account", "Ann"), ("public.doc", "east")] {
+        assert_on_record(&cluster, table, loser);
+    }
+    // a row that comes under the predicate by an update
+    apart(
+        &mut cluster,
+        &["UPDATE person SET active = true WHERE id = 3"],
+        &["UPDATE person SET active = true WHERE id = 4", "UPDATE account SET \"Name\" = 'eve' WHERE id = 3"],
+    );
+    assert_eq!(ids(&cluster, "person"), "2 4 5 6");
+    // a value that goes from one row to another within a transaction is no conflict
+    let before = cluster.conflicts(&[]).len();
+    cluster.rows(
+        EAST,
+        "BEGIN; UPDATE person SET active = false WHERE id = 2; UPDATE person SET email = 'a@x' WHERE id = 4; COMMIT",
+    );
+    cluster.settle();
+    assert_eq!(cluster.conflicts(&[]).len(), before);
+}
+
+#[test]
+fn nulls_that_are_equal_and_collations_of_their_own() {
+    let schema = "
+        CREATE COLLATION ci (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+        CREATE TABLE one (id int PRIMARY KEY, a int, b int, UNIQUE NULLS NOT DISTINCT (a, b));
+        CREATE TABLE name (id int PRIMARY KEY, v text COLLATE ci UNIQUE);";
+    let mut cluster = Plan::two().schema(schema).run();
+    apart(
+        &mut cluster,
+        &["INSERT INTO one VALUES (1, NULL, 7), (3, NULL, 8)", "INSERT INTO name VALUES (1, 'Zoë'), (3, NULL)"],
+        &["INSERT INTO one VALUES (2, NULL, 7), (4, 8, NULL)", "INSERT INTO name VALUES (2, 'ZOË'), (4, NULL)"],
+    );
+    assert_eq!(ids(&cluster, "one"), "2 3 4");
+    assert_eq!(ids(&cluster, "name"), "2 3 4");
+    assert_on_record(&cluster, "public.one", "7");
+    assert_on_record(&cluster, "public.name", "Zoë");
+}
+
+#[test]
+fn rows_that_exclude_each_other() {
+    let schema = "CREATE TABLE booking (id int PRIMARY KEY, during int4range, who text,
+            EXCLUDE USING gist (during WITH &&) WHERE (who <> 'nobody'));";
+    let mut cluster = Plan::two().schema(schema).run();
+    apart(
+        &mut cluster,
+        &["INSERT INTO booking VALUES (1, '[1,5)', 'ann'), (3, '[5,9)', 'bob'), (5, '[20,30)', 'nobody')"],
+        &["INSERT INTO booking VALUES (2, '[4,6)', 'eve'), (4, '[10,12)', 'joe'), (6, '[20,30)', 'nobody')"],
+    );
+    // eve's booking is the newer one, and takes the place of both
+    assert_eq!(ids(&cluster, "booking"), "2 4 5 6");
+    let found = cluster.conflicts(&["--table", "public.booking"]);
+    assert!(!found.is_empty() && found.iter().all(|one| one["status"] == "resolved"), "{found:?}");
+}
+
+#[test]
+fn a_deferrable_constraint_is_refused_with_the_statement() {
+    let schema = "CREATE TABLE d (id int PRIMARY KEY, n int UNIQUE DEFERRABLE);";
+    let cluster = Plan::two().schema(schema).servers_only();
+    let printed = cluster.pgconcord(&["doctor"]);
+    assert!(
+        printed.stdout.contains("UNIQUE d_n_key is DEFERRABLE: under replication it would let duplicates in"),
+        "{printed}"
+    );
+    let fix = r#"ALTER TABLE "public"."d" DROP CONSTRAINT "d_n_key", ADD CONSTRAINT "d_n_key" UNIQUE ("n");"#;
+    assert!(printed.stdout.contains(fix), "{printed}");
+}
