@@ -36,6 +36,8 @@ mod opposites;
 mod partitions;
 /// Resolvers that rules choose.
 mod rules;
+/// COPY, MERGE, upserts, savepoints, two-phase commit, messages, identities, triggers.
+mod statements;
 /// Keys, TOAST, TRUNCATE, unique values, on plain tables.
 mod tables;
 /// Every type as a column, an array and a key, between the versions.
