@@ -197,6 +197,103 @@ mod tests {
         assert_eq!((table.key.clone(), table.unique[0].columns.clone()), (vec![0], vec![1]));
     }
 
+    /// What docs/limits.md says in its tables, `…` standing for anything.
+    fn is_documented(message: &str) -> bool {
+        let rows = include_str!("../../docs/limits.md").lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.filter_map(|row| row.split_once("` |")).any(|(pattern, _)| {
+            let mut rest = message;
+            let mut parts = pattern.split('…');
+            let starts =
+                parts.next().is_none_or(|first| rest.strip_prefix(first).inspect(|left| rest = left).is_some());
+            starts && parts.all(|part| rest.find(part).map(|at| rest = &rest[at + part.len()..]).is_some())
+        })
+    }
+
+    #[test]
+    fn every_refusal_is_in_the_documentation() {
+        use crate::node::catalog::shape::LeafShape;
+        use crate::node::catalog::types::{Attribute, Determinism, Folding, TypeKind, TypeShape};
+        type Change = fn(&mut TableShape);
+        let leaf = || LeafShape {
+            name: "public.t_1".to_owned(),
+            is_foreign: false,
+            is_unlogged: false,
+            identity: ReplicaIdentity::Default,
+        };
+        let partitioned =
+            |leaf: LeafShape| TableShape { kind: TableKind::Partitioned, leaves: vec![leaf], ..TableShape::sample() };
+        let changes: &[Change] = &[
+            |t| t.indexes.clear(),
+            |t| t.identity = ReplicaIdentity::Nothing,
+            |t| t.columns[0].generated = true,
+            |t| t.columns[0].base = TypeShape::base("pg_catalog", "tsvector"),
+            |t| {
+                t.columns[0].base = TypeShape::base("pg_catalog", "text");
+                t.columns[0].collation = Determinism::Nondeterministic;
+            },
+            |t| {
+                let extension = Some("citext".to_owned());
+                t.columns[0].base = TypeShape { extension, ..TypeShape::base("public", "citext") };
+                t.columns[0].folding = Some(Folding::InContext("the database's locale is ICU's".to_owned()));
+            },
+            |t| t.indexes[0].odd = Some("has an equality of its own (collation or operator class)"),
+            |t| t.indexes[0].immediate = false,
+            |t| {
+                let constraint = Some("t_x".to_owned());
+                t.indexes.push(IndexShape { constraint, immediate: false, ..IndexShape::of("t_x", &["name"]) });
+            },
+            |t| t.kind = TableKind::Unlogged,
+            |t| t.kind = TableKind::Foreign,
+            |t| t.kind = TableKind::Extension,
+            |t| t.columns[1].base.input = Err("public.f(text)".to_owned()),
+            |t| t.columns[1].identity_always = true,
+            |t| t.columns[1].generated = true,
+            |t| t.columns[1].not_null = true,
+            |t| t.columns[1].shown_type = "text(5)".to_owned(),
+            |t| t.columns[1].base = TypeShape::base("public", "other"),
+            |t| {
+                let (name, shape) = ("x".to_owned(), TypeShape::base("pg_catalog", "int4").into());
+                let attribute = Attribute { name, shape, collation: Determinism::Deterministic };
+                t.columns[1].base.kind = TypeKind::Composite(vec![attribute]);
+            },
+            |t| t.columns.push(ColumnShape { has_default: true, ..ColumnShape::of("x", "text", "pg_catalog.text") }),
+            |t| t.columns.push(ColumnShape::of("x", "text", "pg_catalog.text")),
+            |t| drop(t.columns.pop()),
+            |t| t.indexes.push(IndexShape::of("t_name", &["name"])),
+            |t| t.indexes[0].columns.push("name".to_owned()),
+            |t| {
+                t.columns[1].generated = true;
+                t.indexes.push(IndexShape::of("t_name", &["name"]));
+            },
+        ];
+        let mut tables: Vec<TableShape> = changes
+            .iter()
+            .map(|change| {
+                let mut table = TableShape::sample();
+                change(&mut table);
+                table
+            })
+            .collect();
+        tables.push(partitioned(leaf()));
+        tables.push(partitioned(LeafShape { is_foreign: true, ..leaf() }));
+        tables.push(partitioned(LeafShape { is_unlogged: true, ..leaf() }));
+        tables.push(partitioned(LeafShape { identity: ReplicaIdentity::Full, ..leaf() }));
+        tables.push(TableShape { identity: ReplicaIdentity::Index, ..partitioned(leaf()) });
+        for table in tables {
+            for built in [
+                build(vec![table.clone()], vec![TableShape::sample()]),
+                build(vec![TableShape::sample()], vec![table.clone()]),
+                build(vec![table.clone()], vec![]),
+            ] {
+                assert!(!built.findings.is_empty(), "{table:?}");
+                for finding in built.findings {
+                    assert!(is_documented(&finding.what), "docs/limits.md lacks: {}", finding.what);
+                }
+            }
+        }
+        assert!(!is_documented("is made up"));
+    }
+
     #[test]
     fn a_table_that_one_node_lacks_is_left_out_and_said() {
         let built = build(vec![TableShape::sample()], vec![]);
