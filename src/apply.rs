@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod busy;
 pub mod complete;
+mod deferred;
 pub mod error;
 pub mod execute;
 mod fit;

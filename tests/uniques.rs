@@ -111,15 +111,54 @@ fn rows_that_exclude_each_other() {
     assert!(!found.is_empty() && found.iter().all(|one| one["status"] == "resolved"), "{found:?}");
 }
 
+/// Our sessions switch off the server's own recheck.
 #[test]
-fn a_deferrable_constraint_is_refused_with_the_statement() {
-    let schema = "CREATE TABLE d (id int PRIMARY KEY, n int UNIQUE DEFERRABLE);";
+fn deferrable_constraints() {
+    let schema = "
+        CREATE TABLE d (id int PRIMARY KEY, n int UNIQUE DEFERRABLE INITIALLY DEFERRED, m int UNIQUE);
+        CREATE TABLE x (id int PRIMARY KEY, during int4range, EXCLUDE USING gist (during WITH &&) DEFERRABLE);
+        INSERT INTO d SELECT i, i, i FROM generate_series(1, 2000) i;";
+    let mut cluster = Plan::two().schema(schema).run();
+    // values that move along within a statement, and from row to row within a transaction
+    cluster.rows(EAST, "UPDATE d SET n = n + 1");
+    cluster.rows(WEST, "INSERT INTO x VALUES (1, '[1,5)'), (2, '[5,9)')");
+    cluster.settle();
+    cluster.rows(WEST, "BEGIN; UPDATE d SET n = 3 WHERE id = 1; UPDATE d SET n = 2 WHERE id = 2; COMMIT");
+    cluster.rows(EAST, "UPDATE x SET during = CASE id WHEN 1 THEN int4range(5, 9) ELSE int4range(1, 5) END");
+    cluster.settle();
+    assert!(cluster.conflicts(&[]).is_empty(), "{:?}", cluster.conflicts(&[]));
+    // the same value at both sides
+    apart(
+        &mut cluster,
+        &[
+            "INSERT INTO d VALUES (5001, 9000, 5001)",
+            "UPDATE d SET n = 9001 WHERE id = 7",
+            "INSERT INTO x VALUES (3, '[20,25)')",
+        ],
+        &[
+            "INSERT INTO d VALUES (5002, 9000, 5002)",
+            "BEGIN; UPDATE d SET n = 2502 - n WHERE id BETWEEN 1000 AND 1500; UPDATE d SET n = 9001 WHERE id = 8; COMMIT",
+            "INSERT INTO x VALUES (4, '[24,30)')",
+        ],
+    );
+    let sound = "SELECT count(*) || ' ' || count(DISTINCT n) FROM d";
+    for place in [EAST, WEST] {
+        assert_eq!(cluster.value(place, sound), "2000 2000", "2,000 and two, less two");
+    }
+    assert_eq!(
+        cluster.value(EAST, "SELECT string_agg(id::text, ' ' ORDER BY id) FROM d WHERE n IN (9000, 9001)"),
+        "8 5002"
+    );
+    assert_eq!(ids(&cluster, "x"), "1 2 4");
+    assert_on_record(&cluster, "public.x", "[20,25)");
+}
+
+#[test]
+fn a_deferrable_key_is_refused_with_the_statement() {
+    let schema = "CREATE TABLE d (id int PRIMARY KEY DEFERRABLE);";
     let cluster = Plan::two().schema(schema).servers_only();
     let printed = cluster.pgconcord(&["doctor"]);
-    assert!(
-        printed.stdout.contains("UNIQUE d_n_key is DEFERRABLE: under replication it would let duplicates in"),
-        "{printed}"
-    );
-    let fix = r#"ALTER TABLE "public"."d" DROP CONSTRAINT "d_n_key", ADD CONSTRAINT "d_n_key" UNIQUE ("n");"#;
+    assert!(printed.stdout.contains("PRIMARY KEY d_pkey is DEFERRABLE, so it can't tell which row"), "{printed}");
+    let fix = r#"ALTER TABLE "public"."d" DROP CONSTRAINT "d_pkey", ADD CONSTRAINT "d_pkey" PRIMARY KEY ("id");"#;
     assert!(printed.stdout.contains(fix), "{printed}");
 }

@@ -65,6 +65,12 @@ pub enum ApplyError {
         /// The node.
         node: String,
     },
+    /// Two rows have what a deferrable constraint forbids.
+    #[error("{table} has two rows that a deferrable constraint forbids")]
+    Duplicate {
+        /// The table.
+        table: String,
+    },
     /// A unique value's loser is being removed at its home; the batch waits for that.
     #[error("{table} has two rows with one unique value; the older one is removed at its home first")]
     UniqueLoser {
@@ -134,6 +140,7 @@ impl Classify for ApplyError {
             | ApplyError::MovedOn { .. }
             | ApplyError::InDoubt { .. }
             | ApplyError::UniqueLoser { .. }
+            | ApplyError::Duplicate { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,
             ApplyError::Spill(_)
             | ApplyError::Fenced { .. }

@@ -138,6 +138,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             self.write_piece(&folded).await?;
             self.touched(&folded);
         }
+        self.recheck().await?;
         self.begin_alone().await
     }
 

@@ -126,7 +126,12 @@ impl<R: Recorder> Execution<'_, R> {
             Content::Put(row) => Some(row.clone()),
             Content::Delete => None,
         };
-        let error = match self.write_outcome(key_row, content, completed, there).await {
+        let mut written = self.write_outcome(key_row, content, completed, there).await;
+        let table = key_row.table().clone();
+        if matches!(written, Ok(true)) && table.defers() && self.duplicate(key_row).await?.is_some() {
+            written = Err(ApplyError::Duplicate { table: table.to_string() });
+        }
+        let error = match written {
             Ok(done) => {
                 self.command("RELEASE SAVEPOINT pgconcord").await?;
                 return Ok(done);

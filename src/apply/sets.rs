@@ -54,8 +54,9 @@ pub(super) fn queue_set(
     let text = match (kind, mode) {
         (Kind::Delete, _) => sql::delete(table, mode),
         (Kind::Update, _) => sql::update(table, columns, mode),
-        (Kind::Insert, Guard::Known) => sql::insert(table, columns, OnConflict::Skip),
-        (Kind::Insert, Guard::Locked) => sql::insert(table, columns, OnConflict::SkipKey),
+        // The server takes no deferrable constraint as a reason to skip.
+        (Kind::Insert, Guard::Known) if !table.defers() => sql::insert(table, columns, OnConflict::Skip),
+        (Kind::Insert, _) => sql::insert(table, columns, OnConflict::SkipKey),
     };
     let mut arrays = set.arrays(writes, columns);
     let mut types = vec![sql::TEXT_ARRAY; arrays.len()];

@@ -174,6 +174,16 @@ pub fn lock(table: &Table) -> String {
     )
 }
 
+/// Reads all columns as text, after the ordinal, of the rows whose keys are given and that this transaction wrote: a
+/// savepoint's writes have ids of their own, later than the transaction's.
+pub fn written(table: &Table) -> String {
+    let columns: Vec<usize> = (0..table.columns.len()).collect();
+    format!(
+        "{} WHERE pg_catalog.age(t.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id()::pg_catalog.xid)",
+        read(table, &columns)
+    )
+}
+
 /// Reads `columns` as text of the rows whose keys are given, after the ordinal.
 pub fn read(table: &Table, columns: &[usize]) -> String {
     let shape = Shape { table, others: &[] };

@@ -21,11 +21,11 @@ use crate::node::NodeError;
 use crate::wire::Param;
 
 /// How often room is made for a row before the batch is given up and tried later.
-const ROUNDS: usize = 16;
+pub(super) const ROUNDS: usize = 16;
 
 /// A row that holds a unique value which an incoming row wants.
 #[derive(Debug)]
-struct Holder {
+pub(super) struct Holder {
     row: Row,
     index: UniqueIndex,
     /// The change that stands there, if the window has it.
@@ -56,7 +56,7 @@ impl<R: Recorder> Execution<'_, R> {
             self.write_one(&folded).await?;
             self.touched(&folded);
         }
-        Ok(())
+        self.recheck().await
     }
 
     /// Writes one change; makes room for it where another row has its unique value.
@@ -205,7 +205,7 @@ impl<R: Recorder> Execution<'_, R> {
     }
 
     /// The rows that hold a unique value of `row`, other than the row of its own key.
-    async fn holders(&mut self, row: &Row) -> Result<Vec<Holder>, ApplyError> {
+    pub(super) async fn holders(&mut self, row: &Row) -> Result<Vec<Holder>, ApplyError> {
         let table = row.table().clone();
         let mut holders: Vec<Holder> = Vec::new();
         for index in &table.unique {
@@ -236,10 +236,7 @@ impl<R: Recorder> Execution<'_, R> {
         origin: Option<&str>,
         cells: &[Cell<'_>],
     ) -> Result<Holder, ApplyError> {
-        let cell_of =
-            |column: &Option<usize>| column.and_then(|column| cells.get(column).copied()).unwrap_or(Cell::Null);
-        let tuple = Tuple::from_cells(like.relation.column_of.iter().map(cell_of).collect::<Vec<_>>().into_iter());
-        let row = Row { relation: like.relation.clone(), tuple };
+        let row = row_of(like, cells);
         let target = self.batch.link.target;
         let key = row.key(&self.shared.catalog.hasher);
         let coordinator = self.shared.coordinator();
@@ -252,6 +249,13 @@ impl<R: Recorder> Execution<'_, R> {
         let side = standing.map(|change| note::side(&coordinator, change)).transpose()?;
         Ok(Holder { row, index: index.clone(), side, home })
     }
+}
+
+/// The row with these values of the table's columns, in the shape of another row.
+pub(super) fn row_of(like: &Row, cells: &[Cell<'_>]) -> Row {
+    let cell_of = |column: &Option<usize>| column.and_then(|column| cells.get(column).copied()).unwrap_or(Cell::Null);
+    let tuple = Tuple::from_cells(like.relation.column_of.iter().map(cell_of).collect::<Vec<_>>().into_iter());
+    Row { relation: like.relation.clone(), tuple }
 }
 
 /// A row that is to be written and whose unique value another row has.
@@ -290,7 +294,7 @@ pub(super) enum Outcome {
 
 /// Whether a statement failed because of a unique value or an exclusion constraint.
 pub(super) fn is_violation(error: &ApplyError) -> bool {
-    matches!(error.code(), Some("23505" | "23P01"))
+    matches!(error, ApplyError::Duplicate { .. }) || matches!(error.code(), Some("23505" | "23P01"))
 }
 
 fn no_holder(error: &ApplyError) -> ApplyError {
@@ -419,7 +423,13 @@ mod tests {
 
     #[test]
     fn a_holder_is_looked_for_by_value_and_not_by_its_own_key() {
-        let index = UniqueIndex { name: "t_e".into(), columns: vec![1], nulls_not_distinct: false, rule: None };
+        let index = UniqueIndex {
+            name: "t_e".into(),
+            columns: vec![1],
+            nulls_not_distinct: false,
+            deferrable: false,
+            rule: None,
+        };
         let table = Table { unique: vec![index.clone()], ..Table::of_texts("t", &["k", "e\"x"]) };
         let relation = Relation::sample(table.clone(), &["k", "e\"x"]);
         let query = |value| {

@@ -154,7 +154,13 @@ mod tests {
         };
         let says = refused(&|table| table.sends_old_rows = false);
         assert!(says.contains(r#"ALTER TABLE "public"."a" REPLICA IDENTITY FULL;"#), "{says}");
-        let index = UniqueIndex { name: "a_email".into(), columns: vec![1], nulls_not_distinct: false, rule: None };
+        let index = UniqueIndex {
+            name: "a_email".into(),
+            columns: vec![1],
+            nulls_not_distinct: false,
+            deferrable: false,
+            rule: None,
+        };
         let says = refused(&|table| table.unique = vec![index.clone()]);
         assert!(says.contains("a_email"), "{says}");
     }

@@ -72,6 +72,8 @@ pub struct UniqueIndex {
     pub columns: Vec<usize>,
     /// NULLS NOT DISTINCT (15+).
     pub nulls_not_distinct: bool,
+    /// DEFERRABLE: our sessions switch off the server's recheck.
+    pub deferrable: bool,
     /// What two rows must not both have, where that is more than equal values of its columns.
     pub rule: Option<IndexRule>,
 }
@@ -125,6 +127,11 @@ impl Table {
     /// The index of the column called `name`.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// Whether a constraint of it is deferrable.
+    pub fn defers(&self) -> bool {
+        self.unique.iter().any(|index| index.deferrable)
     }
 
     /// As the target of UPDATE, DELETE, TRUNCATE and LOCK, and in FROM: without the tables that inherit from it, which are

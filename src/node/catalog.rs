@@ -153,8 +153,9 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
         .filter_map(|index| {
             let plain = fit::is_plain_unique(first, index);
             let columns = places(if plain { &index.columns } else { &index.looks_at })?;
+            let rule = (!plain).then(|| index.rule.clone());
             let (name, nulls_not_distinct) = (index.name.clone(), index.nulls_not_distinct);
-            Some(UniqueIndex { name, columns, nulls_not_distinct, rule: (!plain).then(|| index.rule.clone()) })
+            Some(UniqueIndex { name, columns, nulls_not_distinct, deferrable: !index.immediate, rule })
         })
         .collect();
     Some(Table {
@@ -238,10 +239,6 @@ mod tests {
             },
             |t| t.indexes[0].odd = Some("has an equality of its own (collation or operator class)"),
             |t| t.indexes[0].immediate = false,
-            |t| {
-                let constraint = Some("t_x".to_owned());
-                t.indexes.push(IndexShape { constraint, immediate: false, ..IndexShape::of("t_x", &["name"]) });
-            },
             |t| t.kind = TableKind::Unlogged,
             |t| t.kind = TableKind::Foreign,
             |t| t.kind = TableKind::Extension,

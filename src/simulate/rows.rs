@@ -253,7 +253,13 @@ impl Schema {
 }
 
 fn table(number: u32) -> Table {
-    let unique = vec![UniqueIndex { name: "code".to_owned(), columns: vec![2], nulls_not_distinct: false, rule: None }];
+    let unique = vec![UniqueIndex {
+        name: "code".to_owned(),
+        columns: vec![2],
+        nulls_not_distinct: false,
+        deferrable: false,
+        rule: None,
+    }];
     Table { id: TableId(number), unique, ..Table::of_texts(&format!("t{number}"), &COLUMNS) }
 }
 

@@ -143,18 +143,14 @@ fn without_key(table: &TableShape) -> String {
     }
 }
 
-/// `session_replication_role = replica` switches off the recheck of deferrable keys: duplicates would go in.
+/// A deferrable key is no replica identity, so updates and deletes can't be published.
 fn deferrable(table: &TableShape, index: &IndexShape) -> Option<Finding> {
-    let constraint = index.constraint.as_ref().filter(|_| !index.immediate)?;
-    let kind = match (index.is_primary, index.is_exclusion) {
-        (true, _) => "PRIMARY KEY",
-        (_, true) => "EXCLUDE",
-        _ => "UNIQUE",
-    };
-    let what = format!("{kind} {constraint} is DEFERRABLE: under replication it would let duplicates in");
+    let is_key = table.key_index().is_some_and(|key| key.name == index.name);
+    let constraint = index.constraint.as_ref().filter(|_| is_key && !index.immediate)?;
+    let what = format!("PRIMARY KEY {constraint} is DEFERRABLE, so it can't tell which row a change means");
     let constraint = quote_identifier(constraint);
     Some(Finding::error("deferrable", what).fix(format!(
-        "ALTER TABLE {} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} {kind} ({});",
+        "ALTER TABLE {} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} PRIMARY KEY ({});",
         table.sql_name(),
         index.columns_sql()
     )))
