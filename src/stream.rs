@@ -9,6 +9,7 @@ pub mod feedback;
 pub mod keys;
 pub mod log;
 pub mod message;
+pub mod numbered;
 pub mod relations;
 pub mod source;
 pub mod source_error;

@@ -22,6 +22,8 @@ mod crashes;
 mod demo;
 /// What people get wrong: the message, and that nothing is lost.
 mod faults;
+/// Tables of which nothing but the inserts replicate.
+mod inserts;
 /// Large transactions, long backlogs.
 mod large;
 /// Which stage may know which, read from the source.

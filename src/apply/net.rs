@@ -37,8 +37,7 @@ impl Row {
     /// The row's key.
     pub fn key(&self, hasher: &KeyHasher) -> KeyId {
         let table = self.table();
-        let forms = table.key.iter().map(|column| &table.columns[*column].key_form);
-        hasher.key(table.id, self.key_cells().zip(forms))
+        hasher.key(table.id, self.key_cells().zip(table.key_forms()))
     }
 
     /// The cell of the table's column `column`; `None` if the source does not have the column.

@@ -148,12 +148,13 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
     let values: Vec<_> = (0..shape.len()).map(|i| shape.value(i)).collect();
     let overriding =
         if table.columns.iter().any(|column| column.identity_always) { " OVERRIDING SYSTEM VALUE" } else { "" };
-    let target = match on_conflict {
-        OnConflict::Skip => String::new(),
-        OnConflict::SkipKey => format!(" ({})", names[..table.key.len()].join(", ")),
+    let on_conflict = match on_conflict {
+        _ if table.key.is_empty() => String::new(),
+        OnConflict::Skip => " ON CONFLICT DO NOTHING".to_owned(),
+        OnConflict::SkipKey => format!(" ON CONFLICT ({}) DO NOTHING", names[..table.key.len()].join(", ")),
     };
     format!(
-        "INSERT INTO {} ({}){overriding} SELECT {} FROM {} ON CONFLICT{target} DO NOTHING",
+        "INSERT INTO {} ({}){overriding} SELECT {} FROM {}{on_conflict}",
         table.sql_name(),
         names.join(", "),
         values.join(", "),

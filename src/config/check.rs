@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use crate::config::reader::{Section, Typed};
 use crate::config::report::{ConfigErrors, Problem, Report};
-use crate::config::rules::{self, filter, syntax_problem};
+use crate::config::rules::{self, filter, globs, syntax_problem};
 use crate::config::units::{duration, size};
 use crate::config::{Config, JournalConfig, Limits, NAME_LIMIT, NodeConfig, TableFilter, object_name, origin_name};
 use crate::model::NodeId;
@@ -203,6 +203,7 @@ fn tables(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<TableFi
     let mut section = section_or_missing(root, "tables", "[tables]\ninclude = [\"public.*\"]", problems)?;
     let include = section.list("include", problems);
     let exclude = section.list("exclude", problems);
+    let insert_only = section.list("insert_only", problems);
     let had_include = section.get("include").is_some();
     let span = section.span.clone();
     section.finish(problems);
@@ -212,7 +213,10 @@ fn tables(root: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<TableFi
     } else if include.is_empty() {
         problems.push(Problem::error(span, "`include` is empty, so nothing would replicate"));
     }
-    filter(&include, &exclude, problems)
+    let filter = filter(&include, &exclude, problems)?;
+    let insert_only = globs(&insert_only, problems);
+    let error = |error| Problem::error(0..0, format!("the table patterns can't be used: {error}"));
+    filter.with_insert_only(insert_only).map_err(|failed| problems.push(error(failed))).ok()
 }
 
 /// Where the rules lie, and the files there. Without a `[rules]` section and without the usual directory the

@@ -7,6 +7,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use globset::Glob;
 use toml::de::DeTable;
 
 use crate::config::reader::{Section, Typed, suggestion};
@@ -186,6 +187,18 @@ fn conflict_types(typed: Vec<Typed<String>>, problems: &mut Vec<Problem>) -> Vec
     typed.into_iter().filter_map(&mut read).collect()
 }
 
+/// Those of the globs that are right.
+pub(super) fn globs(list: &[Typed<String>], problems: &mut Vec<Problem>) -> Vec<Glob> {
+    let mut globs = Vec::new();
+    for typed in list {
+        match glob(&typed.value) {
+            Ok(glob) => globs.push(glob),
+            Err(help) => problems.push(Problem::error(typed.span.clone(), "this is no table pattern").help(help)),
+        }
+    }
+    globs
+}
+
 /// A filter from lists of globs; `None` if the including list is empty or a glob is wrong.
 pub(super) fn filter(
     include: &[Typed<String>],
@@ -193,17 +206,7 @@ pub(super) fn filter(
     problems: &mut Vec<Problem>,
 ) -> Option<TableFilter> {
     let before = problems.len();
-    let mut read = |list: &[Typed<String>]| {
-        let mut globs = Vec::new();
-        for typed in list {
-            match glob(&typed.value) {
-                Ok(glob) => globs.push(glob),
-                Err(help) => problems.push(Problem::error(typed.span.clone(), "this is no table pattern").help(help)),
-            }
-        }
-        globs
-    };
-    let (include, exclude) = (read(include), read(exclude));
+    let (include, exclude) = (globs(include, problems), globs(exclude, problems));
     if include.is_empty() || problems.len() > before {
         return None;
     }

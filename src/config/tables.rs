@@ -12,6 +12,7 @@ const NEVER: &[&str] = &["pg_catalog", "information_schema", "pg_toast", "pgconc
 pub struct TableFilter {
     include: GlobSet,
     exclude: GlobSet,
+    insert_only: GlobSet,
     patterns: Vec<String>,
 }
 
@@ -26,7 +27,17 @@ impl TableFilter {
     /// From globs that [`glob`] has accepted.
     pub fn new(include: Vec<Glob>, exclude: Vec<Glob>) -> Result<TableFilter, globset::Error> {
         let patterns = include.iter().map(|glob| glob.glob().to_owned()).collect();
-        Ok(TableFilter { include: set(include)?, exclude: set(exclude)?, patterns })
+        Ok(TableFilter { include: set(include)?, exclude: set(exclude)?, insert_only: GlobSet::empty(), patterns })
+    }
+
+    /// The same, with nothing but the inserts of the tables that these match.
+    pub fn with_insert_only(self, insert_only: Vec<Glob>) -> Result<TableFilter, globset::Error> {
+        Ok(TableFilter { insert_only: set(insert_only)?, ..self })
+    }
+
+    /// Whether of the table nothing but the inserts are meant.
+    pub fn is_insert_only(&self, schema: &str, table: &str) -> bool {
+        self.insert_only.is_match(format!("{schema}.{table}"))
     }
 
     /// Every table but those that never replicate.

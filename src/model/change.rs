@@ -36,6 +36,10 @@ pub struct Relation {
 }
 
 impl Relation {
+    /// The name of a last column that stands for a key in a table without one: the row's number, which we give it. No
+    /// column can be called that.
+    pub const NUMBER: &str = "";
+
     /// The id of its table.
     ///
     /// # Panics
@@ -54,7 +58,8 @@ impl Relation {
     pub fn unknown_column(&self) -> Option<&str> {
         let table = self.table.as_ref()?;
         let unknown = self.columns.iter().zip(&self.column_of).filter(|(_, column)| column.is_none());
-        unknown.map(|(column, _)| column.name.as_str()).find(|name| !table.local.iter().any(|local| local == name))
+        let mut names = unknown.map(|(column, _)| column.name.as_str()).filter(|name| *name != Relation::NUMBER);
+        names.find(|name| !table.local.iter().any(|local| local == name))
     }
 
     /// The key cells of `tuple`, in key order.

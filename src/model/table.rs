@@ -113,9 +113,11 @@ pub struct Table {
     /// Columns that only some nodes have and that do not replicate: a change that tells one leaves it out.
     pub local: Vec<String>,
     /// The columns by which rows are identified (primary key, or the REPLICA IDENTITY index), as indices into
-    /// [`Table::columns`]; never empty.
+    /// [`Table::columns`]; empty only if nothing but inserts replicate.
     pub key: Vec<usize>,
-    /// Secondary unique indexes over plain columns.
+    /// Its inserts replicate, and nothing else.
+    pub insert_only: bool,
+    /// Secondary unique indexes and exclusion constraints.
     pub unique: Vec<UniqueIndex>,
     /// The root of partitions, which replicate under its name.
     pub is_partitioned: bool,
@@ -127,6 +129,12 @@ impl Table {
     /// The index of the column called `name`.
     pub fn column(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|column| column.name == name)
+    }
+
+    /// How the key's cells compare; of a table without a key, the row's number.
+    pub fn key_forms(&self) -> impl Iterator<Item = &KeyForm> {
+        let number = self.key.is_empty().then_some(&KeyForm::Bytes);
+        self.key.iter().map(|column| &self.columns[*column].key_form).chain(number)
     }
 
     /// Whether a constraint of it is deferrable.
@@ -167,6 +175,7 @@ impl Table {
             columns: columns.iter().map(column).collect(),
             local: Vec::new(),
             key: vec![0],
+            insert_only: false,
             unique: Vec::new(),
             is_partitioned: false,
             sends_old_rows: false,

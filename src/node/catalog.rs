@@ -147,7 +147,11 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
     let place: HashMap<&str, usize> = columns.iter().enumerate().map(|(i, column)| (column.name.as_str(), i)).collect();
     let places =
         |names: &[String]| names.iter().map(|name| place.get(name.as_str()).copied()).collect::<Option<Vec<_>>>();
-    let key = places(&first.key_index()?.columns).filter(|key| !key.is_empty())?;
+    let key = match first.key_index() {
+        Some(index) => places(&index.columns).filter(|key| !key.is_empty())?,
+        None if first.insert_only => Vec::new(),
+        None => return None,
+    };
     let unique = fit::uniques(first)
         .into_iter()
         .filter_map(|index| {
@@ -165,6 +169,7 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
         columns,
         local: local.into_iter().collect(),
         key,
+        insert_only: first.insert_only,
         unique,
         is_partitioned: tables.iter().any(|table| table.kind == TableKind::Partitioned),
         sends_old_rows: tables.iter().all(|table| table.identity == ReplicaIdentity::Full),
@@ -226,6 +231,11 @@ mod tests {
         let changes: &[Change] = &[
             |t| t.indexes.clear(),
             |t| t.identity = ReplicaIdentity::Nothing,
+            |t| (t.insert_only, t.identity) = (true, ReplicaIdentity::Nothing),
+            |t| {
+                t.insert_only = true;
+                t.indexes[0].is_primary = false;
+            },
             |t| t.columns[0].generated = true,
             |t| t.columns[0].base = TypeShape::base("pg_catalog", "tsvector"),
             |t| {

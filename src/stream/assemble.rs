@@ -16,6 +16,7 @@ use crate::stream::decode::{self, Place};
 use crate::stream::draft::Draft;
 use crate::stream::error::AssembleError;
 use crate::stream::message::{Bond, Chunk, CommitPoint, Message, Old};
+use crate::stream::numbered::numbered;
 use crate::stream::relations::Relations;
 use crate::stream::spill::Spill;
 
@@ -253,6 +254,11 @@ impl Assembler {
     fn row(&mut self, xid: Option<Xid>, oid: u32, op: Op) -> Result<(), AssembleError> {
         let (pending, relations) = self.current()?;
         let relation = known(relations, oid)?;
+        let op = match (op, relation.table.as_ref().filter(|table| table.insert_only)) {
+            (Op::Insert { new }, Some(table)) if table.key.is_empty() => Op::Insert { new: numbered(&new) },
+            (Op::Update { .. } | Op::Delete { .. }, Some(_)) => return Ok(()),
+            (op, _) => op,
+        };
         for tuple in tuples(&op) {
             if tuple.len() != relation.columns.len() {
                 let (has, is) = (relation.columns.len(), tuple.len());
@@ -272,7 +278,8 @@ impl Assembler {
         if pending.author != Author::Local {
             return Ok(());
         }
-        let replicated = || all.iter().filter(|relation| relation.table.is_some());
+        let replicates = |relation: &&&Arc<Relation>| relation.table.as_ref().is_some_and(|table| !table.insert_only);
+        let replicated = || all.iter().filter(replicates);
         let group: Vec<TableId> = replicated().map(|relation| relation.table_id()).collect();
         for relation in replicated() {
             let op = Op::Truncate { group: group.clone(), restart_identity };

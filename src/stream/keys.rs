@@ -69,8 +69,7 @@ pub fn touched(hasher: &KeyHasher, relation: &Relation, op: &mut Op) -> Result<T
 
 fn key_of(hasher: &KeyHasher, relation: &Relation, tuple: &Tuple) -> KeyId {
     let table = relation.table();
-    let forms = table.key.iter().map(|column| &table.columns[*column].key_form);
-    hasher.key(table.id, relation.key_cells(tuple).zip(forms))
+    hasher.key(table.id, relation.key_cells(tuple).zip(table.key_forms()))
 }
 
 fn check_identity(relation: &Relation) -> Result<(), KeyError> {

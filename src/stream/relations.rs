@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::table::Catalog;
-use crate::model::{Class, Classify, Relation};
+use crate::model::{Class, Classify, Relation, RelationColumn};
 use crate::stream::message::RelationShape;
 
 /// A table at the source does not fit the catalog.
@@ -60,7 +60,7 @@ impl Relations {
     }
 
     fn bind(&self, shape: RelationShape) -> Result<Relation, MissingKeyColumn> {
-        let RelationShape { oid, schema, name, columns } = shape;
+        let RelationShape { oid, schema, name, mut columns } = shape;
         let table = self.catalog.find(&schema, &name).cloned();
         let (mut column_of, mut key_positions) = (vec![None; columns.len()], Vec::new());
         if let Some(table) = &table {
@@ -72,6 +72,12 @@ impl Relations {
                 })
             };
             key_positions = table.key.iter().map(position).collect::<Result<_, _>>()?;
+            if table.key.is_empty() {
+                let name = Relation::NUMBER.to_owned();
+                key_positions.push(columns.len());
+                columns.push(RelationColumn { name, type_oid: 0, in_identity: true });
+                column_of.push(None);
+            }
         }
         Ok(Relation { oid, schema, name, columns, table, column_of, key_positions })
     }

@@ -100,9 +100,10 @@ impl Cluster {
             text.push_str(&format!("\n[[node]]\nname = \"{}\"\ndsn = \"{dsn}\"\n", self.name(place)));
         }
         let journal = self.journal.display();
-        let Tables { include, exclude } = &self.tables;
+        let Tables { include, exclude, insert_only } = &self.tables;
         text.push_str(&format!(
-            "\n[tables]\ninclude = {include:?}\nexclude = {exclude:?}\n\n[journal]\npath = \"{journal}\"\n"
+            "\n[tables]\ninclude = {include:?}\nexclude = {exclude:?}\ninsert_only = {insert_only:?}\n\n\
+             [journal]\npath = \"{journal}\"\n"
         ));
         text.push_str(&format!("\n[http]\nlisten = \"127.0.0.1:{}\"\n", self.http));
         fs::write(self.config(), text).expect("the configuration file");

@@ -39,6 +39,7 @@ pub struct Plan {
 pub struct Tables {
     pub(super) include: Vec<String>,
     pub(super) exclude: Vec<String>,
+    pub(super) insert_only: Vec<String>,
 }
 
 impl Plan {
@@ -56,7 +57,7 @@ impl Plan {
             journal: None,
             rules: include_str!("../../conflict-rules/default.toml").to_owned(),
             encodings: Vec::new(),
-            tables: Tables { include: vec!["public.*".to_owned()], exclude: Vec::new() },
+            tables: Tables { include: vec!["public.*".to_owned()], exclude: Vec::new(), insert_only: Vec::new() },
         }
     }
 
@@ -79,6 +80,12 @@ impl Plan {
     /// More tables than those in the schema public: a pattern.
     pub fn include(mut self, pattern: &str) -> Plan {
         self.tables.include.push(pattern.to_owned());
+        self
+    }
+
+    /// Tables of which nothing but the inserts replicate: a pattern.
+    pub fn insert_only(mut self, pattern: &str) -> Plan {
+        self.tables.insert_only.push(pattern.to_owned());
         self
     }
 

@@ -20,6 +20,7 @@ name = "{cluster}"
 [tables]
 include = ["public.*"]             # patterns over schema.table
 exclude = []                       # what these match stays out
+# insert_only = ["public.log_*"]   # of these the inserts replicate, and nothing else; they need no key
 
 [rules]
 path = "conflict-rules"            # every *.toml in it, in name order; the first rule that matches decides

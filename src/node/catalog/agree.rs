@@ -7,7 +7,7 @@ use crate::model::table::{quote_identifier, quote_literal};
 use crate::node::Finding;
 use crate::node::catalog::fit::{is_plain_unique, uniques};
 use crate::node::catalog::shape::{ColumnShape, IndexShape, TableShape};
-use crate::node::catalog::types::{TypeKind, TypeShape};
+use crate::node::catalog::types::{Folding, TypeKind, TypeShape};
 
 const CHECK: &str = "schema";
 
@@ -88,6 +88,14 @@ impl Pair<'_> {
             let what = format!("column {name} is NOT NULL {which} only: a NULL from elsewhere stops the link");
             findings.push(Finding::warning(CHECK, what));
         }
+        if let (Some(Folding::ByCharacter(theirs)), Some(Folding::ByCharacter(ours))) = (&first.folding, &here.folding)
+            && let Some(character) = theirs.first_difference(ours)
+        {
+            let what = format!(
+                "column {name}: the lower case of {character:?} is another one than at {node}, so citext compares otherwise"
+            );
+            findings.push(Finding::error(CHECK, what));
+        }
         findings.extend(self.labels(first, here));
         findings
     }
@@ -115,7 +123,12 @@ impl Pair<'_> {
     }
 
     fn keys(&self) -> Option<Finding> {
-        let (first, here) = (set(&self.first.key_index()?.columns), set(&self.table.key_index()?.columns));
+        let key = |table: &TableShape| match table.key_index() {
+            Some(index) => Some(index.columns.clone()),
+            None => table.insert_only.then(Vec::new),
+        };
+        let (first, here) = (key(self.first)?, key(self.table)?);
+        let (first, here) = (set(&first), set(&here));
         let what = || format!("the key is ({}) here and ({}) at {}", list(&here), list(&first), self.first_node);
         (first != here).then(|| Finding::error(CHECK, what()))
     }
@@ -208,6 +221,18 @@ mod tests {
         assert_eq!(extra(false, false), Level::Warning);
         assert_eq!(extra(true, true), Level::Warning);
         assert_eq!(extra(true, false), Level::Error);
+    }
+
+    #[test]
+    fn citext_that_compares_otherwise_is_an_error() {
+        use crate::model::CaseMap;
+        let folding = |upper| Some(Folding::ByCharacter(CaseMap::new([(upper, "i".to_owned())]).into()));
+        let (mut east, mut west) = (TableShape::sample(), TableShape::sample());
+        (east.columns[1].folding, west.columns[1].folding) = (folding('I'), folding('İ'));
+        let findings = compare(&[("east", Some(&east)), ("west", Some(&west))]);
+        assert!(findings[0].what.contains("citext compares otherwise"), "{findings:?}");
+        west.columns[1].folding = folding('I');
+        assert_eq!(compare(&[("east", Some(&east)), ("west", Some(&west))]), vec![]);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(crate) async fn tables(
     let rows = client.query(TABLES, &[&publication]).await.map_err(&doing)?;
     let mut tables: Vec<TableShape> =
         rows.iter().map(table).filter(|table| filter.matches(&table.schema, &table.name)).collect();
+    tables.iter_mut().for_each(|table| table.insert_only = filter.is_insert_only(&table.schema, &table.name));
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, oid)| (*oid, i)).collect();
     let columns = client.query(COLUMNS, &[&oids]).await.map_err(&doing)?;
@@ -71,6 +72,7 @@ fn table(row: &Row) -> TableShape {
         schema: row.get("schema"),
         name: row.get("name"),
         kind: kind(row),
+        insert_only: false,
         identity: ReplicaIdentity::of_letter(row.get("replica_identity")),
         partition_of: row.get("partition_of"),
         leaves: leaves(row.get("leaves")),

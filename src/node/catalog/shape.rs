@@ -15,6 +15,8 @@ pub struct TableShape {
     pub name: String,
     /// What it is.
     pub kind: TableKind,
+    /// The configuration wants its inserts, and nothing else.
+    pub insert_only: bool,
     /// REPLICA IDENTITY.
     pub identity: ReplicaIdentity,
     /// Of a partition, the `pg_class.oid` of each partitioned table that it is a part of.
@@ -252,6 +254,7 @@ impl TableShape {
             schema: "public".to_owned(),
             name: "t".to_owned(),
             kind: TableKind::Plain,
+            insert_only: false,
             identity: ReplicaIdentity::Default,
             partition_of: Vec::new(),
             leaves: Vec::new(),

@@ -1,0 +1,80 @@
+//! Tables of which nothing but the inserts replicate: with a key, and without one.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::harness::{Plan, SOON, wait_for};
+
+const EAST: usize = 0;
+const WEST: usize = 1;
+
+/// Equal rows are as many rows; nothing is applied twice, whatever happens to the daemon.
+#[test]
+fn rows_without_a_key() {
+    let schema = "CREATE TABLE log (at timestamptz DEFAULT now(), line text, n int GENERATED ALWAYS AS IDENTITY);
+        ALTER TABLE log REPLICA IDENTITY FULL;
+        INSERT INTO log (at, line) VALUES ('2026-01-01', 'before');";
+    let mut cluster =
+        Plan::two().setting(EAST, "logical_decoding_work_mem", "64kB").schema(schema).insert_only("public.l*").run();
+    cluster.rows(EAST, "INSERT INTO log (at, line) SELECT '2026-01-01', 'same' FROM generate_series(1, 3)");
+    cluster.rows(WEST, "INSERT INTO log (at, line) VALUES ('2026-01-01', 'same'), (NULL, NULL), (NULL, NULL)");
+    cluster.rows(EAST, "INSERT INTO log (line) SELECT repeat('x', 100) FROM generate_series(1, 25000)");
+    cluster.rows(EAST, "BEGIN; INSERT INTO log (line) VALUES ('never'); ROLLBACK");
+    for _ in 0..3 {
+        cluster.kill_daemon();
+        cluster.rows(WEST, "INSERT INTO log (line) VALUES ('while it was down')");
+        cluster.start_daemon();
+        cluster.rows(EAST, "INSERT INTO log (line) VALUES ('while it was down')");
+    }
+    cluster.settle();
+    let counts = "SELECT string_agg(line || ' ' || n, ', ' ORDER BY line) FROM
+        (SELECT coalesce(left(line, 9), 'null') AS line, count(*) AS n FROM log GROUP BY 1) c";
+    assert_eq!(cluster.value(WEST, counts), "before 1, null 2, same 4, while it  6, xxxxxxxxx 25000");
+    // what one side does to its rows is its own affair
+    cluster.rows(EAST, "UPDATE log SET line = 'changed' WHERE line = 'same'; DELETE FROM log WHERE line LIKE 'x%'");
+    cluster.rows(WEST, "TRUNCATE log");
+    cluster.rows(EAST, "INSERT INTO log (line) VALUES ('last')");
+    cluster.wait_applied();
+    assert_eq!(cluster.value(WEST, "SELECT line FROM log"), "last");
+    assert_eq!(cluster.value(EAST, "SELECT count(*) FROM log WHERE line = 'changed'"), "4");
+    assert!(cluster.conflicts(&[]).is_empty());
+}
+
+#[test]
+fn rows_with_a_key() {
+    let schema = "CREATE TABLE event (id int PRIMARY KEY, who text);";
+    let mut cluster = Plan::two().schema(schema).insert_only("public.event").run();
+    cluster.rows(EAST, "INSERT INTO event SELECT i, 'east' FROM generate_series(1, 10) i");
+    cluster.settle();
+    cluster.rows(WEST, "UPDATE event SET who = 'west' WHERE id = 1; DELETE FROM event WHERE id > 5");
+    cluster.wait_applied();
+    assert_eq!(cluster.value(EAST, "SELECT count(*) FROM event WHERE who = 'east'"), "10");
+    // the same key at both sides is a conflict as ever
+    cluster.stop_daemon();
+    cluster.rows(EAST, "INSERT INTO event VALUES (20, 'east')");
+    sleep(Duration::from_millis(20));
+    cluster.rows(WEST, "INSERT INTO event VALUES (20, 'west')");
+    cluster.start_daemon();
+    wait_for("the later one", SOON, || {
+        (cluster.value(EAST, "SELECT who FROM event WHERE id = 20") == "west").then_some(())
+    });
+    assert_eq!(cluster.value(WEST, "SELECT who FROM event WHERE id = 20"), "west");
+    let found = cluster.conflicts(&["--table", "public.event"]);
+    assert!(!found.is_empty() && found.iter().all(|one| one["type"] == "insert_exists"), "{found:?}");
+}
+
+#[test]
+fn what_is_missing_for_it_is_said_with_the_statement() {
+    let schema = "CREATE TABLE a (v text); CREATE TABLE b (v text UNIQUE); ALTER TABLE b REPLICA IDENTITY FULL;
+        CREATE TABLE c (v text);";
+    let cluster = Plan::two().schema(schema).insert_only("public.[ab]").servers_only();
+    let printed = cluster.pgconcord(&["doctor"]);
+    for part in [
+        "public.a: is for inserts only; without REPLICA IDENTITY FULL the server would refuse its UPDATE and DELETE",
+        r#"ALTER TABLE "public"."a" REPLICA IDENTITY FULL;"#,
+        "public.b: is for inserts only and has no key: a collision in b_v_key could not be resolved",
+        "public.c: has no primary key, so its rows can't be told apart",
+    ] {
+        assert!(printed.stdout.contains(part), "{part}\n{printed}");
+    }
+}
