@@ -37,7 +37,7 @@ fn rows_without_a_key() {
     cluster.wait_applied();
     assert_eq!(cluster.value(WEST, "SELECT line FROM log"), "last");
     assert_eq!(cluster.value(EAST, "SELECT count(*) FROM log WHERE line = 'changed'"), "4");
-    assert!(cluster.conflicts(&[]).is_empty());
+    cluster.assert_no_conflicts();
 }
 
 #[test]

@@ -2,16 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::{Cluster, Plan, SOON, wait_for};
+use crate::harness::{Plan, SOON, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
-
-fn run(cluster: &mut Cluster, place: usize, statements: &[String]) {
-    let sql = cluster.sql(place);
-    statements.iter().for_each(|statement| drop(sql.rows(statement)));
-    cluster.settle();
-}
 
 /// Whatever can be quoted can be a name, of a schema, a table, a column, a type, an index.
 #[test]
@@ -55,14 +49,13 @@ fn names_that_need_quotes() {
     }
     let mut cluster = Plan::two().schema(&schema).include("*.*").run();
     let each = |statement: &dyn Fn(&str) -> String| names.map(|name| statement(&quoted(name))).to_vec();
-    run(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &each(&|name| format!("INSERT INTO {name}.{name} VALUES (1, 'a', 'x'), (2, 'b', 'y'), (3, NULL, 'z')")),
     );
-    run(&mut cluster, WEST, &each(&|name| format!("UPDATE {name}.{name} SET v = 'w' WHERE {name} = 1")));
-    run(&mut cluster, EAST, &each(&|name| format!("UPDATE {name}.{name} SET {name} = 4 WHERE {name} = 2")));
-    run(&mut cluster, WEST, &each(&|name| format!("DELETE FROM {name}.{name} WHERE {name} = 3")));
+    cluster.replicate(WEST, &each(&|name| format!("UPDATE {name}.{name} SET v = 'w' WHERE {name} = 1")));
+    cluster.replicate(EAST, &each(&|name| format!("UPDATE {name}.{name} SET {name} = 4 WHERE {name} = 2")));
+    cluster.replicate(WEST, &each(&|name| format!("DELETE FROM {name}.{name} WHERE {name} = 3")));
     // the same unique value at both sides
     cluster.stop_daemon();
     each(&|name| format!("INSERT INTO {name}.{name} VALUES (5, 'a', 'same')"))
@@ -77,7 +70,7 @@ fn names_that_need_quotes() {
     // by one link or by both
     let tables: BTreeSet<String> = conflicts.iter().map(|one| one["table"].to_string()).collect();
     assert_eq!(tables.len(), names.len());
-    run(&mut cluster, EAST, &each(&|name| format!("TRUNCATE {name}.{name}")));
+    cluster.replicate(EAST, &each(&|name| format!("TRUNCATE {name}.{name}")));
     let listed = cluster.pgconcord(&["conflicts", "list", "--table", "dot.ted.dot.ted"]);
     assert_eq!(listed.code, 0, "{listed}");
 }
@@ -99,9 +92,8 @@ fn a_table_in_another_schema_at_the_peer_is_missing_there() {
 fn latin1_beside_utf8() {
     let schema = "CREATE TABLE t (k text PRIMARY KEY, v text);";
     let mut cluster = Plan::two().encoding(EAST, "LATIN1").schema(schema).run();
-    run(&mut cluster, EAST, &["INSERT INTO t VALUES ('größe', 'ÿ¿')".to_owned()]);
-    run(
-        &mut cluster,
+    cluster.replicate(EAST, &["INSERT INTO t VALUES ('größe', 'ÿ¿')".to_owned()]);
+    cluster.replicate(
         WEST,
         &["UPDATE t SET v = 'é' WHERE k = 'größe'".to_owned(), "INSERT INTO t VALUES ('à', 'ß')".to_owned()],
     );
@@ -122,8 +114,8 @@ fn bytes_of_sql_ascii_pass_as_they_are() {
     let schema = "CREATE TABLE t (k text PRIMARY KEY, v text);";
     let mut cluster = Plan::two().encoding(EAST, "SQL_ASCII").encoding(WEST, "SQL_ASCII").schema(schema).run();
     // bytes that are no UTF-8: made there, for this session would not send them
-    run(&mut cluster, EAST, &["INSERT INTO t VALUES (chr(255) || 'k', chr(254))".to_owned()]);
-    run(&mut cluster, WEST, &["UPDATE t SET v = v || chr(200) WHERE k = chr(255) || 'k'".to_owned()]);
+    cluster.replicate(EAST, &["INSERT INTO t VALUES (chr(255) || 'k', chr(254))".to_owned()]);
+    cluster.replicate(WEST, &["UPDATE t SET v = v || chr(200) WHERE k = chr(255) || 'k'".to_owned()]);
     assert_eq!(cluster.value(EAST, "SELECT encode(v::bytea, 'hex') FROM t"), "fec8");
 }
 

@@ -201,5 +201,5 @@ fn an_update_of_a_row_that_was_seen_to_go_is_no_conflict() {
         });
     }
     cluster.settle();
-    assert!(cluster.conflicts(&[]).is_empty(), "{:?}", cluster.conflicts(&[]));
+    cluster.assert_no_conflicts();
 }

@@ -26,12 +26,6 @@ const MANY: &str = "
     CREATE TABLE sale_south_1 PARTITION OF sale_south FOR VALUES WITH (MODULUS 2, REMAINDER 1);
     CREATE TABLE sale_east PARTITION OF sale FOR VALUES IN ('east');";
 
-fn run(cluster: &mut Cluster, place: usize, statements: &[&str]) {
-    let sql = cluster.sql(place);
-    statements.iter().for_each(|statement| drop(sql.rows(statement)));
-    cluster.settle();
-}
-
 fn rows(cluster: &Cluster, place: usize) -> String {
     cluster
         .value(place, "SELECT string_agg(format('%s %s %s', id, region, amount), ', ' ORDER BY id, region) FROM sale")
@@ -40,18 +34,14 @@ fn rows(cluster: &Cluster, place: usize) -> String {
 /// Inserts, updates, moves between partitions, conflicts and TRUNCATE between nodes whose partitions differ.
 fn partitioned(east: Version, west: Version) {
     let mut cluster = Plan::of(&[east, west]).schema(ROOT).at(EAST, FEW).at(WEST, MANY).run();
-    run(
-        &mut cluster,
-        EAST,
+    cluster.replicate(EAST,
         &[
             "INSERT INTO sale SELECT i, (ARRAY['north', 'south', 'east', 'west'])[i % 4 + 1], i FROM generate_series(1, 40) i",
             "UPDATE sale SET amount = amount * 10 WHERE id <= 8",
             "DELETE FROM sale WHERE id > 8",
         ],
     );
-    run(
-        &mut cluster,
-        WEST,
+    cluster.replicate(WEST,
         &[
             "UPDATE sale SET region = 'south' WHERE id IN (1, 2, 3)",
             "BEGIN; UPDATE sale SET region = 'east' WHERE id = 1; UPDATE sale SET region = 'north', amount = 5 WHERE id = 1; COMMIT",
@@ -62,7 +52,7 @@ fn partitioned(east: Version, west: Version) {
         rows(&cluster, EAST),
         "1 north 5, 2 south 20, 3 south 30, 5 south 50, 6 east 60, 7 west 70, 8 north 80, 100 north 40"
     );
-    assert!(cluster.conflicts(&[]).is_empty(), "{:?}", cluster.conflicts(&[]));
+    cluster.assert_no_conflicts();
 
     // the same row, by its two owners
     cluster.stop_daemon();
@@ -75,8 +65,7 @@ fn partitioned(east: Version, west: Version) {
     assert!(!cluster.conflicts(&["--table", "public.sale"]).is_empty(), "two updates of one row");
 
     // a partition that comes while the daemon runs
-    run(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &[
             "CREATE TABLE sale_sea PARTITION OF sale FOR VALUES IN ('sea')",
@@ -84,9 +73,9 @@ fn partitioned(east: Version, west: Version) {
         ],
     );
     cluster.rows(WEST, "CREATE TABLE parts.sea PARTITION OF sale FOR VALUES IN ('sea')");
-    run(&mut cluster, EAST, &["INSERT INTO sale VALUES (201, 'sea', 1)", "UPDATE sale SET amount = 7 WHERE id = 200"]);
+    cluster.replicate(EAST, &["INSERT INTO sale VALUES (201, 'sea', 1)", "UPDATE sale SET amount = 7 WHERE id = 200"]);
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM parts.sea"), "1");
-    run(&mut cluster, WEST, &["TRUNCATE sale", "INSERT INTO sale VALUES (1, 'south', 1)"]);
+    cluster.replicate(WEST, &["TRUNCATE sale", "INSERT INTO sale VALUES (1, 'south', 1)"]);
     assert_eq!(rows(&cluster, EAST), "1 south 1");
 }
 
@@ -104,10 +93,10 @@ fn partitions_between_the_oldest_and_the_newest() {
 fn a_partitioned_table_and_an_ordinary_one_of_that_name_are_equal() {
     let plain = "CREATE TABLE sale (id int, region text, amount int, note text, PRIMARY KEY (id, region));";
     let mut cluster = Plan::two().at(EAST, ROOT).at(EAST, FEW).at(WEST, plain).run();
-    run(&mut cluster, EAST, &["INSERT INTO sale VALUES (1, 'north', 1), (2, 'south', 2), (3, 'x', 3)"]);
-    run(&mut cluster, WEST, &["UPDATE sale SET region = 'north' WHERE id = 2", "DELETE FROM sale WHERE id = 3"]);
+    cluster.replicate(EAST, &["INSERT INTO sale VALUES (1, 'north', 1), (2, 'south', 2), (3, 'x', 3)"]);
+    cluster.replicate(WEST, &["UPDATE sale SET region = 'north' WHERE id = 2", "DELETE FROM sale WHERE id = 3"]);
     assert_eq!(rows(&cluster, EAST), "1 north 1, 2 north 2");
-    run(&mut cluster, WEST, &["TRUNCATE sale"]);
+    cluster.replicate(WEST, &["TRUNCATE sale"]);
     assert_eq!(cluster.value(EAST, "SELECT count(*) FROM sale"), "0");
 }
 
@@ -116,14 +105,11 @@ fn a_partitioned_table_and_an_ordinary_one_of_that_name_are_equal() {
 #[test]
 fn leaf_by_leaf_if_the_root_is_left_out() {
     let mut cluster = Plan::two().schema(ROOT).schema(FEW).exclude("public.sale").exclude("public.sale_other").run();
-    run(&mut cluster, EAST, &["INSERT INTO sale VALUES (1, 'north', 1), (2, 'south', 2), (3, 'north', 3)"]);
-    run(
-        &mut cluster,
-        WEST,
-        &["UPDATE sale SET region = 'south' WHERE id = 1", "UPDATE sale SET amount = 4 WHERE id = 2"],
-    );
+    cluster.replicate(EAST, &["INSERT INTO sale VALUES (1, 'north', 1), (2, 'south', 2), (3, 'north', 3)"]);
+    cluster
+        .replicate(WEST, &["UPDATE sale SET region = 'south' WHERE id = 1", "UPDATE sale SET amount = 4 WHERE id = 2"]);
     assert_eq!(rows(&cluster, EAST), "1 south 1, 2 south 4, 3 north 3");
-    run(&mut cluster, WEST, &["TRUNCATE sale_south"]);
+    cluster.replicate(WEST, &["TRUNCATE sale_south"]);
     assert_eq!(rows(&cluster, EAST), "3 north 3");
     cluster.rows(EAST, "INSERT INTO sale VALUES (4, 'other', 4)");
     cluster.wait_applied();
@@ -169,8 +155,7 @@ fn tables_that_inherit_are_tables_of_their_own() {
         INSERT INTO city VALUES (1, 'Porto'), (2, 'Graz');
         INSERT INTO capital VALUES (1, 'Lisbon', 'PT'), (3, 'Vienna', 'AT');";
     let mut cluster = Plan::two().schema(schema).run();
-    run(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &[
             "UPDATE ONLY city SET name = 'Braga' WHERE id = 1",
@@ -182,8 +167,8 @@ fn tables_that_inherit_are_tables_of_their_own() {
     assert_eq!(cluster.value(WEST, "SELECT name FROM capital WHERE id = 1"), "Lisbon");
     let all = "SELECT string_agg(format('%s %s', id, name), ', ' ORDER BY id, name) FROM city";
     assert_eq!(cluster.value(WEST, all), "1 Braga, 1 Lisbon, 3 VIENNA, 4 Rome");
-    run(&mut cluster, WEST, &["TRUNCATE ONLY city"]);
+    cluster.replicate(WEST, &["TRUNCATE ONLY city"]);
     assert_eq!(cluster.value(EAST, all), "1 Lisbon, 3 VIENNA, 4 Rome");
-    run(&mut cluster, WEST, &["INSERT INTO city VALUES (9, 'Faro')", "TRUNCATE city"]);
+    cluster.replicate(WEST, &["INSERT INTO city VALUES (9, 'Faro')", "TRUNCATE city"]);
     assert_eq!(cluster.value(EAST, "SELECT count(*) FROM city"), "0");
 }

@@ -1,19 +1,11 @@
 //! Statements: TRUNCATE in all its forms, COPY, MERGE, INSERT ON CONFLICT, large ones, savepoints, two-phase commit, other
 //! people's logical messages, REPLICA IDENTITY.
 
-use crate::harness::{Cluster, Plan, SOON, Version, wait_for};
+use crate::harness::{Plan, SOON, Version, wait_for};
 use pgconcord::throwaway::Stop;
 
 const EAST: usize = 0;
 const WEST: usize = 1;
-
-fn run(cluster: &mut Cluster, place: usize, statements: &[&str]) {
-    let sql = cluster.sql(place);
-    statements.iter().for_each(|statement| drop(sql.rows(statement)));
-    cluster.settle();
-    let conflicts = cluster.conflicts(&[]);
-    assert!(conflicts.is_empty(), "{conflicts:?}");
-}
 
 #[test]
 fn truncate_of_several_with_cascade_and_restart() {
@@ -25,17 +17,15 @@ fn truncate_of_several_with_cascade_and_restart() {
         INSERT INTO a DEFAULT VALUES; INSERT INTO b VALUES (1, 1); INSERT INTO c VALUES (1, 1);
         INSERT INTO alone VALUES (1); INSERT INTO out_of_it VALUES (1);";
     let mut cluster = Plan::two().schema(schema).exclude("public.out_of_it").run();
-    run(&mut cluster, EAST, &["TRUNCATE a, alone RESTART IDENTITY CASCADE", "INSERT INTO alone VALUES (2)"]);
+    cluster.replicate(EAST, &["TRUNCATE a, alone RESTART IDENTITY CASCADE", "INSERT INTO alone VALUES (2)"]);
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM c"), "0");
     // rows that are written and emptied in one transaction
-    run(
-        &mut cluster,
+    cluster.replicate(
         WEST,
         &["BEGIN; INSERT INTO alone VALUES (3); TRUNCATE alone; INSERT INTO alone VALUES (4); COMMIT"],
     );
     assert_eq!(cluster.value(EAST, "SELECT string_agg(id::text, ' ') FROM alone"), "4");
-    run(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &["BEGIN; TRUNCATE alone; ROLLBACK", "BEGIN; SAVEPOINT s; TRUNCATE alone; ROLLBACK TO s; COMMIT"],
     );
@@ -44,6 +34,7 @@ fn truncate_of_several_with_cascade_and_restart() {
     cluster.wait_applied();
     let counts = "SELECT (SELECT count(*) FROM alone) || ' ' || (SELECT count(*) FROM out_of_it)";
     assert_eq!(cluster.value(WEST, counts), "0 1");
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -51,8 +42,7 @@ fn copy_merge_and_upserts() {
     let schema = "CREATE TABLE stock (id int PRIMARY KEY, n int NOT NULL, note text);
         CREATE TABLE delivery (id int PRIMARY KEY, n int NOT NULL);";
     let mut cluster = Plan::two().schema(schema).run();
-    run(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &[
             "COPY stock (id, n) FROM PROGRAM 'seq 1 3000 | sed ''s/$/\\t1/'''",
@@ -63,9 +53,7 @@ fn copy_merge_and_upserts() {
              WHEN NOT MATCHED THEN INSERT VALUES (d.id, d.n, 'new')",
         ],
     );
-    run(
-        &mut cluster,
-        WEST,
+    cluster.replicate(WEST,
         &[
             "INSERT INTO stock VALUES (1, 5, 'up'), (9000, 5, 'new') ON CONFLICT (id) DO UPDATE SET n = stock.n + excluded.n",
             "INSERT INTO stock VALUES (1, 7, NULL) ON CONFLICT DO NOTHING",
@@ -77,6 +65,7 @@ fn copy_merge_and_upserts() {
     assert_eq!(cluster.value(EAST, "SELECT n FROM stock WHERE id = 1"), "6");
     // 3,000 − 6 even ones, 10 new, 9000, less one of the odd ones
     assert_eq!(cluster.value(EAST, "SELECT count(*) FROM stock"), "3004");
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -84,9 +73,10 @@ fn statements_that_touch_every_row() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, n int, v text);
         INSERT INTO t SELECT i, 0, md5(i::text) FROM generate_series(1, 60000) i;";
     let mut cluster = Plan::two().schema(schema).run();
-    run(&mut cluster, EAST, &["UPDATE t SET n = n + 1", "UPDATE t SET id = id + 1000000 WHERE id % 3 = 0"]);
-    run(&mut cluster, WEST, &["DELETE FROM t WHERE id % 2 = 0", "UPDATE t SET v = NULL"]);
+    cluster.replicate(EAST, &["UPDATE t SET n = n + 1", "UPDATE t SET id = id + 1000000 WHERE id % 3 = 0"]);
+    cluster.replicate(WEST, &["DELETE FROM t WHERE id % 2 = 0", "UPDATE t SET v = NULL"]);
     assert_eq!(cluster.value(EAST, "SELECT count(*) || ' ' || sum(n) FROM t"), "30000 30000");
+    cluster.assert_no_conflicts();
 }
 
 /// Savepoints, released and rolled back, nested, in transactions that are streamed while they run.
@@ -109,14 +99,15 @@ fn subtransactions(versions: [Version; 2]) {
         fill(5001, 7000),
         "COMMIT".to_owned(),
     ];
-    run(&mut cluster, EAST, &[&whole.concat()]);
+    cluster.replicate(EAST, &[&whole.concat()]);
     assert_eq!(cluster.value(WEST, "SELECT count(*) || ' ' || count(*) FILTER (WHERE v = 'kept') FROM t"), "5000 1");
     // exceptions are subtransactions, a thousand of them
     let many = "DO $$ BEGIN FOR i IN 1..1000 LOOP BEGIN
             INSERT INTO t VALUES (10000 + i, repeat('y', 200)); IF i % 2 = 0 THEN RAISE 'no'; END IF;
         EXCEPTION WHEN raise_exception THEN NULL; END; END LOOP; END $$";
-    run(&mut cluster, EAST, &[many, &format!("BEGIN; SAVEPOINT s; {} ROLLBACK TO s; COMMIT", fill(20000, 23000))]);
+    cluster.replicate(EAST, &[many, &format!("BEGIN; SAVEPOINT s; {} ROLLBACK TO s; COMMIT", fill(20000, 23000))]);
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM t WHERE id > 10000"), "500");
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -148,17 +139,16 @@ fn two_phase_commit() {
     cluster.server(EAST).restart(Stop::Immediate).expect("a restart");
     cluster.kill_daemon();
     cluster.start_daemon();
-    run(&mut cluster, EAST, &["COMMIT PREPARED 'first'", "COMMIT PREPARED 'large'", "ROLLBACK PREPARED 'third'"]);
+    cluster.replicate(EAST, &["COMMIT PREPARED 'first'", "COMMIT PREPARED 'large'", "ROLLBACK PREPARED 'third'"]);
     assert_eq!(cluster.value(WEST, "SELECT count(*) || ' ' || max(id) FROM t"), "2903 3000");
+    cluster.assert_no_conflicts();
 }
 
 /// Logical messages of others, transactional or not, also under our prefix.
 #[test]
 fn logical_messages_of_others() {
     let mut cluster = Plan::two().schema("CREATE TABLE t (id int PRIMARY KEY);").run();
-    run(
-        &mut cluster,
-        EAST,
+    cluster.replicate(EAST,
         &[
             "SELECT pg_logical_emit_message(false, 'other', 'text')",
             "BEGIN; INSERT INTO t VALUES (1); SELECT pg_logical_emit_message(true, 'other', repeat('x', 100000)); COMMIT",
@@ -169,6 +159,7 @@ fn logical_messages_of_others() {
         ],
     );
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM t"), "2");
+    cluster.assert_no_conflicts();
 }
 
 /// DEFAULT, USING INDEX and FULL, changed while the daemon runs.
@@ -188,15 +179,12 @@ fn replica_identity_of_every_kind() {
     for table in ["d", "f", "i", "inc"] {
         let (columns, key) = (columns(table), if table == "i" { "code" } else { "id" });
         let rest = if table == "i" { ", NULL" } else { "" };
-        run(
-            &mut cluster,
-            EAST,
+        cluster.replicate(EAST,
             &[&format!(
                 "INSERT INTO {table} {columns} SELECT i, 'v', repeat(md5(i::text), 300){rest} FROM generate_series(1, 5) i"
             )],
         );
-        run(
-            &mut cluster,
+        cluster.replicate(
             WEST,
             &[
                 &format!("UPDATE {table} SET v = 'w' WHERE {key} = '2'"),
@@ -209,13 +197,13 @@ fn replica_identity_of_every_kind() {
         );
         assert_eq!(cluster.value(EAST, &sum), "4 38400 1");
     }
-    run(&mut cluster, EAST, &["ALTER TABLE d REPLICA IDENTITY FULL", "UPDATE d SET v = 'full' WHERE id = 1"]);
-    run(
-        &mut cluster,
+    cluster.replicate(EAST, &["ALTER TABLE d REPLICA IDENTITY FULL", "UPDATE d SET v = 'full' WHERE id = 1"]);
+    cluster.replicate(
         EAST,
         &["ALTER TABLE d REPLICA IDENTITY DEFAULT", "UPDATE d SET id = 9 WHERE id = 1", "DELETE FROM d WHERE id = 9"],
     );
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM d"), "3");
+    cluster.assert_no_conflicts();
 }
 
 /// A change of the table's definition within a transaction, in the middle of its rows.
@@ -226,9 +214,7 @@ fn definitions_that_change_within_a_transaction() {
     let fill = |from: u32| {
         format!("INSERT INTO t (id, v) SELECT i, repeat('x', 200) FROM generate_series({from}, {from} + 999) i;")
     };
-    run(
-        &mut cluster,
-        EAST,
+    cluster.replicate(EAST,
         &[
             &format!(
                 "BEGIN; {} ALTER TABLE t ALTER v TYPE varchar(300); {} CREATE INDEX ON t (v); {} ALTER TABLE t ALTER n SET DEFAULT 3; {} COMMIT",
@@ -241,6 +227,7 @@ fn definitions_that_change_within_a_transaction() {
         ],
     );
     assert_eq!(cluster.value(WEST, "SELECT count(*) || ' ' || count(n) FROM t"), "4000 1000");
+    cluster.assert_no_conflicts();
 }
 
 /// Rules and triggers act where a row is written, and row level security is passed by.
@@ -257,12 +244,12 @@ fn triggers_rules_and_row_security_at_the_target() {
         CREATE TRIGGER never BEFORE INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION never();
         CREATE TRIGGER nor_that BEFORE TRUNCATE ON t FOR EACH STATEMENT EXECUTE FUNCTION never();";
     let mut cluster = Plan::two().schema(schema).at(WEST, west).run();
-    run(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &["INSERT INTO t VALUES (1, 'a'), (2, 'b')", "UPDATE t SET v = 'c' WHERE id = 1", "DELETE FROM t WHERE id = 2"],
     );
     assert_eq!(cluster.value(WEST, "SELECT v FROM t"), "C");
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM seen"), "2");
-    run(&mut cluster, EAST, &["TRUNCATE t"]);
+    cluster.replicate(EAST, &["TRUNCATE t"]);
+    cluster.assert_no_conflicts();
 }

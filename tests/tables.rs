@@ -3,22 +3,10 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::harness::{Cluster, Plan, SOON, wait_for};
+use crate::harness::{Plan, SOON, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
-
-/// Runs the statements, one transaction each, and waits until both are equal; conflicts are none of their business.
-fn replicate(cluster: &mut Cluster, place: usize, statements: &[&str]) {
-    let sql = cluster.sql(place);
-    statements.iter().for_each(|statement| drop(sql.rows(statement)));
-    cluster.settle();
-}
-
-fn assert_no_conflicts(cluster: &Cluster) {
-    let entries = cluster.conflicts(&[]);
-    assert!(entries.is_empty(), "{entries:?}");
-}
 
 #[test]
 fn keys_of_the_common_types() {
@@ -49,7 +37,7 @@ fn keys_of_the_common_types() {
     for (i, (name, ..)) in types.iter().enumerate() {
         assert_eq!(cluster.value(EAST, &format!("SELECT v FROM k{i}")), "changed", "{name}");
     }
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -60,8 +48,7 @@ fn keys_of_several_columns_and_names_that_need_quotes() {
         CREATE TABLE "select" ("from" int PRIMARY KEY, "weird ""name""" text);
     "#;
     let mut cluster = Plan::two().schema(schema).run();
-    replicate(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &[
             r#"INSERT INTO line SELECT 'n' || i, i % 5, i / 5, i FROM generate_series(0, 99) i"#,
@@ -70,8 +57,7 @@ fn keys_of_several_columns_and_names_that_need_quotes() {
             r#"INSERT INTO "select" VALUES (1, 'a'), (2, NULL), (3, '')"#,
         ],
     );
-    replicate(
-        &mut cluster,
+    cluster.replicate(
         WEST,
         &[
             r#"UPDATE line SET "Line No" = "Line No" + 100 WHERE "order" = 1"#,
@@ -81,7 +67,7 @@ fn keys_of_several_columns_and_names_that_need_quotes() {
     );
     assert_eq!(cluster.value(EAST, "SELECT count(*) FROM line"), "95");
     assert_eq!(cluster.value(EAST, r#"SELECT "weird ""name""" FROM "select" WHERE "from" = 3"#), "");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -90,9 +76,7 @@ fn a_large_value_that_an_update_leaves_alone_stays() {
         ALTER TABLE doc ALTER body SET STORAGE EXTERNAL;
         INSERT INTO doc SELECT i, 'start', repeat(md5(i::text), 1000) FROM generate_series(1, 10) i;";
     let mut cluster = Plan::two().schema(schema).run();
-    replicate(
-        &mut cluster,
-        EAST,
+    cluster.replicate(EAST,
         &[
             "UPDATE doc SET title = 'east' WHERE id <= 3",
             "BEGIN; UPDATE doc SET title = 'once' WHERE id = 4; UPDATE doc SET title = 'twice' WHERE id = 4; COMMIT",
@@ -103,7 +87,7 @@ fn a_large_value_that_an_update_leaves_alone_stays() {
         ],
     );
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM doc WHERE length(body) >= 20000"), "11");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
     // both change the row, one of them the large value, without seeing each other: no mixture of the two
     cluster.stop_daemon();
     cluster.rows(EAST, "UPDATE doc SET title = 'of east', body = repeat('east ', 8000) WHERE id = 6");
@@ -136,9 +120,7 @@ fn changed_keys_chains_and_swaps() {
     let schema = "CREATE TABLE room (n int PRIMARY KEY, who text, badge int UNIQUE);
         INSERT INTO room SELECT i, 'p' || i, i FROM generate_series(1, 10) i;";
     let mut cluster = Plan::two().schema(schema).run();
-    replicate(
-        &mut cluster,
-        EAST,
+    cluster.replicate(EAST,
         &[
             "UPDATE room SET n = 20 WHERE n = 1",
             "BEGIN; UPDATE room SET n = 1 WHERE n = 20; UPDATE room SET n = 21 WHERE n = 1; COMMIT",
@@ -158,7 +140,7 @@ fn changed_keys_chains_and_swaps() {
     let badges =
         cluster.value(WEST, "SELECT string_agg(n || ':' || badge, ' ' ORDER BY n) FROM room WHERE n BETWEEN 7 AND 9");
     assert_eq!(badges, "7:9 8:7 9:8");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 /// A batch is written in pieces of 10,000 changes; what an earlier piece left is what a later one meets.
@@ -166,8 +148,8 @@ fn changed_keys_chains_and_swaps() {
 fn a_transaction_larger_than_a_piece_comes_back_to_its_keys() {
     let schema = "CREATE TABLE item (id int PRIMARY KEY, v text); CREATE TABLE filler (id int PRIMARY KEY);";
     let mut cluster = Plan::two().schema(schema).run();
-    replicate(&mut cluster, EAST, &["INSERT INTO item VALUES (1, 'old'), (2, 'old'), (3, 'old'), (4, 'old')"]);
-    replicate(&mut cluster, EAST, &["DELETE FROM item WHERE id IN (3, 4)"]);
+    cluster.replicate(EAST, &["INSERT INTO item VALUES (1, 'old'), (2, 'old'), (3, 'old'), (4, 'old')"]);
+    cluster.replicate(EAST, &["DELETE FROM item WHERE id IN (3, 4)"]);
     let filler = |turn: i32| format!("INSERT INTO filler SELECT i FROM generate_series({turn}0001, {turn}9999) i");
     let pieces = [
         "DELETE FROM item WHERE id IN (1, 2); INSERT INTO item VALUES (3, 'one'), (4, 'one'), (5, 'one')",
@@ -182,7 +164,7 @@ fn a_transaction_larger_than_a_piece_comes_back_to_its_keys() {
     cluster.settle();
     let rows = cluster.value(WEST, "SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM item");
     assert_eq!(rows, "1 three, 2 three, 3 two");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -194,10 +176,10 @@ fn truncate_empties_the_other_side_and_spares_what_it_had_not_seen() {
         INSERT INTO child SELECT i, i FROM generate_series(1, 5) i;
         INSERT INTO log SELECT i, 'start' FROM generate_series(1, 100) i;";
     let mut cluster = Plan::two().schema(schema).run();
-    replicate(&mut cluster, EAST, &["TRUNCATE parent, child", "INSERT INTO parent VALUES (7)"]);
+    cluster.replicate(EAST, &["TRUNCATE parent, child", "INSERT INTO parent VALUES (7)"]);
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM child"), "0");
     assert_eq!(cluster.value(WEST, "SELECT id FROM parent"), "7");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
     cluster.stop_daemon();
     cluster.rows(WEST, "INSERT INTO log VALUES (101, 'before')");
     sleep(Duration::from_millis(20));
@@ -220,8 +202,7 @@ fn foreign_keys_and_user_triggers_do_not_stand_in_the_way() {
             'BEGIN UPDATE audit SET n = n + 1; RETURN NEW; END';
         CREATE TRIGGER counts AFTER INSERT ON child FOR EACH ROW EXECUTE FUNCTION count_it();";
     let mut cluster = Plan::two().schema(schema).run();
-    replicate(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &[
             "BEGIN; INSERT INTO parent VALUES (1), (2); INSERT INTO child VALUES (1, 1), (2, 1), (3, 2); COMMIT",
@@ -230,7 +211,7 @@ fn foreign_keys_and_user_triggers_do_not_stand_in_the_way() {
     );
     assert_eq!(cluster.value(WEST, "SELECT count(*) FROM child"), "1");
     assert_eq!(cluster.value(WEST, "SELECT n FROM audit"), "3", "the trigger fired where the rows were written, only");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -248,7 +229,7 @@ fn a_reader_never_sees_half_a_transaction() {
         assert_eq!(reader.value("SELECT sum(balance) FROM account"), "2000", "round {round}");
     }
     cluster.settle();
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -256,8 +237,7 @@ fn rolled_back_and_partly_rolled_back_transactions() {
     let schema = "CREATE TABLE t (id int PRIMARY KEY, v text);";
     // small enough that transactions are streamed while they run
     let mut cluster = Plan::two().setting(EAST, "logical_decoding_work_mem", "64kB").schema(schema).run();
-    replicate(
-        &mut cluster,
+    cluster.replicate(
         EAST,
         &[
             "BEGIN; INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 5000) i; ROLLBACK",
@@ -267,7 +247,7 @@ fn rolled_back_and_partly_rolled_back_transactions() {
         ],
     );
     assert_eq!(cluster.value(WEST, "SELECT count(*) || ' ' || count(*) FILTER (WHERE v LIKE 'y%') FROM t"), "6000 0");
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }
 
 #[test]
@@ -305,5 +285,5 @@ fn everyday_rows_inserted_at_both_sides() {
     assert_eq!(cluster.value(EAST, "SELECT count(*) FROM orders"), "1000");
     cluster.rows(EAST, "UPDATE orders SET ratio = 'NaN', doc = NULL, tags = '{}', gone = 'infinity' WHERE id % 3 = 0");
     cluster.settle();
-    assert_no_conflicts(&cluster);
+    cluster.assert_no_conflicts();
 }

@@ -1,6 +1,6 @@
 //! Every type as a column, as an array and as a key: equal at the other end bit for bit, whatever the versions.
 
-use crate::harness::{Cluster, Plan, Sql, Version, servers};
+use crate::harness::{Plan, Sql, Version, servers};
 use crate::types::values::{Draw, Type, USER_TYPES};
 
 mod values;
@@ -128,12 +128,6 @@ fn array(of: &str, value: &str, n: usize) -> String {
     }
 }
 
-fn run(cluster: &mut Cluster, place: usize, statements: &[String]) {
-    let sql = cluster.sql(place);
-    statements.iter().for_each(|statement| drop(sql.rows(statement)));
-    cluster.settle();
-}
-
 /// Inserts, updates of each column, key changes and deletes, in both directions.
 fn torture(plan: Plan, types: Vec<Type>, settings: &[(usize, &str)]) {
     let torture = Torture::of(types);
@@ -151,18 +145,18 @@ fn torture(plan: Plan, types: Vec<Type>, settings: &[(usize, &str)]) {
     assert_eq!(output.code, 0, "setup: {output}");
     cluster.start_daemon();
     let rows = torture.rows();
-    run(&mut cluster, EAST, &(0..rows).map(|k| torture.insert(k)).collect::<Vec<_>>());
-    run(&mut cluster, WEST, &(rows..rows + 4).map(|k| torture.insert(k)).collect::<Vec<_>>());
-    run(&mut cluster, WEST, &torture.updates(0));
-    run(&mut cluster, EAST, &torture.updates(3));
-    run(&mut cluster, EAST, &torture.key_inserts());
-    run(&mut cluster, WEST, &torture.on_keys(|table| format!("UPDATE {table} SET n = n + 100")));
-    run(&mut cluster, EAST, &torture.on_keys(|table| format!("DELETE FROM {table} WHERE n % 3 = 0")));
-    run(&mut cluster, EAST, &torture.key_changes(|n| (n + 100).is_multiple_of(3), |n| n + 100));
-    run(&mut cluster, WEST, &torture.on_keys(|table| format!("UPDATE {table} SET v = v, n = NULL WHERE n % 3 = 1")));
-    run(&mut cluster, WEST, &["DELETE FROM plain WHERE k % 5 = 0".to_owned()]);
+    cluster.replicate(EAST, &(0..rows).map(|k| torture.insert(k)).collect::<Vec<_>>());
+    cluster.replicate(WEST, &(rows..rows + 4).map(|k| torture.insert(k)).collect::<Vec<_>>());
+    cluster.replicate(WEST, &torture.updates(0));
+    cluster.replicate(EAST, &torture.updates(3));
+    cluster.replicate(EAST, &torture.key_inserts());
+    cluster.replicate(WEST, &torture.on_keys(|table| format!("UPDATE {table} SET n = n + 100")));
+    cluster.replicate(EAST, &torture.on_keys(|table| format!("DELETE FROM {table} WHERE n % 3 = 0")));
+    cluster.replicate(EAST, &torture.key_changes(|n| (n + 100).is_multiple_of(3), |n| n + 100));
+    cluster.replicate(WEST, &torture.on_keys(|table| format!("UPDATE {table} SET v = v, n = NULL WHERE n % 3 = 1")));
+    cluster.replicate(WEST, &["DELETE FROM plain WHERE k % 5 = 0".to_owned()]);
     assert_eq!(torture.binary(&cluster.sql(EAST)), torture.binary(&cluster.sql(WEST)), "in binary");
-    assert!(cluster.conflicts(&[]).is_empty(), "{:?}", cluster.conflicts(&[]));
+    cluster.assert_no_conflicts();
     assert!(torture.binary(&cluster.sql(EAST)).len() > 10_000, "there is something to compare");
 }
 

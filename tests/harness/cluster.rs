@@ -169,6 +169,19 @@ impl Cluster {
         self
     }
 
+    /// Runs the statements, one transaction each, and waits until all nodes are equal.
+    pub fn replicate(&mut self, place: usize, statements: &[impl AsRef<str>]) {
+        let sql = self.sql(place);
+        statements.iter().for_each(|statement| drop(sql.rows(statement.as_ref())));
+        self.settle();
+    }
+
+    /// Nothing is in the journal.
+    pub fn assert_no_conflicts(&self) {
+        let entries = self.conflicts(&[]);
+        assert!(entries.is_empty(), "{entries:?}");
+    }
+
     /// A session at a node, past the proxy.
     pub fn sql(&self, place: usize) -> Sql {
         Sql::connect(&self.nodes[place].server, DATABASE).expect("a session")
