@@ -42,7 +42,8 @@ SELECT t.oid,
         AND d.refclassid = 'pg_extension'::regclass) AS extension,
        -- an equality of its own, if it has one: search_path does not reach it
        (SELECT quote_ident(om.nspname) FROM pg_operator o JOIN pg_namespace om ON om.oid = o.oprnamespace
-        WHERE o.oprname = '=' AND o.oprleft = t.oid AND o.oprright = t.oid AND om.nspname <> 'pg_catalog'
+        WHERE o.oprname = '=' AND o.oprleft = t.oid AND o.oprright = t.oid
+        AND n.nspname <> 'pg_catalog' AND om.nspname <> 'pg_catalog'
         ORDER BY o.oid LIMIT 1) AS equality_schema,
        -- casts by a function, which would be taken for the type's input function
        (SELECT c.castfunc::regprocedure::text FROM pg_cast c
