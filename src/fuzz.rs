@@ -10,6 +10,7 @@
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,6 +18,7 @@ use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::apply::sql;
+use crate::model::key_form::{CaseMap, KeyForm, canonical};
 use crate::model::transaction::encode_record;
 use crate::model::{Cell, Lsn, NodeId, Op, Payload, Stamp, Touches, Transaction, Tuple, Xid};
 use crate::stream::decode::{self, Place};
@@ -269,4 +271,68 @@ fn elements(array: &[u8]) -> Vec<Option<Vec<u8>>> {
     let found = found.collect();
     assert_eq!(at, array.len());
     found
+}
+
+/// Forms of nested types, up to a depth.
+fn form(dice: &mut Dice, depth: usize) -> KeyForm {
+    let plain = |dice: &mut Dice| match dice.below(7) {
+        0 => KeyForm::Numeric,
+        1 => KeyForm::Float,
+        2 => KeyForm::Blank,
+        3 => KeyForm::Interval,
+        4 => KeyForm::Jsonb,
+        5 => KeyForm::Folded(Arc::new(CaseMap::new([('A', "a".to_owned()), ('Ä', "ä".to_owned())]))),
+        _ => KeyForm::Bytes,
+    };
+    if depth == 0 {
+        return plain(dice);
+    }
+    match dice.below(5) {
+        0 => KeyForm::Array(Arc::new(form(dice, depth - 1))),
+        1 => KeyForm::Range(Arc::new(form(dice, depth - 1))),
+        2 => KeyForm::Multirange(Arc::new(form(dice, depth - 1))),
+        3 => KeyForm::Record((0..dice.below(4)).map(|_| form(dice, depth - 1)).collect()),
+        _ => plain(dice),
+    }
+}
+
+#[test]
+fn a_key_of_any_type_has_a_form() {
+    const WORDS: [&str; 24] = [
+        "{",
+        "}",
+        "(",
+        ")",
+        "[",
+        "]",
+        ",",
+        "\"",
+        "\\",
+        "=",
+        ":",
+        "-",
+        "+",
+        ".",
+        "0",
+        "10",
+        "1.50",
+        "NULL",
+        "empty",
+        "days",
+        "mons",
+        "04:05:06.7",
+        "Ä",
+        " ",
+    ];
+    fuzz(|dice| {
+        let mut text: Vec<u8> = Vec::new();
+        for _ in 0..dice.below(24) {
+            match dice.below(12) {
+                0 => text.extend(dice.bytes(4)),
+                _ => text.extend_from_slice(WORDS[dice.below(WORDS.len())].as_bytes()),
+            }
+        }
+        let form = form(dice, 3);
+        assert_eq!(canonical(&text, &form), canonical(&text, &form));
+    });
 }

@@ -111,6 +111,35 @@ fn rows_that_exclude_each_other() {
     assert!(!found.is_empty() && found.iter().all(|one| one["status"] == "resolved"), "{found:?}");
 }
 
+/// An operator under which a row does not stand against itself: the manual's zoo.
+#[test]
+fn an_exclusion_that_no_row_has_with_itself() {
+    let schema = "CREATE EXTENSION btree_gist;
+        CREATE TABLE zoo (id int PRIMARY KEY, cage int, animal text, EXCLUDE USING gist (cage WITH =, animal WITH <>));";
+    let mut cluster = Plan::two().schema(schema).run();
+    apart(
+        &mut cluster,
+        &["INSERT INTO zoo VALUES (1, 1, 'zebra'), (2, 2, 'lion')"],
+        &["INSERT INTO zoo VALUES (3, 1, 'lion'), (4, 2, 'lion')", "UPDATE zoo SET animal = 'okapi' WHERE id = 3"],
+    );
+    assert_eq!(ids(&cluster, "zoo"), "2 3 4");
+}
+
+/// Keys whose cast to text is not how their type writes them.
+#[test]
+fn unique_values_of_rows_with_keys_of_bool_and_inet() {
+    let schema = "CREATE TABLE host (ip inet, up bool, name text UNIQUE, PRIMARY KEY (ip, up));";
+    let mut cluster = Plan::two().schema(schema).run();
+    apart(
+        &mut cluster,
+        &["INSERT INTO host VALUES ('10.0.0.1', true, 'a'), ('10.0.0.2', false, 'b')"],
+        &["INSERT INTO host VALUES ('10.0.0.3', true, 'a')", "INSERT INTO host VALUES ('10.0.0.4', false, 'c')"],
+    );
+    let left = "SELECT string_agg(host(ip), ' ' ORDER BY ip) FROM host";
+    assert_eq!(cluster.value(EAST, left), "10.0.0.2 10.0.0.3 10.0.0.4", "the newer one of two stays");
+    assert_on_record(&cluster, "public.host", "10.0.0.1");
+}
+
 /// Our sessions switch off the server's own recheck.
 #[test]
 fn deferrable_constraints() {

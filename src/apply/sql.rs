@@ -185,12 +185,13 @@ pub fn written(table: &Table) -> String {
     )
 }
 
-/// Reads `columns` as text of the rows whose keys are given, after the ordinal.
+/// Reads `columns` of the rows whose keys are given, after the ordinal; as the types write them, which a cast to text is
+/// not always (bool, inet).
 pub fn read(table: &Table, columns: &[usize]) -> String {
     let shape = Shape { table, others: &[] };
     let mut texts = String::new();
     for column in columns {
-        write!(texts, ", t.{}::pg_catalog.text", quote_identifier(&table.columns[*column].name))
+        write!(texts, ", t.{}", quote_identifier(&table.columns[*column].name))
             .expect("writing to a String cannot fail");
     }
     format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_only(), shape.key_matches())

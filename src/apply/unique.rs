@@ -386,19 +386,34 @@ fn stands_against(table: &Table, index: &UniqueIndex, row: &Row) -> (Option<Stri
     (Some(from), condition.join(" AND "))
 }
 
-/// Removes the row with the key of `row` if it still stands against what `row` has.
+/// Removes the row with the key of `row` if what the index looks at is still what `row` has; a value that was left out of
+/// `row` is not looked at. Compared as text, for a row need not stand against itself (EXCLUDE ... WITH <>), and not every
+/// type has an equality.
 fn removal_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
-    let (from, condition) = stands_against(table, index, row);
-    let using = from.map(|from| format!(" USING {from}")).unwrap_or_default();
+    let same = |(i, column): (usize, &usize)| {
+        let is_left_out = row.cell(*column) == Some(Cell::Unchanged);
+        let column = &table.columns[*column];
+        let (name, place) = (quote_identifier(&column.name), i + 1);
+        match is_left_out {
+            true => format!("${place}::pg_catalog.text IS NULL"),
+            false => {
+                format!("t.{name}::pg_catalog.text IS NOT DISTINCT FROM ({})::pg_catalog.text", column.parameter(place))
+            }
+        }
+    };
     let key = matches(table, &table.key, row, 1 + index.columns.len());
-    format!("DELETE FROM {} AS t{using} WHERE {key} AND {condition}", table.sql_only())
+    let values = match index.rule {
+        None => matches(table, &index.columns, row, 1),
+        Some(_) => index.columns.iter().enumerate().map(same).collect::<Vec<_>>().join(" AND "),
+    };
+    format!("DELETE FROM {} AS t WHERE {key} AND {values}", table.sql_only())
 }
 
 /// The rows that stand against `row` in the index and have another key: the name of the origin that wrote them, all
 /// columns.
 fn holder_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
-    let columns: Vec<_> =
-        table.columns.iter().map(|column| format!("t.{}::pg_catalog.text", quote_identifier(&column.name))).collect();
+    // As the types write them: a cast to text is not always that (bool, inet).
+    let columns: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote_identifier(&column.name))).collect();
     let (from, condition) = stands_against(table, index, row);
     format!(
         "SELECT (SELECT o.roname FROM pg_catalog.pg_replication_origin AS o \

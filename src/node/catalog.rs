@@ -249,6 +249,10 @@ mod tests {
             },
             |t| t.indexes[0].odd = Some("has an equality of its own (collation or operator class)"),
             |t| t.indexes[0].immediate = false,
+            |t| {
+                t.columns[1].generated = true;
+                t.indexes.push(IndexShape { immediate: false, ..IndexShape::of("t_name", &["name"]) });
+            },
             |t| t.kind = TableKind::Unlogged,
             |t| t.kind = TableKind::Foreign,
             |t| t.kind = TableKind::Extension,

@@ -144,7 +144,7 @@ impl Pair<'_> {
             (true, true) => same(a, b),
             (false, false) => a.rule == b.rule || a.name == b.name && set(&a.looks_at) == set(&b.looks_at),
             _ => false,
-        };
+        } && a.immediate == b.immediate;
         let absent = |index: &&&IndexShape, from: &[&IndexShape]| !from.iter().any(|other| alike(index, other));
         let lacking = first.iter().filter(|index| absent(index, &here)).map(|index| {
             Finding::error(CHECK, format!("lacks the unique index {}, which {} has", index.name, self.first_node))
@@ -259,6 +259,15 @@ mod tests {
         let findings = found(|table| table.indexes.push(IndexShape::of("t_name", &["name"])));
         assert_eq!(findings[0].level, Level::Error);
         assert!(findings[0].fix.as_deref().unwrap().starts_with("at east: CREATE UNIQUE INDEX"));
+    }
+
+    #[test]
+    fn a_constraint_that_is_deferrable_at_one_node_only_is_an_error() {
+        let (mut east, mut west) = (TableShape::sample(), TableShape::sample());
+        east.indexes.push(IndexShape::of("t_name", &["name"]));
+        west.indexes.push(IndexShape { immediate: false, ..IndexShape::of("t_name", &["name"]) });
+        let findings = compare(&[("east", Some(&east)), ("west", Some(&west))]);
+        assert!(findings.iter().any(|finding| finding.level == Level::Error), "{findings:?}");
     }
 
     #[test]

@@ -140,6 +140,10 @@ impl TypeShape {
 pub(super) async fn read(client: &Client, types: &[u32]) -> Result<HashMap<u32, Arc<TypeShape>>, NodeError> {
     let rows = client.query(TYPES, &[&types]).await.map_err(NodeError::doing("read the types"))?;
     let rows: HashMap<u32, Row> = rows.into_iter().map(|row| (row.get("oid"), row)).collect();
+    if let Some(gone) = types.iter().find(|oid| !rows.contains_key(oid)) {
+        let what = format!("a type ({gone}) was dropped while the tables were read: try again");
+        return Err(NodeError::Operator(what));
+    }
     let mut read = HashMap::new();
     types.iter().for_each(|oid| drop(build(*oid, &rows, &mut read)));
     Ok(read)
@@ -238,7 +242,6 @@ pub(super) async fn folding(client: &Client) -> Result<Folding, NodeError> {
     }
     let last: i32 = match encoding.as_str() {
         "UTF8" => 0x10_FFFF,
-        "SQL_ASCII" => 127,
         "LATIN1" => 255,
         _ => return Ok(Folding::InContext(format!("the database's encoding is {encoding}"))),
     };
