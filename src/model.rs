@@ -24,7 +24,7 @@ pub use error::{Class, Classify};
 pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use key_form::{CaseMap, KeyForm};
 pub use payload::Payload;
-pub use resolver::{Resolver, Resolvers};
+pub use resolver::{ColumnMerge, Deletes, Merge, Resolver, Resolvers, TableRule};
 pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
 pub use transaction::{Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};

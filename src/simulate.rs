@@ -22,7 +22,7 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{Lsn, NodeId, Resolver};
+use crate::model::{Lsn, NodeId, TableRule};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -87,7 +87,7 @@ pub struct Settings {
     /// The skew up to which a batch waits for the target's clock, in the clock's units.
     pub max_skew: i64,
     /// How conflicts are resolved.
-    pub resolver: Resolver,
+    pub rule: TableRule,
     /// What there is more of.
     pub focus: Focus,
     /// What is broken.
@@ -106,16 +106,7 @@ impl Settings {
             2 => Focus::Starts,
             _ => Focus::Nothing,
         };
-        Settings {
-            seed,
-            nodes,
-            steps: 1500,
-            max_skew,
-            resolver: Resolver::LastUpdateWins,
-            focus,
-            mutation: None,
-            story: false,
-        }
+        Settings { seed, nodes, steps: 1500, max_skew, rule: TableRule::default(), focus, mutation: None, story: false }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::conflict::marks::{Mark, Marks};
 use crate::conflict::reopen::{Due, Rewritten};
 use crate::conflict::resolve::{Candidate, choose};
 use crate::conflict::window::{ChangeRef, KeyMap, Seq, Window};
-use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolver, Resolvers, TableId, Transaction};
+use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolvers, TableId, TableRule, Transaction};
 
 /// What a node's stream delivered, in stream order.
 #[derive(Clone, Debug)]
@@ -335,7 +335,7 @@ impl Coordinator {
         match maximal.as_slice() {
             [] => None,
             [only] => Some(*only),
-            several => choose(self.resolvers.of(table), &self.candidates(several)),
+            several => choose(self.resolvers.rule(table), &self.candidates(several)),
         }
     }
 
@@ -349,7 +349,7 @@ impl Coordinator {
     }
 
     pub(super) fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {
-        choose(&Resolver::LastUpdateWins, &self.candidates(changes))
+        choose(&TableRule::default(), &self.candidates(changes))
     }
 
     fn candidates(&self, changes: &[ChangeRef]) -> SmallVec<[Candidate; 4]> {

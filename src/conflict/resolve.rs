@@ -1,7 +1,7 @@
 //! Which of the causally maximal changes comes out (R1). A resolver is a function of the set alone.
 
 use crate::conflict::window::ChangeRef;
-use crate::model::{Resolution, Resolver, Stamp};
+use crate::model::{Deletes, Resolution, Resolver, Stamp, TableRule, TouchKind};
 
 /// One of the changes to choose from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,10 +13,19 @@ pub struct Candidate {
 }
 
 /// The change that comes out of the set, alike at every node that has the same set. There is at most one of each source.
-pub fn choose(resolver: &Resolver, candidates: &[Candidate]) -> Option<ChangeRef> {
-    let each = candidates.iter();
-    match resolver {
-        Resolver::LastUpdateWins => each.max_by_key(|candidate| candidate.stamp),
+pub fn choose(rule: &TableRule, candidates: &[Candidate]) -> Option<ChangeRef> {
+    let preferred = match rule.deletes {
+        _ if matches!(rule.resolver, Resolver::Merge(_)) => Some(TouchKind::Delete),
+        Deletes::ByResolver => None,
+        Deletes::DeleteWins => Some(TouchKind::Delete),
+        Deletes::UpdateWins => Some(TouchKind::Put),
+    };
+    let is_preferred = |candidate: &&Candidate| preferred.is_none_or(|kind| candidate.change.kind() == kind);
+    let any = candidates.iter().any(|candidate| is_preferred(&candidate));
+    let each = candidates.iter().filter(|candidate| !any || is_preferred(candidate));
+    match &rule.resolver {
+        // Of a merged row the latest change gives what no other one does.
+        Resolver::LastUpdateWins | Resolver::Merge(_) => each.max_by_key(|candidate| candidate.stamp),
         Resolver::FirstUpdateWins => each.min_by_key(|candidate| candidate.stamp),
         Resolver::OriginPriority(order) => {
             each.min_by_key(|candidate| order.iter().position(|node| *node == candidate.change.source))

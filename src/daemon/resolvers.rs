@@ -16,7 +16,12 @@ use crate::node::control::Control;
 /// # Errors
 /// If the rules give a table more than one.
 pub fn resolvers(rules: &[Rule], catalog: &Catalog) -> Result<Resolvers, DaemonError> {
-    catalog.tables().iter().map(|table| resolver(rules, table)).collect::<Result<_, _>>().map(Resolvers::new)
+    catalog
+        .tables()
+        .iter()
+        .map(|table| resolver(rules, table))
+        .collect::<Result<_, _>>()
+        .map(|each: Vec<Resolver>| Resolvers::new(each.into_iter().map(Into::into).collect()))
 }
 
 fn resolver(rules: &[Rule], table: &Table) -> Result<Resolver, DaemonError> {
@@ -93,6 +98,10 @@ fn text(resolver: &Resolver, config: &Config) -> String {
         Resolver::OriginPriority(order) => {
             let names: Vec<_> = order.iter().map(|node| config.nodes[node.index()].name.as_str()).collect();
             format!("{} {}", resolver.name(), names.join(", "))
+        }
+        Resolver::Merge(merge) => {
+            let columns = merge.columns.iter().map(|(name, how)| format!(", {name} {}", how.name()));
+            format!("{} others {}{}", resolver.name(), merge.others.name(), columns.collect::<String>())
         }
     }
 }

@@ -1,10 +1,11 @@
 //! How conflicts are resolved, as rules name it. What comes out of a set of changes is `conflict`'s.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::{NodeId, TableId};
 
-/// How a table's conflicts are resolved: a function of the causally maximal changes (R1).
+/// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Resolver {
     /// The greatest stamp: the latest commit time; the tie falls by node.
@@ -14,11 +15,13 @@ pub enum Resolver {
     FirstUpdateWins,
     /// The change of the node that comes first here; every node is in it once.
     OriginPriority(Arc<[NodeId]>),
+    /// A row made from all of them, column by column.
+    Merge(Arc<Merge>),
 }
 
 impl Resolver {
     /// The names that rules may write.
-    pub const NAMES: [&str; 3] = ["last_update_wins", "first_update_wins", "origin_priority"];
+    pub const NAMES: [&str; 4] = ["last_update_wins", "first_update_wins", "origin_priority", "merge"];
 
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
@@ -26,22 +29,136 @@ impl Resolver {
             Resolver::LastUpdateWins => Resolver::NAMES[0],
             Resolver::FirstUpdateWins => Resolver::NAMES[1],
             Resolver::OriginPriority(_) => Resolver::NAMES[2],
+            Resolver::Merge(_) => Resolver::NAMES[3],
         }
     }
 }
 
-/// The resolver of each table.
+/// How each column of a table is merged. A change *touches* a column if the value after it is another than before, or if
+/// there was no row before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Merge {
+    /// By column name.
+    pub columns: BTreeMap<String, ColumnMerge>,
+    /// Of the columns that are not named.
+    pub others: ColumnMerge,
+}
+
+impl Merge {
+    /// How the column is merged.
+    pub fn of(&self, column: &str) -> ColumnMerge {
+        self.columns.get(column).copied().unwrap_or(self.others)
+    }
+}
+
+/// What a column's value is after changes that did not see each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub enum ColumnMerge {
+    /// The value of the touch with the greatest stamp.
+    #[default]
+    LastUpdateWins,
+    /// Every change's new − old is added, whoever saw whom (R13).
+    Delta,
+    /// The greatest of the values.
+    Greatest,
+    /// The least of the values.
+    Least,
+    /// An array of the elements of any.
+    Union,
+    /// An array of the elements of all.
+    Intersection,
+    /// A jsonb object: of each top-level key the value of the touch of that key with the greatest stamp.
+    JsonMerge,
+}
+
+impl ColumnMerge {
+    /// All of them, with the names that rules write.
+    pub const ALL: [(&str, ColumnMerge); 7] = [
+        ("last_update_wins", ColumnMerge::LastUpdateWins),
+        ("delta", ColumnMerge::Delta),
+        ("greatest", ColumnMerge::Greatest),
+        ("least", ColumnMerge::Least),
+        ("union", ColumnMerge::Union),
+        ("intersection", ColumnMerge::Intersection),
+        ("json_merge", ColumnMerge::JsonMerge),
+    ];
+
+    /// The name as rules write it.
+    pub fn name(self) -> &'static str {
+        ColumnMerge::ALL.iter().find(|(_, each)| *each == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// What counts where a row was deleted at one node and changed at another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Deletes {
+    /// What the resolver says: a delete is a change like any other.
+    #[default]
+    ByResolver,
+    /// The delete.
+    DeleteWins,
+    /// The row.
+    UpdateWins,
+}
+
+impl Deletes {
+    /// All of them, with the names that rules write.
+    pub const ALL: [(&str, Deletes); 3] = [
+        ("by_resolver", Deletes::ByResolver),
+        ("delete_wins", Deletes::DeleteWins),
+        ("update_wins", Deletes::UpdateWins),
+    ];
+
+    /// The name as rules write it.
+    pub fn name(self) -> &'static str {
+        Deletes::ALL.iter().find(|(_, each)| *each == self).map_or("", |(name, _)| name)
+    }
+}
+
+/// All that decides about a table's rows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct TableRule {
+    /// How conflicts are resolved.
+    pub resolver: Resolver,
+    /// What counts between a delete and another change; with [`Resolver::Merge`] a delete wins, whatever this says: it
+    /// takes away every change of the row that had not seen it.
+    pub deletes: Deletes,
+}
+
+impl From<Resolver> for TableRule {
+    fn from(resolver: Resolver) -> TableRule {
+        TableRule { resolver, deletes: Deletes::ByResolver }
+    }
+}
+
+/// What decides about each table.
 #[derive(Clone, Debug, Default)]
-pub struct Resolvers(Vec<Resolver>);
+pub struct Resolvers {
+    by_table: Vec<TableRule>,
+    default: TableRule,
+}
 
 impl Resolvers {
     /// By [`TableId`]; the last update wins in tables beyond the list.
-    pub fn new(by_table: Vec<Resolver>) -> Resolvers {
-        Resolvers(by_table)
+    pub fn new(by_table: Vec<TableRule>) -> Resolvers {
+        Resolvers { by_table, default: TableRule::default() }
+    }
+
+    /// What decides about the table.
+    pub fn rule(&self, table: TableId) -> &TableRule {
+        self.by_table.get(table.0 as usize).unwrap_or(&self.default)
     }
 
     /// How conflicts of the table are resolved.
     pub fn of(&self, table: TableId) -> &Resolver {
-        self.0.get(table.0 as usize).unwrap_or(&Resolver::LastUpdateWins)
+        &self.rule(table).resolver
+    }
+
+    /// How the table's columns are merged, if they are.
+    pub fn merge(&self, table: TableId) -> Option<&Arc<Merge>> {
+        match self.of(table) {
+            Resolver::Merge(merge) => Some(merge),
+            _ => None,
+        }
     }
 }

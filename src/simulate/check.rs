@@ -86,7 +86,7 @@ impl World {
         if rows.iter().any(|row| *row != rows[0]) {
             return Err(Failure::Diverged { key, rows });
         }
-        match Truth::of(&self.nodes, key).outcome(&self.settings.resolver) {
+        match Truth::of(&self.nodes, key).outcome(&self.settings.rule) {
             Some(expected) if expected != rows[0] && !self.gave_way(key, rows[0], expected) => {
                 Err(Failure::Lost { key, row: rows[0], expected })
             }

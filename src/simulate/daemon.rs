@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::conflict::{Coordinator, Event};
-use crate::model::{Cut, Link, Lsn, NodeId, Resolver, Resolvers, Xid};
+use crate::model::{Cut, Link, Lsn, NodeId, Resolvers, TableRule, Xid};
 use crate::simulate::Mutation;
 use crate::simulate::random::Random;
 use crate::simulate::wal::Kind;
@@ -49,11 +49,11 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts from the last cut.
-    pub fn new(start: Cut, resolver: Resolver, random: &mut Random) -> Daemon {
+    pub fn new(start: Cut, rule: TableRule, random: &mut Random) -> Daemon {
         let nodes = start.confirmed.len();
         let stream = |random: &mut Random| Stream { echo: random.permille(300), ..Stream::default() };
         Daemon {
-            coordinator: Coordinator::new(start, Resolvers::new(vec![resolver; MOST_TABLES])),
+            coordinator: Coordinator::new(start, Resolvers::new(vec![rule; MOST_TABLES])),
             streams: (0..nodes).map(|_| stream(random)).collect(),
             horizons: vec![Horizon::default(); nodes],
         }

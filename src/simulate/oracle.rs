@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Lsn, NodeId, Resolver};
+use crate::model::{Deletes, Lsn, NodeId, Resolver, TableRule};
 use crate::simulate::node::Node;
 use crate::simulate::rows::{Key, Row, Write};
 use crate::simulate::wal::{Entry, Kind};
@@ -73,15 +73,25 @@ impl Truth {
     }
 
     /// The row that comes out, if any change of the key was made.
-    pub fn outcome(&self, resolver: &Resolver) -> Option<Option<Row>> {
+    pub fn outcome(&self, rule: &TableRule) -> Option<Option<Row>> {
         let latest: BTreeMap<NodeId, &Edit> = self.edits.iter().map(|edit| (edit.source, edit)).collect();
         let reaches: Vec<_> = latest.values().map(|edit| (edit.source, self.reach(edit))).collect();
-        let standing = latest.values().filter(|edit| {
-            !reaches.iter().any(|(by, reach)| *by != edit.source && reach[edit.source.index()] > edit.at)
-        });
+        let maximal: Vec<&Edit> = latest
+            .values()
+            .filter(|edit| {
+                !reaches.iter().any(|(by, reach)| *by != edit.source && reach[edit.source.index()] > edit.at)
+            })
+            .copied()
+            .collect();
+        let counts = |edit: &&&Edit| match rule.deletes {
+            Deletes::ByResolver => true,
+            Deletes::DeleteWins => edit.row.is_none() || maximal.iter().all(|edit| edit.row.is_some()),
+            Deletes::UpdateWins => edit.row.is_some() || maximal.iter().all(|edit| edit.row.is_none()),
+        };
+        let standing = maximal.iter().filter(counts);
         let stamp = |edit: &&&Edit| (edit.micros, edit.source);
-        let found = match resolver {
-            Resolver::LastUpdateWins => standing.max_by_key(stamp),
+        let found = match &rule.resolver {
+            Resolver::LastUpdateWins | Resolver::Merge(_) => standing.max_by_key(stamp),
             Resolver::FirstUpdateWins => standing.min_by_key(stamp),
             Resolver::OriginPriority(order) => {
                 standing.min_by_key(|edit| order.iter().position(|node| *node == edit.source))

@@ -10,6 +10,7 @@
 use std::env;
 
 use super::*;
+use crate::model::{Deletes, Resolver};
 
 /// Schedules of each test, unless PGCONCORD_SEEDS says otherwise.
 const SCHEDULES: u64 = 4_000;
@@ -37,11 +38,11 @@ fn fails(settings: &Settings) -> bool {
 }
 
 fn converge(nodes: usize) {
-    converge_by(nodes, &Resolver::LastUpdateWins, SCHEDULES);
+    converge_by(nodes, &TableRule::default(), SCHEDULES);
 }
 
-fn converge_by(nodes: usize, resolver: &Resolver, schedules: u64) {
-    let settings = |seed: u64| Settings { resolver: resolver.clone(), ..Settings::new(nodes, seed) };
+fn converge_by(nodes: usize, rule: &TableRule, schedules: u64) {
+    let settings = |seed: u64| Settings { rule: rule.clone(), ..Settings::new(nodes, seed) };
     let all = (0..number("PGCONCORD_SEEDS", schedules)).map(settings);
     let (mut conflicts, mut decisions, mut bad) = (0, 0, Vec::new());
     for settings in all {
@@ -51,10 +52,11 @@ fn converge_by(nodes: usize, resolver: &Resolver, schedules: u64) {
             Err(_) => bad.push(settings.seed),
         }
     }
-    println!("{nodes} nodes, {}: {decisions} decisions, {conflicts} conflicts", resolver.name());
+    let name = format!("{}, {}", rule.resolver.name(), rule.deletes.name());
+    println!("{nodes} nodes, {name}: {decisions} decisions, {conflicts} conflicts");
     assert!(conflicts > 0, "schedules without conflicts prove nothing");
     if let Some(first) = bad.first() {
-        panic!("{}\n{nodes} nodes, {}, seeds {bad:?}", tell(&settings(*first)), resolver.name());
+        panic!("{}\n{nodes} nodes, {name}, seeds {bad:?}", tell(&settings(*first)));
     }
 }
 
@@ -75,14 +77,21 @@ fn four_nodes_become_equal_whatever_the_schedule() {
 
 #[test]
 fn the_first_update_wins_alike_everywhere() {
-    (2..5).for_each(|nodes| converge_by(nodes, &Resolver::FirstUpdateWins, SCHEDULES / 4));
+    (2..5).for_each(|nodes| converge_by(nodes, &Resolver::FirstUpdateWins.into(), SCHEDULES / 4));
 }
 
 #[test]
 fn the_node_that_comes_first_wins_alike_everywhere() {
     for nodes in 2..5 {
         let order: Vec<_> = NodeId::all(nodes).rev().collect();
-        converge_by(nodes, &Resolver::OriginPriority(order.into()), SCHEDULES / 4);
+        converge_by(nodes, &Resolver::OriginPriority(order.into()).into(), SCHEDULES / 4);
+    }
+}
+
+#[test]
+fn a_delete_wins_or_loses_alike_everywhere() {
+    for deletes in [Deletes::DeleteWins, Deletes::UpdateWins] {
+        (2..5).for_each(|nodes| converge_by(nodes, &TableRule { deletes, ..TableRule::default() }, SCHEDULES / 4));
     }
 }
 
@@ -131,7 +140,10 @@ fn replay() {
         Ok("origin_priority") => Resolver::OriginPriority(NodeId::all(nodes).rev().collect()),
         _ => Resolver::LastUpdateWins,
     };
-    let settings = Settings { resolver, ..Settings::new(nodes, number("PGCONCORD_SEED", 1)) };
+    let deletes = env::var("PGCONCORD_DELETES").unwrap_or_default();
+    let deletes = Deletes::ALL.iter().find(|(name, _)| *name == deletes).map_or(Deletes::ByResolver, |(_, each)| *each);
+    let rule = TableRule { resolver, deletes };
+    let settings = Settings { rule, ..Settings::new(nodes, number("PGCONCORD_SEED", 1)) };
     println!("{}", tell(&settings));
     assert!(!fails(&settings));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::model::{Cut, Link, Lsn, NodeId, Resolver, TableId};
+use crate::model::{Cut, Link, Lsn, NodeId, TableId, TableRule};
 use crate::simulate::daemon::Daemon;
 use crate::simulate::job::Job;
 use crate::simulate::mood::{Action, Mood};
@@ -83,7 +83,7 @@ impl World {
         let tables = 1 + u32::from(random.permille(300));
         let drawn = if random.permille(200) { Identity::Full } else { Identity::Default };
         // What other resolvers do not take: see daemon/resolvers.rs.
-        let newest = settings.resolver == Resolver::LastUpdateWins;
+        let newest = settings.rule == TableRule::default();
         let identity = if newest { drawn } else { Identity::Full };
         let large = if random.permille(300) { 1 + random.below(3) } else { usize::MAX };
         let schema = Schema::new(tables, identity, large);
@@ -121,7 +121,7 @@ impl World {
         let lag = (0..count * count).map(|_| random.below(slowest)).collect();
         let mood = Mood::new(settings.focus, &mut random);
         World {
-            daemon: Daemon::new(Cut::at(start.clone()), settings.resolver.clone(), &mut random),
+            daemon: Daemon::new(Cut::at(start.clone()), settings.rule.clone(), &mut random),
             jobs: (0..count).map(|_| None).collect(),
             now: 1000,
             locals: Vec::new(),
@@ -280,7 +280,7 @@ impl World {
         }
         self.losers.clear();
         self.settled.clear();
-        self.daemon = Daemon::new(start, self.settings.resolver.clone(), &mut self.random);
+        self.daemon = Daemon::new(start, self.settings.rule.clone(), &mut self.random);
     }
 
     /// How reluctant a link is.
