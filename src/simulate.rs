@@ -9,6 +9,7 @@ pub mod check;
 pub mod complete;
 pub mod daemon;
 pub mod job;
+pub mod merge;
 pub mod mood;
 pub mod node;
 pub mod oracle;

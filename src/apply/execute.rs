@@ -198,6 +198,11 @@ impl<'a, R: Recorder> Execution<'a, R> {
             let own = ChangeRef::at(link.source, net.place, net.kind());
             let decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
                 Some(decision) => decision,
+                // A row that is made from several changes is made under its lock.
+                None if self.shared.resolvers.merge(net.table.id).is_some() => {
+                    plan.slow.push(at);
+                    continue;
+                }
                 None => coordinator.decide(link, net.table.id, net.key)?,
             };
             self.note(&coordinator, net, &decision)?;

@@ -106,7 +106,9 @@ pub struct Net {
     pub content: Content,
     /// The row before the last change, as far as the source sent it.
     pub old: Option<Row>,
-    /// Number of the last change's transaction, and the offset of its record.
+    /// Number of the first change's transaction, and the offset of its record.
+    pub first_place: (Seq, u64),
+    /// Those of the last change.
     pub place: (Seq, u64),
     /// Who wrote the last version at the source.
     pub xid: Xid,
@@ -148,6 +150,7 @@ impl Net {
             rekeyed: false,
             content,
             old,
+            first_place: place,
             place,
             xid,
             view,
@@ -179,6 +182,8 @@ pub struct Folded {
     /// One for each key, in order of first appearance.
     pub nets: Vec<Net>,
     by_key: HashMap<KeyId, usize, BuildHasherDefault<KeyHash>>,
+    /// The tables of the last statement whose records have come.
+    truncating: SmallVec<[TableId; 2]>,
     /// Number of changes folded.
     pub changes: u64,
     /// Bytes of their tuples.
@@ -217,7 +222,9 @@ impl Folded {
             Op::Delete { old } => {
                 self.delete(row(old), mark, hasher);
             }
-            Op::Truncate { group, restart_identity } => self.truncate(&group, restart_identity, place),
+            Op::Truncate { group, restart_identity } => {
+                self.truncate(change.relation.table_id(), &group, restart_identity, place);
+            }
         }
     }
 
@@ -266,10 +273,14 @@ impl Folded {
         }
     }
 
-    fn truncate(&mut self, group: &[TableId], restart_identity: bool, place: (Seq, u64)) {
-        if self.truncations.last().is_some_and(|last| last.place.0 == place.0 && last.tables.as_slice() == group) {
-            return; // one statement is one record a table
+    /// One statement is one record a table; the next one begins where a table comes again.
+    fn truncate(&mut self, table: TableId, group: &[TableId], restart_identity: bool, place: (Seq, u64)) {
+        let is_same = |last: &Truncation| last.place.0 == place.0 && last.tables.as_slice() == group;
+        if self.truncations.last().is_some_and(is_same) && !self.truncating.contains(&table) {
+            self.truncating.push(table);
+            return;
         }
+        self.truncating = SmallVec::from_slice(&[table]);
         self.nets.retain(|net| !group.contains(&net.table.id));
         self.by_key = self.nets.iter().enumerate().map(|(at, net)| (net.key, at)).collect();
         self.truncations.push(Truncation { tables: group.into(), restart_identity, place });
@@ -391,6 +402,17 @@ mod tests {
             row.tuple.cell(0) == Some(Cell::Text(if at == 0 { b"2" } else { b"1" }))
         };
         assert!(from(0) && from(2), "the omitted values stand at the keys the rows came from");
+    }
+
+    #[test]
+    fn a_second_truncation_in_a_transaction_is_one_of_its_own() {
+        let relation = relation();
+        let mut folded = Folded::default();
+        for (i, op) in [truncate(), insert(["1", "a", "x"]), truncate()].into_iter().enumerate() {
+            let change = Change { relation: relation.clone(), xid: Xid(7), op };
+            folded.add(Incoming { place: (0, i as u64), view: 0, change }, &KeyHasher::with_seed(1));
+        }
+        assert_eq!((folded.truncations.len(), shown(&folded)), (2, vec![]));
     }
 
     #[test]

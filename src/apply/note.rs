@@ -2,14 +2,15 @@
 
 use std::io;
 
-use crate::apply::complete;
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
+use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
+use crate::apply::{complete, unique};
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
 use crate::conflict::{Coordinator, Decision};
-use crate::model::{ConflictType, Op, Resolution, TouchKind};
+use crate::model::{Cell, ConflictType, KeyId, Op, Resolution, TouchKind};
 
 impl Net {
     /// Whether there is a row afterwards.
@@ -86,6 +87,28 @@ impl<R: Recorder> Execution<'_, R> {
         };
         self.conflicts.insert(net.key, conflict);
         Ok(())
+    }
+
+    /// Completes what was noted of a key with the row that was made from several changes.
+    pub(super) fn note_merged(&mut self, key: KeyId, plan: &Merging, merged: &Merged) {
+        let Some(conflict) = self.conflicts.get_mut(&key) else { return };
+        let standing = plan.standing.as_ref().map(|values| {
+            let cells: Vec<_> = values.iter().map(|value| value.as_deref().map_or(Cell::Null, Cell::Text)).collect();
+            unique::row_of(&plan.key_row, &cells)
+        });
+        let remote_row = conflict.remote.row.is_some();
+        let local_row = conflict.local.as_ref().is_some_and(|local| local.row.is_some());
+        (conflict.resolution, conflict.result) = match merged {
+            Merged::Write(Content::Put(_), whole) if remote_row && local_row => {
+                (Resolution::Merge, Some(whole.clone()))
+            }
+            Merged::Write(Content::Put(_), whole) if remote_row => (Resolution::ApplyRemote, Some(whole.clone())),
+            Merged::Write(Content::Put(_), whole) => (Resolution::KeepLocal, Some(whole.clone())),
+            Merged::Write(Content::Delete, whole) if remote_row => (Resolution::KeepLocal, Some(whole.clone())),
+            Merged::Write(Content::Delete, whole) => (Resolution::ApplyRemote, Some(whole.clone())),
+            Merged::Stands if !remote_row && !local_row => (Resolution::Skip, Some(Content::Delete)),
+            Merged::Stands => (Resolution::KeepLocal, Some(standing.map_or(Content::Delete, Content::Put))),
+        };
     }
 
     /// Notes a row that was not as the change expected, where no change in the window explains it and none that

@@ -5,6 +5,7 @@ use crate::apply::batch::{Write, into_sets};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::{Applied, Execution};
+use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
@@ -51,6 +52,10 @@ impl<R: Recorder> Execution<'_, R> {
             let there = self.lock_one(&key_row).await?;
             self.shared.barrier(link.target).await?;
             let (decision, content) = self.decide_reopened(reopened)?;
+            let content = match self.shared.resolvers.merge(reopened.table) {
+                Some(_) => self.merge_reopened(reopened, &key_row).await?,
+                None => content,
+            };
             let done = match content {
                 None => true,
                 Some((Content::Delete, _)) if !there => true,
@@ -86,7 +91,8 @@ impl<R: Recorder> Execution<'_, R> {
         let arrays = slow::key_arrays(key_row.table(), &[key_row]);
         let types = vec![sql::TEXT_ARRAY; arrays.len()];
         let mut pipeline = self.begin();
-        let at = pipeline.query(&sql::lock(key_row.table()), &types, arrays.iter().map(|array| Param::Binary(array)));
+        let at =
+            pipeline.query(&sql::lock(key_row.table(), &[]), &types, arrays.iter().map(|array| Param::Binary(array)));
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("locking a row to decide again"))?;
         Ok(!outcomes[at].rows.is_empty())
     }
@@ -110,6 +116,17 @@ impl<R: Recorder> Execution<'_, R> {
             _ => None,
         };
         Ok((decision, Some((content, completed))))
+    }
+
+    /// What a row becomes that is made from several changes, if that is not what stands.
+    async fn merge_reopened(&mut self, reopened: Reopened, key_row: &Row) -> Result<Option<Due>, ApplyError> {
+        let table = key_row.table();
+        let made = self.shared.coordinator().merge_again(self.batch.link.target, table, reopened.key)?;
+        let plan = Merging { made, key_row: key_row.clone(), standing: None };
+        Ok(match self.merged(&[plan]).await?.pop() {
+            Some(Merged::Write(content, _)) => Some((content, None)),
+            Some(Merged::Stands) | None => None,
+        })
     }
 
     /// Whether it is written, or left out because an older row's unique value is taken; otherwise look again.

@@ -11,10 +11,12 @@ use crate::apply::batch::Write;
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
+use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::Recorder;
 use crate::apply::sets::{Kind, in_order, missed, queue_set};
 use crate::apply::sql;
+use crate::conflict::merge::Value;
 use crate::conflict::{ChangeRef, Operation};
 use crate::model::{Link, Table};
 use crate::wire::Param;
@@ -23,12 +25,12 @@ use crate::wire::Param;
 const ROUNDS: usize = 16;
 
 /// A row that was found and locked.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Found {
-    /// Written by this very transaction.
-    Mine,
-    /// Somebody's.
-    Theirs,
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Found {
+    /// This very transaction wrote it.
+    mine: bool,
+    /// Its values by column, where they are needed to merge.
+    values: Vec<Value>,
 }
 
 /// What the sets did not write.
@@ -59,7 +61,7 @@ impl<R: Recorder> Execution<'_, R> {
             let found = self.lock(folded, &left).await?;
             // An earlier piece of the batch may have written the row; then the insert did not.
             let written = |net: &usize| {
-                found.get(net) == Some(&Found::Mine)
+                found.get(net).is_some_and(|found| found.mine)
                     && maybe.contains(net)
                     && !self.may_be_touched(folded.nets[*net].key)
             };
@@ -96,13 +98,17 @@ impl<R: Recorder> Execution<'_, R> {
         nets.iter()
             .for_each(|net| tables.entry(ranks.get(&folded.nets[*net].table.id).copied()).or_default().push(*net));
         let mut statements = Vec::new();
+        let shared = self.shared;
         let mut pipeline = self.begin();
         for nets in tables.values() {
             for nets in nets.chunks(crate::apply::batch::SET_ROWS) {
                 let rows: Vec<_> = nets.iter().map(|net| &folded.nets[*net].key_row).collect();
                 let arrays = key_arrays(&folded.nets[nets[0]].table, &rows);
                 let types = vec![sql::TEXT_ARRAY; arrays.len()];
-                let text = sql::lock(&folded.nets[nets[0]].table);
+                let table = &folded.nets[nets[0]].table;
+                let merges = shared.resolvers.merge(table.id).is_some();
+                let columns: Vec<usize> = if merges { (0..table.columns.len()).collect() } else { Vec::new() };
+                let text = sql::lock(table, &columns);
                 let at = pipeline.query(&text, &types, arrays.iter().map(|array| Param::Binary(array)));
                 statements.push((at, nets));
             }
@@ -115,7 +121,8 @@ impl<R: Recorder> Execution<'_, R> {
                 let reading = || ApplyError::wire("reading which rows are there");
                 let ordinal: usize = row.parse(0).map_err(reading())?;
                 let mine = row.flag(1).map_err(reading())?;
-                found.insert(nets[ordinal - 1], if mine { Found::Mine } else { Found::Theirs });
+                let values = (2..row.len()).map(|i| row.cell(i).map(<[u8]>::to_vec)).collect();
+                found.insert(nets[ordinal - 1], Found { mine, values });
             }
         }
         Ok(found)
@@ -131,6 +138,7 @@ impl<R: Recorder> Execution<'_, R> {
         let link = self.batch.link;
         let now = Instant::now();
         let mut wanted = Vec::new();
+        let mut merging = Vec::new();
         {
             let mut coordinator = self.shared.coordinator();
             for &at in left {
@@ -140,6 +148,13 @@ impl<R: Recorder> Execution<'_, R> {
                 self.note(&coordinator, net, &decision)?;
                 if decision.before.is_some_and(|before| before.source == link.target) {
                     self.session.busy.met(net.key, now);
+                }
+                if self.shared.resolvers.merge(net.table.id).is_some() {
+                    self.note_missing(&coordinator, net, &decision, there)?;
+                    let made = coordinator.merge(link, &net.table, net.key, (net.first_place, net.place), there)?;
+                    let standing = found.get(&at).map(|found| found.values.clone());
+                    merging.push((at, Merging { made, key_row: net.key_row.clone(), standing }));
+                    continue;
                 }
                 if !decision.write {
                     continue;
@@ -169,7 +184,7 @@ impl<R: Recorder> Execution<'_, R> {
                 wanted.push((Verdict { net: at, content, there }, completed, decision.winner));
             }
         }
-        let mut verdicts = Vec::new();
+        let mut verdicts = self.merge(folded, merging).await?;
         for (mut verdict, completed, winner) in wanted {
             let moved = folded.nets[verdict.net].moved_from.is_some();
             if let Some(completed) = completed {
@@ -177,6 +192,21 @@ impl<R: Recorder> Execution<'_, R> {
                 verdict.content = whole.map_or(Content::Delete, Content::Put);
             }
             verdicts.push(verdict);
+        }
+        Ok(verdicts)
+    }
+
+    /// Makes rows of tables whose columns are merged.
+    async fn merge(&mut self, folded: &Folded, keys: Vec<(usize, Merging)>) -> Result<Vec<Verdict>, ApplyError> {
+        let (nets, plans): (Vec<usize>, Vec<Merging>) = keys.into_iter().unzip();
+        let merged = self.merged(&plans).await?;
+        let mut verdicts = Vec::new();
+        for ((net, plan), merged) in nets.into_iter().zip(&plans).zip(merged) {
+            let there = plan.standing.is_some();
+            self.note_merged(folded.nets[net].key, plan, &merged);
+            if let Merged::Write(content, _) = merged {
+                verdicts.push(Verdict { net, content, there });
+            }
         }
         Ok(verdicts)
     }

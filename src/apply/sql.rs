@@ -162,13 +162,14 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
     )
 }
 
-/// Locks the rows whose keys are given; returns the ordinal of each that is there and whether this transaction
-/// wrote it.
-pub fn lock(table: &Table) -> String {
+/// Locks the rows whose keys are given; returns the ordinal of each that is there, whether this transaction wrote it, and
+/// `columns` as the types write them.
+pub fn lock(table: &Table, columns: &[usize]) -> String {
     let shape = Shape { table, others: &[] };
     format!(
-        "SELECT u.ord, t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid FROM {} JOIN {} AS t ON {} \
+        "SELECT u.ord, t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid{} FROM {} JOIN {} AS t ON {} \
          ORDER BY u.ord FOR NO KEY UPDATE OF t",
+        listed(table, columns),
         shape.unnest(&[]),
         table.sql_only(),
         shape.key_matches()
@@ -189,12 +190,18 @@ pub fn written(table: &Table) -> String {
 /// not always (bool, inet).
 pub fn read(table: &Table, columns: &[usize]) -> String {
     let shape = Shape { table, others: &[] };
+    let texts = listed(table, columns);
+    format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_only(), shape.key_matches())
+}
+
+/// `, t.a, t.b`.
+fn listed(table: &Table, columns: &[usize]) -> String {
     let mut texts = String::new();
     for column in columns {
         write!(texts, ", t.{}", quote_identifier(&table.columns[*column].name))
             .expect("writing to a String cannot fail");
     }
-    format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_only(), shape.key_matches())
+    texts
 }
 
 /// Reads `columns` as text of the row whose key is given as text parameters, if the transaction that follows them made

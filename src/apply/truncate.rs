@@ -7,11 +7,12 @@ use crate::apply::batch::{Write, into_sets};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
+use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::sets::{Kind, queue_set};
 use crate::apply::{note, slow, sql};
-use crate::conflict::{ChangeRef, Operation, Survivor};
+use crate::conflict::{ChangeRef, Made, Operation, Survivor};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
 use crate::wire::Param;
 
@@ -39,7 +40,10 @@ impl<R: Recorder> Execution<'_, R> {
 
         let mut kept: Vec<Vec<Kept>> = Vec::new();
         for id in &truncation.tables {
-            kept.push(self.survivors(truncation, *id)?);
+            kept.push(match shared.resolvers.merge(*id) {
+                Some(_) => self.merged_survivors(truncation, *id).await?,
+                None => self.survivors(truncation, *id)?,
+            });
         }
         if kept.iter().all(Vec::is_empty) {
             let restart = if truncation.restart_identity { " RESTART IDENTITY" } else { "" };
@@ -115,6 +119,42 @@ impl<R: Recorder> Execution<'_, R> {
         drop(coordinator);
         self.conflicts.extend(conflicts);
         Ok(kept)
+    }
+
+    /// The same where rows are made from several changes: those stay that have changes which had seen the truncation.
+    async fn merged_survivors(&mut self, truncation: &Truncation, table: TableId) -> Result<Vec<Kept>, ApplyError> {
+        let link = self.batch.link;
+        let table = self.shared.catalog.table(table).clone();
+        let mut plans = Vec::new();
+        {
+            let coordinator = self.shared.coordinator();
+            let mut conflicts = Vec::new();
+            for Survivor { key, rival, outcome, .. } in coordinator.survivors(link, table.id, truncation.place)? {
+                let made = coordinator.merge_truncated(link, &table, key, truncation.place)?;
+                if let Some(rival) = rival {
+                    let local = note::side(&coordinator, rival)?;
+                    conflicts.extend(self.truncate_conflict(truncation, key, local, Content::Delete));
+                }
+                if let (Made::Whole(_), TouchKind::Put) = (&made, outcome.kind()) {
+                    let hasher = &self.shared.catalog.hasher;
+                    let Content::Put(key_row) = complete::content_of(&coordinator, outcome, key, hasher)? else {
+                        continue;
+                    };
+                    plans.push((Merging { made, key_row, standing: None }, outcome));
+                }
+            }
+            drop(coordinator);
+            self.conflicts.extend(conflicts);
+        }
+        let (plans, outcomes): (Vec<_>, Vec<_>) = plans.into_iter().unzip();
+        let merged = self.merged(&plans).await?.into_iter().zip(outcomes);
+        let kept = |(merged, outcome)| match merged {
+            Merged::Write(Content::Put(row), _) => {
+                Some(Kept { row: row.clone(), rewrite: Some(Completed::Whole(row)), outcome })
+            }
+            _ => None,
+        };
+        Ok(merged.filter_map(kept).collect())
     }
 
     fn truncate_conflict(

@@ -157,7 +157,7 @@ impl<R: Recorder> Execution<'_, R> {
         let types = vec![sql::TEXT_ARRAY; arrays.len()];
         let params = || arrays.iter().map(|array| Param::Binary(array));
         let mut pipeline = self.begin();
-        pipeline.query(&sql::lock(&table), &types, params());
+        pipeline.query(&sql::lock(&table, &[]), &types, params());
         pipeline.run().await.map_err(ApplyError::pipeline("locking a row whose unique value another row has"))?;
         self.shared.barrier(target).await?;
         if self.shared.coordinator().newest_at(target, table.id, key)? != before {

@@ -4,6 +4,8 @@
 //! itself applied everywhere; all of that by commits that are settled, so that no decision in which a forgotten change
 //! could win is ever taken again. Then it is lowered until
 //! - no change of a truncated table goes while a concurrent truncation stays, or the other way;
+//! - where rows are made from several changes, no delete goes while a change stays that had not seen it, and which it takes
+//!   away;
 //! - it is a consistent cut: a node's log is kept from the commit on that applied the first change which another
 //!   node's log still holds. So marks, too, come back whole when the streams are read again from here.
 //!
@@ -14,8 +16,8 @@
 use std::io;
 
 use crate::conflict::coordinator::Coordinator;
-use crate::conflict::window::Logged;
-use crate::model::{Cut, Link, Lsn, NodeId};
+use crate::conflict::window::{ChangeRef, Logged};
+use crate::model::{Cut, Link, Lsn, NodeId, TouchKind};
 
 impl Coordinator {
     /// For each source the position below which everything is stable; never below what it was.
@@ -31,6 +33,7 @@ impl Coordinator {
         loop {
             let before = frontier.clone();
             self.hold_truncates(&mut frontier);
+            self.hold_deletes(&mut frontier)?;
             self.hold_marks(&mut frontier);
             if frontier == before {
                 break;
@@ -87,6 +90,31 @@ impl Coordinator {
                 }
             }
         }
+    }
+
+    /// Deletes of merged rows stay as long as what they take away.
+    fn hold_deletes(&self, frontier: &mut [Lsn]) -> io::Result<()> {
+        if !self.resolvers().any_merges() {
+            return Ok(());
+        }
+        let window = self.window();
+        let ends = |change: ChangeRef| window.transaction(change).transaction.end_lsn;
+        for key in window.contested() {
+            let history = window.indexed(key)?;
+            let goes = |change: &ChangeRef| ends(*change) <= frontier[change.source.index()];
+            let all = || self.nodes().flat_map(|source| history.of(source)).copied();
+            let stay: Vec<ChangeRef> = all().filter(|change| !goes(change)).collect();
+            let pinned = |death: &ChangeRef| stay.iter().any(|change| history.concurrent(window, *death, *change));
+            let deaths = all().filter(|change| change.kind() == TouchKind::Delete && goes(change));
+            let Some(first) = deaths.filter(pinned).min_by_key(|death| ends(*death)) else { continue };
+            let made = &window.transaction(first).transaction;
+            let table = made.change_at(first.offset())?.relation.table_id();
+            if self.resolvers().merge(table).is_some() {
+                let place = &mut frontier[first.source.index()];
+                *place = (*place).min(made.commit_lsn);
+            }
+        }
+        Ok(())
     }
 
     /// A node's log is kept from the first commit of ours on that applied what another log still holds.

@@ -18,7 +18,7 @@ use crate::model::{KeyId, Lsn, NodeId, TableId, Touch, TouchKind, Touches, Trans
 pub type Seq = u64;
 
 /// One change of one key, by its place; ordered by place within a source.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ChangeRef {
     /// The transaction's number in the log of its source.
     pub seq: Seq,

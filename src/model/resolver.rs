@@ -154,6 +154,11 @@ impl Resolvers {
         &self.rule(table).resolver
     }
 
+    /// Whether any table's columns are merged.
+    pub fn any_merges(&self) -> bool {
+        self.by_table.iter().any(|rule| matches!(rule.resolver, Resolver::Merge(_)))
+    }
+
     /// How the table's columns are merged, if they are.
     pub fn merge(&self, table: TableId) -> Option<&Arc<Merge>> {
         match self.of(table) {

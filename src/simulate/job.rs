@@ -274,6 +274,10 @@ impl World {
         for (table, place) in job.tables.clone() {
             let mut left = Vec::new();
             for met in self.daemon.coordinator.survivors(link, table, place)? {
+                if self.merges() {
+                    left.extend(self.merged_survivor(link, met, table, place)?);
+                    continue;
+                }
                 if met.outcome.kind() == TouchKind::Put {
                     left.push(crate::simulate::complete::read(&self.daemon.coordinator, &self.schema, met.outcome)?.0);
                     if met.standing != Some(met.outcome) {
@@ -299,6 +303,11 @@ impl World {
 
     fn look(&mut self, job: &mut Job) -> Result<Step, Failure> {
         let Some(key) = job.keys.pop_front() else { return Ok(Step::Next(Stage::Fast)) };
+        let id = self.schema.key_id(key);
+        if self.merges() && !self.daemon.coordinator.window().is_uncontested(key.table, id) {
+            job.slow.push_back(key); // is made under its lock
+            return Ok(Step::Next(Stage::Look));
+        }
         let decision = self.decide(job, key)?;
         if decision.write {
             let (coordinator, link) = (&self.daemon.coordinator, job.batch.link);

@@ -132,6 +132,11 @@ impl Node {
         &self.rows
     }
 
+    /// The row that every node had before all logs.
+    pub fn base(&self, key: Key) -> Option<Row> {
+        self.base.get(&key).map(|version| version.row)
+    }
+
     /// The progress rows.
     pub fn progress(&self) -> &[Lsn] {
         &self.progress

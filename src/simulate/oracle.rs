@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Deletes, Lsn, NodeId, Resolver, TableRule};
+use crate::model::{ColumnMerge, Deletes, Lsn, NodeId, Resolver, TableRule};
 use crate::simulate::node::Node;
 use crate::simulate::rows::{Key, Row, Write};
 use crate::simulate::wal::{Entry, Kind};
@@ -15,6 +15,8 @@ struct Edit {
     /// The commit, and the place of the change in it.
     at: (Lsn, usize),
     micros: i64,
+    /// The row before, where an update found one at this key.
+    old: Option<Row>,
     row: Option<Row>,
     seen: Vec<Lsn>,
 }
@@ -23,6 +25,8 @@ struct Edit {
 #[derive(Debug)]
 pub struct Truth {
     edits: Vec<Edit>,
+    /// The row that every node had before all logs.
+    base: Option<Row>,
 }
 
 impl Truth {
@@ -33,18 +37,19 @@ impl Truth {
             for entry in node.wal.entries() {
                 let Kind::Local(transaction) = &entry.kind else { continue };
                 let effects = entry.writes.iter().enumerate().flat_map(|(i, write)| {
-                    effects(write, key).into_iter().map(move |row| (i, row)).collect::<Vec<_>>()
+                    effects(write, key).into_iter().map(move |(old, row)| (i, old, row)).collect::<Vec<_>>()
                 });
-                edits.extend(effects.map(|(i, row)| Edit {
+                edits.extend(effects.map(|(i, old, row)| Edit {
                     source: node.id,
                     at: (entry.begin, i),
                     micros: transaction.stamp.micros,
+                    old,
                     row,
                     seen: seen(entry),
                 }));
             }
         }
-        Truth { edits }
+        Truth { edits, base: nodes.first().and_then(|node| node.base(key)) }
     }
 
     /// Whether the author of the change that committed at `later` had seen the one that committed at `earlier`,
@@ -74,6 +79,9 @@ impl Truth {
 
     /// The row that comes out, if any change of the key was made.
     pub fn outcome(&self, rule: &TableRule) -> Option<Option<Row>> {
+        if let Resolver::Merge(merge) = &rule.resolver {
+            return (!self.edits.is_empty()).then(|| self.merged(merge.of("value")));
+        }
         let latest: BTreeMap<NodeId, &Edit> = self.edits.iter().map(|edit| (edit.source, edit)).collect();
         let reaches: Vec<_> = latest.values().map(|edit| (edit.source, self.reach(edit))).collect();
         let maximal: Vec<&Edit> = latest
@@ -101,17 +109,68 @@ impl Truth {
     }
 }
 
+impl Truth {
+    /// The row that all live edits make: those that had seen every delete. The number column is merged by `how`, of the
+    /// body the last update wins.
+    fn merged(&self, how: ColumnMerge) -> Option<Row> {
+        let saw = |later: &Edit, earlier: &Edit| match later.source == earlier.source {
+            true => later.at > earlier.at,
+            false => self.reach(later)[earlier.source.index()] > earlier.at,
+        };
+        let deaths: Vec<&Edit> = self.edits.iter().filter(|edit| edit.row.is_none()).collect();
+        let is_live = |edit: &&Edit| edit.row.is_some() && deaths.iter().all(|death| saw(edit, death));
+        let live: Vec<&Edit> = self.edits.iter().filter(is_live).collect();
+        let stamp = |edit: &&Edit| (edit.micros, edit.source, edit.at);
+        // A row that a delete took away begins anew with an edit that had seen the delete and nothing live.
+        let is_root = |edit: &Edit| !deaths.is_empty() && !live.iter().any(|other| saw(edit, other));
+        let is_birth = |edit: &Edit| edit.old.is_none() || is_root(edit);
+        let birth = live.iter().filter(|edit| is_birth(edit)).copied().max_by_key(stamp);
+        if live.is_empty() {
+            return None;
+        }
+        let begin = birth.and_then(|birth| birth.row).or(self.base)?;
+        let last = |touches: &dyn Fn(&Row, &Row) -> bool| -> Vec<Row> {
+            let touching: Vec<&Edit> = live
+                .iter()
+                .filter(|edit| match (edit.old, edit.row) {
+                    (Some(old), Some(row)) => is_birth(edit) || touches(&old, &row),
+                    _ => true,
+                })
+                .copied()
+                .collect();
+            let superseded = |edit: &Edit| touching.iter().any(|other| saw(other, edit));
+            let mut maximal: Vec<&Edit> = touching.iter().filter(|edit| !superseded(edit)).copied().collect();
+            maximal.sort_by_key(stamp);
+            maximal.iter().filter_map(|edit| edit.row).collect()
+        };
+        let numbers = last(&|old, row| old.value != row.value);
+        let value = match how {
+            ColumnMerge::Delta => live
+                .iter()
+                .filter(|edit| !is_birth(edit))
+                .filter_map(|edit| Some((edit.old?, edit.row?)))
+                .fold(begin.value, |sum, (old, row)| sum.wrapping_add(row.value).wrapping_sub(old.value)),
+            ColumnMerge::Greatest => numbers.iter().map(|row| row.value).max().unwrap_or(begin.value),
+            ColumnMerge::Least => numbers.iter().map(|row| row.value).min().unwrap_or(begin.value),
+            _ => numbers.last().map_or(begin.value, |row| row.value),
+        };
+        let body = last(&|old, row| old.body != row.body).last().map_or(begin.body, |row| row.body);
+        Some(Row { value, body, ..begin })
+    }
+}
+
 fn seen(entry: &Entry) -> Vec<Lsn> {
     entry.seen.clone()
 }
 
-fn effects(write: &Write, key: Key) -> Vec<Option<Row>> {
+/// For each change of the key the row before, where an update found one, and the row after.
+fn effects(write: &Write, key: Key) -> Vec<(Option<Row>, Option<Row>)> {
     match write {
-        Write::Insert(at, row) if *at == key => vec![Some(*row)],
-        Write::Update { to, new, .. } if *to == key => vec![Some(*new)],
-        Write::Update { from, .. } if *from == key => vec![None],
-        Write::Delete(at, _) if *at == key => vec![None],
-        Write::Truncate(table) if *table == key.table => vec![None],
+        Write::Insert(at, row) if *at == key => vec![(None, Some(*row))],
+        Write::Update { from, to, old, new } if *to == key => vec![((from == to).then_some(*old), Some(*new))],
+        Write::Update { from, .. } if *from == key => vec![(None, None)],
+        Write::Delete(at, _) if *at == key => vec![(None, None)],
+        Write::Truncate(table) if *table == key.table => vec![(None, None)],
         _ => Vec::new(),
     }
 }

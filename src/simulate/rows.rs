@@ -228,6 +228,11 @@ impl Schema {
         }
     }
 
+    /// A table.
+    pub fn table(&self, id: TableId) -> &Arc<Table> {
+        self.catalog.table(id)
+    }
+
     /// Gives keys their ids.
     pub fn hasher(&self) -> &KeyHasher {
         &self.catalog.hasher

@@ -14,8 +14,8 @@ use crate::simulate::{Failure, Mutation};
 
 /// What a key is to become, by whose change, and whether that must be written.
 #[derive(Clone, Copy, Debug)]
-struct Verdict {
-    winner: ChangeRef,
+pub(super) struct Verdict {
+    pub winner: ChangeRef,
     write: bool,
 }
 
@@ -31,6 +31,9 @@ impl World {
         let existing = node.see(job.xid, key);
         if existing.is_some() && !node.holds(job.xid, key) {
             return Ok(Step::Next(Stage::Lock)); // it appeared meanwhile
+        }
+        if self.merges() {
+            return self.write_merged(job, key, existing);
         }
         let existing = job.parked.get(&key).copied().or(existing);
         let Some(verdict) = self.verdict(job, key)? else {
@@ -65,7 +68,7 @@ impl World {
         self.put(job, key, row, verdict.winner)
     }
 
-    fn verdict(&mut self, job: &mut Job, key: Key) -> Result<Option<Verdict>, Failure> {
+    pub(super) fn verdict(&mut self, job: &mut Job, key: Key) -> Result<Option<Verdict>, Failure> {
         let link = job.batch.link;
         let Purpose::Reopen(reopened) = job.purpose else {
             let decision = self.decide(job, key)?;
@@ -129,7 +132,13 @@ impl World {
         }
     }
 
-    fn put(&mut self, job: &mut Job, key: Key, row: Option<Row>, winner: ChangeRef) -> Result<Step, Failure> {
+    pub(super) fn put(
+        &mut self,
+        job: &mut Job,
+        key: Key,
+        row: Option<Row>,
+        winner: ChangeRef,
+    ) -> Result<Step, Failure> {
         let node = &mut self.nodes[job.batch.link.target.index()];
         let done = match (row, node.see(job.xid, key)) {
             (None, None) => Done::Nothing,

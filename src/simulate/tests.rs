@@ -10,7 +10,7 @@
 use std::env;
 
 use super::*;
-use crate::model::{Deletes, Resolver};
+use crate::model::{ColumnMerge, Deletes, Merge, Resolver};
 
 /// Schedules of each test, unless PGCONCORD_SEEDS says otherwise.
 const SCHEDULES: u64 = 4_000;
@@ -95,6 +95,23 @@ fn a_delete_wins_or_loses_alike_everywhere() {
     }
 }
 
+fn merge_by(how: ColumnMerge) -> TableRule {
+    let columns = [("value".to_owned(), how)].into();
+    Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into()).into()
+}
+
+#[test]
+fn counters_add_up_alike_everywhere() {
+    (2..5).for_each(|nodes| converge_by(nodes, &merge_by(ColumnMerge::Delta), SCHEDULES / 2));
+}
+
+#[test]
+fn columns_merge_alike_everywhere() {
+    for how in [ColumnMerge::LastUpdateWins, ColumnMerge::Greatest, ColumnMerge::Least, ColumnMerge::JsonMerge] {
+        (2..5).for_each(|nodes| converge_by(nodes, &merge_by(how), SCHEDULES / 4));
+    }
+}
+
 /// Each rule that is broken must show: else the simulation would prove nothing about it.
 #[test]
 fn without_a_rule_some_schedule_fails() {
@@ -138,7 +155,11 @@ fn replay() {
     let resolver = match env::var("PGCONCORD_RESOLVER").as_deref() {
         Ok("first_update_wins") => Resolver::FirstUpdateWins,
         Ok("origin_priority") => Resolver::OriginPriority(NodeId::all(nodes).rev().collect()),
-        _ => Resolver::LastUpdateWins,
+        Ok(text) => match ColumnMerge::ALL.iter().find(|(name, _)| text == format!("merge {name}")) {
+            Some((_, how)) => merge_by(*how).resolver,
+            None => Resolver::LastUpdateWins,
+        },
+        Err(_) => Resolver::LastUpdateWins,
     };
     let deletes = env::var("PGCONCORD_DELETES").unwrap_or_default();
     let deletes = Deletes::ALL.iter().find(|(name, _)| *name == deletes).map_or(Deletes::ByResolver, |(_, each)| *each);

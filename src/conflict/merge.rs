@@ -1,0 +1,423 @@
+//! Rows that are made from all changes of their key, column by column (R1, R13).
+//!
+//! A delete takes away every change that had not seen it: what is left is *live*. Of the live changes each column has the
+//! outcome that its [`ColumnMerge`] gives: of the causally maximal ones that touched it, or, for a counter, of all. While
+//! the row stands and the window knows of no delete, what an incoming change makes of it needs only that change and those
+//! that it had not seen, for what is forgotten is in the row already. Where there is a delete every live change came after
+//! it and so is in the window, too; the row is made anew from them, not from what stands.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+
+use smallvec::SmallVec;
+
+use crate::conflict::coordinator::Coordinator;
+use crate::conflict::history::{History, Reach};
+use crate::conflict::json;
+use crate::conflict::window::{ChangeRef, Seq, Window};
+use crate::model::key::KeyHasher;
+use crate::model::{
+    Cell, Change, ColumnMerge, KeyId, Link, Merge, NodeId, Op, Relation, Stamp, Table, TouchKind, Tuple,
+};
+
+/// A column's text; `None` is NULL.
+pub type Value = Option<Vec<u8>>;
+/// Where a change stands in the log of its source: number of the transaction, offset of the record.
+pub type Place = (Seq, u64);
+
+/// What a key's row becomes.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Made {
+    /// What stands is right.
+    Stands,
+    /// There is no row, or not yet: the insert that it began with is under way.
+    Gone,
+    /// These columns of the row that stands.
+    Onto(Vec<(usize, ColumnPlan)>),
+    /// A whole row, whatever stands.
+    Whole(Vec<(usize, ColumnPlan)>),
+    /// A change came without its old row, so nobody knows what it changed.
+    OldRowMissing,
+}
+
+/// How a column's value comes about; columns are indices into [`Table::columns`].
+#[derive(Clone, PartialEq, Debug)]
+pub enum ColumnPlan {
+    /// This value.
+    Set(Value),
+    /// The base, or what stands if there is none, plus each new − old.
+    Add {
+        /// What to begin with.
+        base: Option<Value>,
+        /// Old and new.
+        steps: Vec<(Value, Value)>,
+    },
+    /// Made from these, in the order of their stamps.
+    Combine(ColumnMerge, Vec<Value>),
+    /// An object's keys: each is set, or removed; beginning with what stands, or with nothing in a whole row.
+    Json(json::Keys),
+}
+
+/// A change that left a row.
+struct Put {
+    change: ChangeRef,
+    stamp: Stamp,
+    /// By column; `None` if there was no row.
+    old: Option<Vec<Option<Value>>>,
+    /// By column; `None` where the source does not have it.
+    new: Vec<Option<Value>>,
+}
+
+impl Put {
+    fn is_birth(&self) -> bool {
+        self.old.is_none()
+    }
+
+    fn touches(&self, column: usize) -> bool {
+        match (&self.new[column], &self.old) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(new), Some(old)) => old[column].as_ref() != Some(new),
+        }
+    }
+
+    fn value(&self, column: usize) -> Value {
+        self.new[column].clone().flatten()
+    }
+
+    fn before(&self, column: usize) -> Value {
+        self.old.as_ref().and_then(|old| old[column].clone().flatten())
+    }
+}
+
+/// The changes of one key, as a decision at one node sees them.
+struct Family<'a> {
+    window: &'a Window,
+    history: &'a History,
+    /// Present before.
+    before: Vec<ChangeRef>,
+    /// Incoming.
+    own: Vec<ChangeRef>,
+    /// Deletes among them, or seen by an incoming one.
+    deaths: Vec<ChangeRef>,
+    reaches: RefCell<HashMap<ChangeRef, Reach>>,
+}
+
+impl<'a> Family<'a> {
+    fn new(window: &'a Window, history: &'a History, before: Vec<ChangeRef>, own: Vec<ChangeRef>) -> Family<'a> {
+        let is_death = |change: &&ChangeRef| change.kind() == TouchKind::Delete;
+        let mut deaths: Vec<ChangeRef> = before.iter().chain(&own).filter(is_death).copied().collect();
+        let reaches: Vec<Reach> = own.iter().map(|change| history.reach(window, *change)).collect();
+        for source in NodeId::all(window.nodes()) {
+            let seen = reaches.iter().map(|reach| reach[source.index()]).max().unwrap_or(0);
+            deaths.extend(history.of(source).iter().filter(is_death).filter(|death| death.seq < seen));
+        }
+        deaths.sort_unstable();
+        deaths.dedup();
+        Family { window, history, before, own, deaths, reaches: RefCell::default() }
+    }
+
+    /// Whether the author of `later` had seen `earlier`.
+    fn saw(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
+        match later.source == earlier.source {
+            true => earlier < later,
+            false => {
+                let mut reaches = self.reaches.borrow_mut();
+                let reach = reaches.entry(later).or_insert_with(|| self.history.reach(self.window, later));
+                reach[earlier.source.index()] > earlier.seq
+            }
+        }
+    }
+
+    /// Whether a live change had seen none that is live, here or under way: the row that its author had came from one that
+    /// a delete took away, so it begins anew with it.
+    fn is_root(&self, change: ChangeRef, live: &[ChangeRef]) -> bool {
+        let all = NodeId::all(self.window.nodes()).flat_map(|source| self.history.of(source));
+        let arrived = |other: &ChangeRef| self.before.contains(other) || self.own.contains(other);
+        let under_way = || all.filter(|other| !arrived(other)).copied().collect::<Vec<_>>();
+        let seen = |other: &ChangeRef| self.saw(change, *other);
+        !live.iter().any(seen) && !self.live(&under_way()).iter().any(seen)
+    }
+
+    fn live(&self, among: &[ChangeRef]) -> Vec<ChangeRef> {
+        let is_live = |change: &&ChangeRef| {
+            change.kind() == TouchKind::Put && self.deaths.iter().all(|death| self.saw(**change, *death))
+        };
+        among.iter().filter(is_live).copied().collect()
+    }
+
+    fn all_live(&self) -> Vec<ChangeRef> {
+        let all: Vec<ChangeRef> = self.before.iter().chain(&self.own).copied().collect();
+        self.live(&all)
+    }
+
+    /// Of these the causally maximal ones, by stamp.
+    fn maximal<'p>(&self, puts: impl Iterator<Item = &'p Put>) -> SmallVec<[&'p Put; 4]> {
+        let mut latest: BTreeMap<NodeId, &Put> = BTreeMap::new();
+        for put in puts {
+            let place = latest.entry(put.change.source).or_insert(put);
+            if put.change > place.change {
+                *place = put;
+            }
+        }
+        let superseded = |put: &&Put| latest.values().any(|other| self.saw(other.change, put.change));
+        let mut left: SmallVec<[&Put; 4]> = latest.values().filter(|put| !superseded(put)).copied().collect();
+        left.sort_unstable_by_key(|put| put.stamp);
+        left
+    }
+
+    /// What each column becomes: by `incoming` among all of `puts`, onto a row that has what the others made of it; where
+    /// all are incoming, from nothing.
+    fn columns(
+        &self,
+        table: &Table,
+        merge: &Merge,
+        puts: &[Put],
+        incoming: impl Fn(&Put) -> bool,
+    ) -> Vec<(usize, ColumnPlan)> {
+        let plan = |column: usize| {
+            let touching = || puts.iter().filter(|put| put.touches(column));
+            if !touching().any(&incoming) {
+                return None;
+            }
+            let how = match table.key.contains(&column) {
+                true => ColumnMerge::LastUpdateWins,
+                false => merge.of(&table.columns[column].name),
+            };
+            match how {
+                ColumnMerge::Delta => Some(sum(column, puts, &incoming)),
+                ColumnMerge::JsonMerge => self.json(column, touching, &incoming),
+                // Also what is there already is written: an earlier change of the same author may have won, and not this one.
+                ColumnMerge::LastUpdateWins => {
+                    self.maximal(touching()).last().map(|last| ColumnPlan::Set(last.value(column)))
+                }
+                ColumnMerge::Greatest | ColumnMerge::Least | ColumnMerge::Union | ColumnMerge::Intersection => {
+                    Some(match self.maximal(touching()).as_slice() {
+                        [only] => ColumnPlan::Set(only.value(column)),
+                        several => ColumnPlan::Combine(how, several.iter().map(|put| put.value(column)).collect()),
+                    })
+                }
+            }
+            .map(|plan| (column, plan))
+        };
+        (0..table.columns.len()).filter_map(plan).collect()
+    }
+
+    /// Each top-level key is a register of its own.
+    fn json<'p, I: Iterator<Item = &'p Put>>(
+        &self,
+        column: usize,
+        touching: impl Fn() -> I,
+        incoming: &impl Fn(&Put) -> bool,
+    ) -> Option<ColumnPlan> {
+        let changed = |put: &Put| json::changed(put.old.as_ref().map(|_| put.before(column)), put.value(column));
+        let touched: Vec<(&Put, json::Keys)> = touching().map(|put| (put, changed(put))).collect();
+        let names = touched.iter().filter(|(put, _)| incoming(put)).flat_map(|(_, keys)| keys.keys());
+        let mut made = json::Keys::new();
+        for name in names {
+            let of_key = touched.iter().filter(|(_, keys)| keys.contains_key(name));
+            let maximal = self.maximal(of_key.map(|(put, _)| *put));
+            let Some(last) = maximal.last() else { continue };
+            let keys = touched.iter().find(|(put, _)| put.change == last.change).map(|(_, keys)| keys);
+            made.extend(
+                keys.and_then(|keys| keys.get_key_value(name)).map(|(name, value)| (name.clone(), value.clone())),
+            );
+        }
+        (!made.is_empty()).then_some(ColumnPlan::Json(made))
+    }
+}
+
+/// A counter: the value that the latest of the inserts gave, and every update's difference.
+fn sum(column: usize, puts: &[Put], incoming: &impl Fn(&Put) -> bool) -> ColumnPlan {
+    let births = || puts.iter().filter(|put| put.is_birth() && put.touches(column));
+    let latest = |own: bool| births().filter(|put| incoming(put) == own).max_by_key(|put| put.stamp);
+    let updates = puts.iter().filter(|put| !put.is_birth() && incoming(put) && put.touches(column));
+    let mut steps: Vec<_> = updates.map(|put| (put.before(column), put.value(column))).collect();
+    let base = match (latest(true), latest(false)) {
+        (Some(own), None) => Some(own.value(column)),
+        (Some(own), Some(standing)) => {
+            if own.stamp > standing.stamp {
+                steps.push((standing.value(column), own.value(column)));
+            }
+            None
+        }
+        (None, _) => None,
+    };
+    ColumnPlan::Add { base, steps }
+}
+
+impl Coordinator {
+    /// What the changes of a key in the batch in flight from place `span.0` to `span.1`, inclusive, make of its row, whose
+    /// earlier ones are written already; `there` tells whether a row stands.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn merge(&self, link: Link, table: &Table, key: KeyId, span: (Place, Place), there: bool) -> io::Result<Made> {
+        let Some(merge) = self.resolvers().merge(table.id) else { return Ok(Made::Stands) };
+        let history = self.window.history(table.id, key)?;
+        let present = self.present(link.target);
+        let place = |change: &ChangeRef| (change.seq, change.offset());
+        let others = self.nodes().filter(|source| *source != link.source).flat_map(|source| history.of(source));
+        let others = others.filter(|change| change.seq < present[change.source.index()]);
+        let earlier = history.of(link.source).iter().filter(|change| place(change) < span.0);
+        let before: Vec<ChangeRef> = others.chain(earlier).copied().collect();
+        let within = |change: &&ChangeRef| (span.0..=span.1).contains(&place(change));
+        let own = history.of(link.source).iter().filter(within).copied().collect();
+        let family = Family::new(&self.window, &history, before, own);
+        let own = family.live(&family.own);
+        if there
+            && family.deaths.is_empty()
+            && let Some(made) = self.onto(&family, table, merge, &own)?
+        {
+            return Ok(made);
+        }
+        let whole = self.from_nothing(&family, table, merge, there)?;
+        match (whole, own.last()) {
+            (Some(made), _) => Ok(made),
+            // The insert that the row began with is not here. If it is under way there is no row until it comes.
+            (None, Some(last)) if family.deaths.is_empty() && !self.is_ahead(link, table.id, key, *last)? => {
+                self.latest(&family, table)
+            }
+            (None, _) => Ok(gone(there)),
+        }
+    }
+
+    /// What a key's row must be at the node by all that is present, a local change that was not known included.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn merge_again(&self, node: NodeId, table: &Table, key: KeyId) -> io::Result<Made> {
+        let Some(merge) = self.resolvers().merge(table.id) else { return Ok(Made::Stands) };
+        let history = self.window.history(table.id, key)?;
+        let present = self.present(node);
+        let all = self.nodes().flat_map(|source| history.of(source));
+        let before = all.filter(|change| change.seq < present[change.source.index()]).copied().collect();
+        let family = Family::new(&self.window, &history, before, Vec::new());
+        match family.deaths.is_empty() {
+            // Nothing but a row that is missing can be decided on without knowledge.
+            true => Ok(Made::Stands),
+            false => Ok(self.from_nothing(&family, table, merge, true)?.unwrap_or(Made::Gone)),
+        }
+    }
+
+    /// What is left of a key when the truncation at `place` of the batch in flight is written.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn merge_truncated(&self, link: Link, table: &Table, key: KeyId, place: Place) -> io::Result<Made> {
+        let Some(merge) = self.resolvers().merge(table.id) else { return Ok(Made::Stands) };
+        let history = self.window.history(table.id, key)?;
+        let present = self.present(link.target);
+        let is_before = |change: &&ChangeRef| match change.source == link.source {
+            true => (change.seq, change.offset()) <= place,
+            false => change.seq < present[change.source.index()],
+        };
+        let all = self.nodes().flat_map(|source| history.of(source));
+        let before = all.filter(is_before).copied().collect();
+        let family = Family::new(&self.window, &history, before, Vec::new());
+        Ok(self.from_nothing(&family, table, merge, true)?.unwrap_or(Made::Gone))
+    }
+
+    /// `None` if the row that stands began without an insert whose updates are here already, left out: those are not in it.
+    fn onto(&self, family: &Family<'_>, table: &Table, merge: &Merge, own: &[ChangeRef]) -> io::Result<Option<Made>> {
+        let Some(first) = own.first() else { return Ok(Some(Made::Stands)) };
+        let Some(mut puts) = self.puts(table, own)? else { return Ok(Some(Made::OldRowMissing)) };
+        let births: Vec<ChangeRef> = puts.iter().filter(|put| put.is_birth()).map(|put| put.change).collect();
+        let follows = |change: &ChangeRef| births.iter().any(|birth| family.saw(*change, *birth));
+        if family.before.iter().any(follows) {
+            return Ok(None);
+        }
+        // An insert is measured against all others.
+        let matters = |change: &&ChangeRef| !births.is_empty() || !family.saw(*first, **change);
+        let before: Vec<ChangeRef> = family.before.iter().filter(matters).copied().collect();
+        let Some(before) = self.puts(table, &family.live(&before))? else { return Ok(Some(Made::OldRowMissing)) };
+        puts.extend(before);
+        let columns = family.columns(table, merge, &puts, |put| own.contains(&put.change));
+        Ok(Some(if columns.is_empty() { Made::Stands } else { Made::Onto(columns) }))
+    }
+
+    /// A row from the live changes alone; `None` if the insert that it began with is not among them.
+    fn from_nothing(&self, family: &Family<'_>, table: &Table, merge: &Merge, there: bool) -> io::Result<Option<Made>> {
+        let live = family.all_live();
+        if live.is_empty() {
+            return Ok(Some(gone(there)));
+        }
+        let Some(mut puts) = self.puts(table, &live)? else { return Ok(Some(Made::OldRowMissing)) };
+        if !family.deaths.is_empty() {
+            let roots = puts.iter_mut().filter(|put| family.is_root(put.change, &live));
+            roots.for_each(|put| put.old = None);
+        }
+        let is_born = puts.iter().any(Put::is_birth);
+        Ok(is_born.then(|| Made::Whole(family.columns(table, merge, &puts, |_| true))))
+    }
+
+    /// Somebody removed the row unseen: the latest change brings it back as its author had it.
+    fn latest(&self, family: &Family<'_>, table: &Table) -> io::Result<Made> {
+        let Some(puts) = self.puts(table, &family.all_live())? else { return Ok(Made::OldRowMissing) };
+        let latest = puts.iter().max_by_key(|put| put.stamp).map_or(&[][..], |put| &put.new);
+        let set = latest.iter().cloned().map(|value| value.map(ColumnPlan::Set)).enumerate();
+        Ok(Made::Whole(set.filter_map(|(column, plan)| Some((column, plan?))).collect()))
+    }
+
+    /// Reads changes that left a row; `None` if one came without its old row.
+    fn puts(&self, table: &Table, changes: &[ChangeRef]) -> io::Result<Option<Vec<Put>>> {
+        let mut puts = Vec::with_capacity(changes.len());
+        for &change in changes {
+            let transaction = &self.window.transaction(change).transaction;
+            let record = transaction.change_at(change.offset())?;
+            let Some(put) = put(table, change, transaction.stamp, &record) else { return Ok(None) };
+            puts.push(put);
+        }
+        Ok(Some(puts))
+    }
+}
+
+fn gone(there: bool) -> Made {
+    if there { Made::Gone } else { Made::Stands }
+}
+
+/// `None` if the change came without its old row.
+fn put(table: &Table, change: ChangeRef, stamp: Stamp, record: &Change) -> Option<Put> {
+    let relation = &record.relation;
+    let old = match &record.op {
+        Op::Insert { .. } => None,
+        Op::Update { old, new } => {
+            let old = old.as_ref().filter(|_| relation.columns.iter().all(|column| column.in_identity))?;
+            // A row that came from another key begins here.
+            (key_of(relation, old) == key_of(relation, new)).then(|| values(table, relation, old))
+        }
+        Op::Delete { .. } | Op::Truncate { .. } => return None,
+    };
+    let mut new = record.new_tuple().map(|new| values(table, relation, new))?;
+    if let Op::Update { old: Some(before), new: after } = &record.op {
+        // What the server left out is as before.
+        let before = values(table, relation, before);
+        let left_out = |column: usize| {
+            let position = relation.column_of.iter().position(|of| *of == Some(column));
+            position.and_then(|position| after.cell(position)) == Some(Cell::Unchanged)
+        };
+        for column in (0..new.len()).filter(|column| left_out(*column)) {
+            new[column] = before[column].clone();
+        }
+    }
+    Some(Put { change, stamp, old, new })
+}
+
+fn key_of(relation: &Relation, tuple: &Tuple) -> KeyId {
+    KeyHasher::with_seed(0).key(relation.table_id(), relation.key_cells(tuple).zip(relation.table().key_forms()))
+}
+
+/// By column of the table.
+fn values(table: &Table, relation: &Relation, tuple: &Tuple) -> Vec<Option<Value>> {
+    let mut values = vec![None; table.columns.len()];
+    for (cell, column) in tuple.cells().zip(&relation.column_of) {
+        if let Some(column) = column {
+            values[*column] = Some(match cell {
+                Cell::Text(text) | Cell::Binary(text) => Some(text.to_vec()),
+                Cell::Null | Cell::Unchanged => None,
+            });
+        }
+    }
+    values
+}

@@ -1,0 +1,122 @@
+//! Rows that are made from several changes, in memory: the real plan, carried out on the simulated columns.
+
+use std::io;
+
+use crate::conflict::json;
+use crate::conflict::merge::{ColumnPlan, Made, Place, Value};
+use crate::conflict::{Survivor, Window};
+use crate::model::{ColumnMerge, Link, Resolver, TableId};
+use crate::simulate::Failure;
+use crate::simulate::job::{Job, Purpose, Stage, Step};
+use crate::simulate::rows::{Body, Key, Row};
+use crate::simulate::world::{World, tell};
+
+impl World {
+    /// Whether rows are made from several changes.
+    pub fn merges(&self) -> bool {
+        matches!(self.settings.rule.resolver, Resolver::Merge(_))
+    }
+
+    /// Writes what the window makes of a key, whose row is locked if it is there.
+    ///
+    /// # Errors
+    /// If the coordinator has one or an invariant is broken.
+    pub fn write_merged(&mut self, job: &mut Job, key: Key, existing: Option<Row>) -> Result<Step, Failure> {
+        let (link, id) = (job.batch.link, self.schema.key_id(key));
+        let table = self.schema.table(key.table).clone();
+        let made = match (job.purpose, job.folded.get(id)) {
+            (Purpose::Reopen(reopened), _) => {
+                self.daemon.coordinator.decide_again(link, reopened)?;
+                self.daemon.coordinator.merge_again(link.target, &table, id)?
+            }
+            (Purpose::Apply, Some(net)) => {
+                let span = (net.first_place, net.place);
+                self.decide(job, key)?;
+                self.daemon.coordinator.merge(link, &table, id, span, existing.is_some())?
+            }
+            (Purpose::Apply, None) => {
+                let place = job.tables.get(&key.table).copied().unwrap_or_default();
+                self.daemon.coordinator.merge_truncated(link, &table, id, place)?
+            }
+        };
+        tell!(self, "n{}: {key} is made {made:?} of {existing:?}", link.target.0);
+        let row = match made {
+            Made::Stands => existing,
+            Made::Gone => None,
+            Made::Onto(columns) => Some(carry_out(existing, &columns)?),
+            Made::Whole(columns) => Some(carry_out(None, &columns)?),
+            Made::OldRowMissing => return Err(Failure::Error("an old row is missing".into())),
+        };
+        if row == existing {
+            job.slow.pop_front();
+            return Ok(Step::Next(Stage::Slow));
+        }
+        let winner = self.any_change(key)?;
+        self.put(job, key, row, winner)
+    }
+
+    /// For a name in the story: merged tables have no unique values to contend for.
+    fn any_change(&self, key: Key) -> io::Result<crate::conflict::ChangeRef> {
+        let window: &Window = self.daemon.coordinator.window();
+        let history = window.history(key.table, self.schema.key_id(key))?;
+        let mut all = self.daemon.coordinator.nodes().filter_map(|node| history.of(node).last().copied());
+        all.next().ok_or_else(|| io::Error::other("a key that is written has a change"))
+    }
+
+    /// The key of a row that a truncation leaves.
+    ///
+    /// # Errors
+    /// If the coordinator has one.
+    pub fn merged_survivor(&self, link: Link, met: Survivor, table: TableId, place: Place) -> io::Result<Option<Key>> {
+        let made = self.daemon.coordinator.merge_truncated(link, self.schema.table(table), met.key, place)?;
+        let mut keys = (0..self.workload.keys).map(|id| Key { table, id });
+        Ok(keys.find(|key| matches!(made, Made::Whole(_)) && self.schema.key_id(*key) == met.key))
+    }
+}
+
+/// The columns are the key, a number, one that is always NULL here, and the body.
+fn carry_out(onto: Option<Row>, columns: &[(usize, ColumnPlan)]) -> io::Result<Row> {
+    let mut row = onto.unwrap_or(Row { value: 0, unique: None, body: Body { text: 0, toasted: false } });
+    for (column, plan) in columns {
+        match column {
+            1 => row.value = number(plan, onto.map(|row| row.value))?,
+            3 => row.body = body(plan)?,
+            _ => {}
+        }
+    }
+    Ok(row)
+}
+
+fn number(plan: &ColumnPlan, stands: Option<u32>) -> io::Result<u32> {
+    Ok(match plan {
+        ColumnPlan::Set(value) => parse(value)?,
+        ColumnPlan::Add { base, steps } => {
+            let base = base.as_ref().map(parse).transpose()?.or(stands).unwrap_or(0);
+            let add = |sum: u32, (old, new): &(Value, Value)| {
+                io::Result::Ok(sum.wrapping_add(parse(new)?).wrapping_sub(parse(old)?))
+            };
+            steps.iter().try_fold(base, add)?
+        }
+        ColumnPlan::Combine(how, values) => {
+            let numbers = values.iter().map(parse).collect::<io::Result<Vec<_>>>()?;
+            let found = if *how == ColumnMerge::Least { numbers.iter().min() } else { numbers.iter().max() };
+            *found.ok_or_else(|| io::Error::other("nothing to combine"))?
+        }
+        ColumnPlan::Json(keys) => parse(&json::with(None, keys))?,
+    })
+}
+
+fn body(plan: &ColumnPlan) -> io::Result<Body> {
+    match plan {
+        ColumnPlan::Set(Some(value)) => {
+            let (size, text) = value.split_at(1);
+            Ok(Body { text: parse(&Some(text.to_vec()))?, toasted: size == b"B" })
+        }
+        other => Err(io::Error::other(format!("a body has one value: {other:?}"))),
+    }
+}
+
+fn parse(value: &Value) -> io::Result<u32> {
+    let text = value.as_deref().map(std::str::from_utf8).transpose().map_err(io::Error::other)?;
+    text.unwrap_or("0").parse().map_err(io::Error::other)
+}
