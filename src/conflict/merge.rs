@@ -272,7 +272,7 @@ impl Coordinator {
         {
             return Ok(made);
         }
-        let whole = self.from_nothing(&family, table, merge, there)?;
+        let whole = self.made_anew(&family, table, merge, there)?;
         match (whole, own.last()) {
             (Some(made), _) => Ok(made),
             // The insert that the row began with is not here. If it is under way there is no row until it comes.
@@ -297,7 +297,7 @@ impl Coordinator {
         match family.deaths.is_empty() {
             // Nothing but a row that is missing can be decided on without knowledge.
             true => Ok(Made::Stands),
-            false => Ok(self.from_nothing(&family, table, merge, true)?.unwrap_or(Made::Gone)),
+            false => Ok(self.made_anew(&family, table, merge, true)?.unwrap_or(Made::Gone)),
         }
     }
 
@@ -316,7 +316,7 @@ impl Coordinator {
         let all = self.nodes().flat_map(|source| history.of(source));
         let before = all.filter(is_before).copied().collect();
         let family = Family::new(&self.window, &history, before, Vec::new());
-        Ok(self.from_nothing(&family, table, merge, true)?.unwrap_or(Made::Gone))
+        Ok(self.made_anew(&family, table, merge, true)?.unwrap_or(Made::Gone))
     }
 
     /// `None` if the row that stands began without an insert whose updates are here already, left out: those are not in it.
@@ -338,7 +338,7 @@ impl Coordinator {
     }
 
     /// A row from the live changes alone; `None` if the insert that it began with is not among them.
-    fn from_nothing(&self, family: &Family<'_>, table: &Table, merge: &Merge, there: bool) -> io::Result<Option<Made>> {
+    fn made_anew(&self, family: &Family<'_>, table: &Table, merge: &Merge, there: bool) -> io::Result<Option<Made>> {
         let live = family.all_live();
         if live.is_empty() {
             return Ok(Some(gone(there)));
