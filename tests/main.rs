@@ -30,6 +30,8 @@ mod large;
 mod layering;
 /// Idle databases and nodes that are down.
 mod links;
+/// Rows that are made from several changes, column by column.
+mod merges;
 /// Names that need care; schemas; encodings.
 mod names;
 /// Every operation against every other, in either order.

@@ -136,6 +136,41 @@ fn without_a_rule_some_schedule_fails() {
     }
 }
 
+/// The same where rows are made from several changes.
+#[test]
+fn without_a_rule_some_merged_row_differs() {
+    let broken = [
+        (Mutation::NoGuard, Focus::Nothing),
+        (Mutation::NoReopen, Focus::Nothing),
+        (Mutation::NoBarrier, Focus::Nothing),
+        (Mutation::ForgetAtOnce, Focus::Nothing),
+        (Mutation::ForgetMarks, Focus::Starts),
+        (Mutation::ResumeAtOnce, Focus::Starts),
+    ];
+    for (mutation, focus) in broken {
+        let mut settings = (0..20_000).map(|seed| Settings {
+            mutation: Some(mutation),
+            focus,
+            rule: merge_by(ColumnMerge::Delta),
+            ..Settings::new(2 + (seed % 3) as usize, seed)
+        });
+        assert!(settings.any(|settings| fails(&settings)), "{mutation:?} broke nothing");
+    }
+}
+
+/// A counter that every node adds to without a pause holds nothing back either.
+#[test]
+fn a_hot_counter_does_not_pin_the_frontier() {
+    for seed in 0..6 {
+        let rule = merge_by(ColumnMerge::Delta);
+        let hot =
+            Settings { focus: Focus::HotKey, steps: 30_000, rule, ..Settings::new(2 + (seed % 3) as usize, seed) };
+        let tally = run(&hot).unwrap_or_else(|_| panic!("{}", tell(&hot)));
+        assert!(tally.conflicts > tally.transactions / 4, "{tally:?}");
+        assert!(tally.most_kept < tally.transactions / 6, "seed {seed}: {tally:?}");
+    }
+}
+
 /// A key that every node changes without a pause, so that each change is concurrent with one that is still kept, holds
 /// nothing back: what the window keeps does not grow with what was written.
 #[test]

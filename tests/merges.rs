@@ -1,0 +1,218 @@
+//! Rows that are made from several changes, column by column: each kind of column, deletes, counters under load and kills.
+
+use std::fs;
+use std::thread::sleep;
+use std::time::Duration;
+
+use crate::harness::{Cluster, Pgbench, Plan};
+
+const TABLES: &str = "
+    CREATE TABLE item (id int PRIMARY KEY, name text, city text, qty int NOT NULL, price numeric NOT NULL,
+        seen_at timestamptz, low int, tags text[], allowed int[], settings jsonb);
+    ALTER TABLE item REPLICA IDENTITY FULL;
+    INSERT INTO item SELECT i, 'name', 'city', 10, 1.5, '2026-01-01 00:00Z', 50, '{a,b}', '{1,2,3}',
+        '{\"theme\": \"dark\", \"size\": 10}' FROM generate_series(1, 5) i;
+";
+
+const RULES: &str = r#"
+[[rule]]
+name = "items by column"
+tables = ["public.item"]
+resolve = "merge"
+others = "last_update_wins"
+
+[rule.columns]
+qty = "delta"
+price = "delta"
+seen_at = "greatest"
+low = "least"
+tags = "union"
+allowed = "intersection"
+settings = "json_merge"
+"#;
+
+/// Lets all write without seeing each other, in this order.
+fn without_seeing(cluster: &mut Cluster, statements: &[(usize, &str)]) {
+    cluster.stop_daemon();
+    for (place, statement) in statements {
+        cluster.rows(*place, statement);
+        sleep(Duration::from_millis(20));
+    }
+    cluster.start_daemon();
+    cluster.settle();
+    cluster.wait_journal_settled();
+}
+
+/// The query has this answer at every node.
+fn everywhere(cluster: &Cluster, query: &str, expected: &str) {
+    for place in 0..cluster.nodes.len() {
+        assert_eq!(cluster.value(place, query), expected, "{query} at {}", cluster.name(place));
+    }
+}
+
+#[test]
+fn each_column_of_a_row_is_merged_by_its_rule() {
+    let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
+    without_seeing(
+        &mut cluster,
+        &[
+            (
+                0,
+                "UPDATE item SET name = 'east', qty = qty + 3, price = price + 0.25, seen_at = '2026-03-01 00:00Z', low = 40,
+                    tags = tags || '{c}', allowed = '{2,3}', settings = settings || '{\"size\": 12}' WHERE id = 1",
+            ),
+            (
+                1,
+                "UPDATE item SET city = 'west', qty = qty - 1, price = price * 2, seen_at = '2026-02-01 00:00Z', low = 45,
+                    tags = tags || '{d,c}', allowed = '{1,3}', settings = settings - 'theme' || '{\"lang\": \"de\"}' WHERE id = 1",
+            ),
+        ],
+    );
+    everywhere(
+        &cluster,
+        "SELECT concat_ws(' ', name, city, qty, price, seen_at AT TIME ZONE 'UTC', low, tags, allowed, settings) FROM item WHERE id = 1",
+        r#"east west 12 3.25 2026-03-01 00:00:00 40 {a,b,c,d} {3} {"lang": "de", "size": 12}"#,
+    );
+    let entries = cluster.conflicts_of("public.item", "1");
+    assert_eq!(entries.len(), 2, "one at each node: {entries:?}");
+    for entry in entries {
+        assert_eq!(
+            (entry["resolution"].as_str(), entry["resolver"].as_str()),
+            (Some("merge"), Some("merge")),
+            "{entry}"
+        );
+        assert_eq!(entry["rule"], "items by column");
+        assert_eq!(
+            (entry["result"]["qty"].as_str(), entry["result"]["name"].as_str()),
+            (Some("12"), Some("east")),
+            "{entry}"
+        );
+    }
+    // what is made in turn is no conflict, also where a value goes back
+    cluster.replicate(0, &["UPDATE item SET qty = 7, tags = '{a}', low = 60, settings = NULL WHERE id = 1"]);
+    cluster.replicate(1, &["UPDATE item SET qty = qty + 1, settings = '{}' WHERE id = 1"]);
+    everywhere(&cluster, "SELECT concat_ws(' ', qty, tags, low, settings) FROM item WHERE id = 1", "8 {a} 60 {}");
+    assert_eq!(cluster.conflicts_of("public.item", "1").len(), 2);
+}
+
+#[test]
+fn three_nodes_keep_what_each_changed() {
+    let mut cluster = Plan::three().schema(TABLES).rules(RULES).run();
+    without_seeing(
+        &mut cluster,
+        &[
+            (0, "UPDATE item SET name = 'east', qty = qty + 1, tags = tags || '{e}' WHERE id < 4"),
+            (1, "UPDATE item SET city = 'west', qty = qty + 10, tags = tags || '{w}' WHERE id < 4"),
+            (2, "UPDATE item SET low = 1, qty = qty + 100, tags = tags || '{n}' WHERE id < 4"),
+            (2, "UPDATE item SET qty = qty + 1000 WHERE id = 1"),
+            (1, "DELETE FROM item WHERE id = 2"),
+            (0, "UPDATE item SET qty = 0 WHERE id = 2"),
+            (1, "DELETE FROM item WHERE id = 3; INSERT INTO item VALUES (3, 'new', 'row', 5, 5)"),
+        ],
+    );
+    everywhere(
+        &cluster,
+        "SELECT concat_ws(' ', name, city, low, qty, tags) FROM item WHERE id = 1",
+        "east west 1 1121 {a,b,e,w,n}",
+    );
+    everywhere(&cluster, "SELECT count(*) FROM item WHERE id = 2", "0");
+    everywhere(&cluster, "SELECT concat_ws(' ', name, city, qty, low) FROM item WHERE id = 3", "new row 5");
+}
+
+#[test]
+fn rows_that_two_nodes_insert_are_one_and_their_counters_go_on() {
+    let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
+    without_seeing(
+        &mut cluster,
+        &[
+            (
+                0,
+                "INSERT INTO item (id, name, qty, price) VALUES (9, 'east', 5, 0); UPDATE item SET qty = qty + 1 WHERE id = 9",
+            ),
+            (
+                1,
+                "INSERT INTO item (id, name, qty, price) VALUES (9, 'west', 7, 0); UPDATE item SET qty = qty + 2 WHERE id = 9",
+            ),
+            (0, "TRUNCATE item; INSERT INTO item (id, name, qty, price) VALUES (1, 'after', 1, 1)"),
+            (1, "UPDATE item SET qty = qty + 1 WHERE id IN (1, 2)"),
+        ],
+    );
+    // the truncation takes away what it had not seen; what its own node had is gone, too
+    everywhere(&cluster, "SELECT string_agg(id || ' ' || qty, ', ' ORDER BY id) FROM item", "1 1");
+    without_seeing(
+        &mut cluster,
+        &[
+            (0, "INSERT INTO item (id, name, qty, price) VALUES (9, 'east', 5, 0)"),
+            (0, "UPDATE item SET qty = qty + 1 WHERE id = 9"),
+            (1, "INSERT INTO item (id, name, qty, price) VALUES (9, 'west', 7, 0)"),
+            (1, "UPDATE item SET qty = qty + 2 WHERE id = 9"),
+        ],
+    );
+    everywhere(&cluster, "SELECT name || ' ' || qty FROM item WHERE id = 9", "west 10");
+}
+
+#[test]
+fn counters_are_exact_when_the_daemon_is_killed() {
+    let schema =
+        "CREATE TABLE stock (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 0, total numeric NOT NULL DEFAULT 0);
+        ALTER TABLE stock REPLICA IDENTITY FULL;
+        INSERT INTO stock SELECT generate_series(1, 100);
+        CREATE TABLE booked (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), stock int, n int);";
+    let rules = "[[rule]]\nname = \"stock\"\ntables = [\"public.stock\"]\nresolve = \"merge\"\n\
+        columns = { n = \"delta\", total = \"delta\" }\n";
+    let mut cluster = Plan::two().schema(schema).rules(rules).run();
+    let script = cluster.directory().join("book.sql");
+    let book = "\\set id random(1, 100)\n\\set n random(-5, 9)\nBEGIN;\n\
+        UPDATE stock SET n = n + :n, total = total + :n * 0.01 WHERE id = :id;\n\
+        INSERT INTO booked (stock, n) VALUES (:id, :n);\nEND;\n";
+    fs::write(&script, book).expect("a script");
+    let script = script.display().to_string();
+    let arguments = ["-n", "-c", "8", "-T", "20", "-R", "400", "-f", &script];
+    let load: Vec<Pgbench> =
+        cluster.nodes.iter().map(|node| Pgbench::start(&node.server, "shop", &arguments)).collect();
+    for _ in 0..5 {
+        sleep(Duration::from_secs(3));
+        cluster.kill_daemon();
+        cluster.launch_daemon();
+    }
+    let done: Vec<u64> = load.into_iter().map(Pgbench::finish).collect();
+    assert!(done.iter().all(|done| *done > 500), "hardly a load: {done:?}");
+    cluster.daemon().wait_ready();
+    cluster.settle();
+    everywhere(&cluster, "SELECT count(*) FROM booked", &done.iter().sum::<u64>().to_string());
+    let wrong =
+        "SELECT count(*) FROM stock JOIN (SELECT stock, sum(n) AS n FROM booked GROUP BY stock) AS b ON b.stock = id
+        WHERE stock.n <> b.n OR total <> b.n * 0.01";
+    everywhere(&cluster, wrong, "0");
+    cluster.wait_journal_settled();
+    assert!(cluster.conflicts(&["--table", "public.stock"]).iter().all(|entry| entry["resolution"] == "merge"));
+}
+
+#[test]
+fn columns_of_three_nodes_are_kept_through_restarts() {
+    let schema = "CREATE TABLE card (id int PRIMARY KEY, east int, west int, north int, sum bigint NOT NULL DEFAULT 0);
+        ALTER TABLE card REPLICA IDENTITY FULL;
+        INSERT INTO card SELECT i, 0, 0, 0 FROM generate_series(1, 20) i;";
+    let rules =
+        "[[rule]]\nname = \"cards\"\ntables = [\"public.card\"]\nresolve = \"merge\"\ncolumns = { sum = \"delta\" }\n";
+    let mut cluster = Plan::three().schema(schema).rules(rules).run();
+    for round in 1..=12 {
+        for place in 0..3 {
+            let name = cluster.name(place);
+            cluster.rows(place, &format!("UPDATE card SET {name} = {round}, sum = sum + 1 WHERE id % 3 <> {place}"));
+            sleep(Duration::from_millis(if round % 2 == 0 { 0 } else { 30 }));
+        }
+        if round % 4 == 0 {
+            cluster.kill_daemon();
+            cluster.launch_daemon();
+        }
+    }
+    cluster.daemon().wait_ready();
+    cluster.settle();
+    let expected = |id: i32, place: i32| if id % 3 == place { 0 } else { 12 };
+    for id in [1, 2, 3, 20] {
+        let values: Vec<String> = (0..3).map(|place| expected(id, place).to_string()).collect();
+        let query = format!("SELECT concat_ws(' ', east, west, north, sum) FROM card WHERE id = {id}");
+        everywhere(&cluster, &query, &format!("{} 24", values.join(" ")));
+    }
+}
