@@ -18,7 +18,7 @@ pub mod tables;
 pub mod units;
 
 pub use report::{ConfigErrors, Report};
-pub use rules::Rule;
+pub use rules::{Facet, Rule};
 pub use tables::TableFilter;
 
 /// PostgreSQL's limit for the names of slots and publications, bytes (NAMEDATALEN − 1).

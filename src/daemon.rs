@@ -27,7 +27,7 @@ pub mod contact;
 pub mod error;
 pub mod recorder;
 pub mod reporter;
-mod resolvers;
+pub mod resolvers;
 pub mod supervisor;
 
 pub use error::DaemonError;

@@ -92,6 +92,30 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The names and strings of a table inside this one, written `key = { name = "..." }` or as a section of its own.
+    pub fn entries(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<(Typed<String>, Typed<String>)> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Table(table) = value.get_ref() else {
+            let help = format!("write {key} = {{ a_column = \"...\" }}");
+            problems.push(wrong_type(key, value, "a table of names and strings").help(help));
+            return Vec::new();
+        };
+        let mut entries = Vec::new();
+        for (name, value) in table.iter() {
+            if let Some(text) = string(&format!("{key}.{}", name.get_ref()), value, problems) {
+                entries.push((Typed { value: name.get_ref().to_string(), span: name.span() }, text));
+            }
+        }
+        entries
+    }
+
+    /// The value of a key that a later version may know: it is told by itself and not suggested for another.
+    pub fn get_later(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
+        let value = self.table.get(key)?;
+        self.asked.push(key);
+        Some(value)
+    }
+
     /// A whole number from 1 on.
     pub fn count(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<usize> {
         let value = self.get(key)?;

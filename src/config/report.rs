@@ -83,6 +83,17 @@ impl Report {
         self.files.iter().flat_map(|file| &file.problems)
     }
 
+    /// All problems with their places.
+    pub fn located(&self) -> impl Iterator<Item = Located<'_>> {
+        let place = |file: &'_ FileReport, problem: &Problem| line_and_column(&file.text, problem.span.start);
+        self.files.iter().flat_map(move |file| {
+            file.problems.iter().map(move |problem| {
+                let (line, column) = place(file, problem);
+                Located { path: &file.path, line, column, problem }
+            })
+        })
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.files.is_empty()
@@ -106,6 +117,26 @@ impl Report {
             .collect();
         pieces.join("\n\n")
     }
+}
+
+/// One problem by itself, for scripts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Located<'a> {
+    /// The file.
+    pub path: &'a Path,
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+    /// What is wrong there.
+    pub problem: &'a Problem,
+}
+
+/// The line and the column (in characters) of a place in the text, both from 1.
+pub(super) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..within(text, &(at..at)).start];
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
 }
 
 /// Whether to colour.

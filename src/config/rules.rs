@@ -3,36 +3,78 @@
 //! A resolver that this version does not know is refused with a sentence rather than ignored, because a rule that does not
 //! hold is worse than none.
 
+use std::fmt;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use globset::Glob;
 use toml::de::DeTable;
 
-use crate::config::reader::{Section, Typed, suggestion};
-use crate::config::report::{Problem, Report};
+use crate::config::reader::{Section, Typed};
+use crate::config::report::{Problem, Report, line_and_column};
 use crate::config::tables::{TableFilter, glob};
-use crate::model::{ConflictType, NodeId, Resolver};
+use crate::model::{Deletes, Resolver};
 
-/// One `[[rule]]`: which conflicts of which tables it settles, and how.
+mod facet;
+#[cfg(test)]
+mod malformed;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+pub use facet::Facet;
+
+/// One `[[rule]]`: what it decides about which tables.
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// What the conflict log calls it.
     pub name: String,
+    /// Where it stands.
+    pub place: Place,
     /// The tables it is for.
     pub tables: TableFilter,
-    /// The conflict types it is for; all of them where the file names none.
-    pub types: Vec<ConflictType>,
-    /// How it settles them.
-    pub resolve: Resolver,
+    /// What comes out where two nodes wrote one row; `None` if it says nothing about that.
+    pub resolve: Option<Resolver>,
+    /// What counts between a delete and a change; `None` if it says nothing about that.
+    pub deletes: Option<Deletes>,
+    /// Columns whose values are written to no journal and no log.
+    pub mask: Vec<String>,
+}
+
+/// Where a rule stands.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// The line of its `[[rule]]`, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file.display(), self.line)
+    }
 }
 
 impl Rule {
-    /// Whether it settles this type of conflict of this table.
-    pub fn matches(&self, schema: &str, table: &str, conflict: ConflictType) -> bool {
-        self.types.contains(&conflict) && self.tables.matches(schema, table)
+    /// Whether it says anything about this facet of a table's conflicts.
+    pub fn decides(&self, facet: Facet) -> bool {
+        match facet {
+            Facet::Writes => self.resolve.is_some(),
+            Facet::Deletes => self.deletes.is_some(),
+        }
     }
+}
+
+/// The rule that decides about this facet of the table's conflicts: the first that matches.
+pub fn deciding<'a>(rules: &'a [Rule], schema: &str, table: &str, facet: Facet) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.decides(facet) && rule.tables.matches(schema, table))
+}
+
+/// The table's columns whose values are written to no journal and no log: those that any rule for the table names.
+pub fn masked<'a>(rules: &'a [Rule], schema: &'a str, table: &'a str) -> impl Iterator<Item = &'a str> {
+    let of_table = rules.iter().filter(move |rule| rule.tables.matches(schema, table));
+    of_table.flat_map(|rule| &rule.mask).map(String::as_str)
 }
 
 /// The rule files of a directory, or the file itself, in name order.
@@ -49,6 +91,14 @@ pub(super) fn files(path: &Path) -> Result<Vec<PathBuf>, String> {
     if files.is_empty() { Err(format!("{} holds no *.toml", path.display())) } else { Ok(files) }
 }
 
+/// Reads the rules of a directory, or of one file, for these nodes.
+///
+/// # Errors
+/// If there are none; what is wrong in them goes to `report`.
+pub fn read(path: &Path, nodes: &[&str], report: &mut Report) -> Result<Vec<Rule>, String> {
+    Ok(load(&files(path)?, nodes, report))
+}
+
 /// Reads the files; what is wrong goes to `report`.
 pub(super) fn load(files: &[PathBuf], nodes: &[&str], report: &mut Report) -> Vec<Rule> {
     let mut rules = Vec::new();
@@ -56,7 +106,7 @@ pub(super) fn load(files: &[PathBuf], nodes: &[&str], report: &mut Report) -> Ve
         match fs::read_to_string(file) {
             Ok(text) => {
                 let mut problems = Vec::new();
-                rules.extend(parse(&text, nodes, &mut problems));
+                rules.extend(parse(file, &text, nodes, &mut problems));
                 report.add(file, &text, problems);
             }
             Err(error) => report.add(file, "", vec![Problem::error(0..0, format!("can't be read: {error}"))]),
@@ -66,7 +116,7 @@ pub(super) fn load(files: &[PathBuf], nodes: &[&str], report: &mut Report) -> Ve
 }
 
 /// The rules of one file, for these nodes.
-pub(super) fn parse(text: &str, nodes: &[&str], problems: &mut Vec<Problem>) -> Vec<Rule> {
+pub(super) fn parse(file: &Path, text: &str, nodes: &[&str], problems: &mut Vec<Problem>) -> Vec<Rule> {
     let (root, errors) = DeTable::parse_recoverable(text);
     problems.extend(errors.iter().map(syntax_problem));
     if !errors.is_empty() {
@@ -75,7 +125,11 @@ pub(super) fn parse(text: &str, nodes: &[&str], problems: &mut Vec<Problem>) -> 
     let mut root = Section::new("", root.get_ref(), 0..0);
     let sections = root.sections("rule", problems);
     root.finish(problems);
-    sections.into_iter().filter_map(|section| rule(section, nodes, problems)).collect()
+    let mut read = |section: Section<'_>| {
+        let place = Place { file: file.to_owned(), line: line_and_column(text, section.span.start).0 };
+        rule(section, place, nodes, problems)
+    };
+    sections.into_iter().filter_map(&mut read).collect()
 }
 
 /// What TOML itself does not allow.
@@ -83,108 +137,42 @@ pub(super) fn syntax_problem(error: &toml::de::Error) -> Problem {
     Problem::error(error.span().unwrap_or(0..0), format!("this is no TOML: {}", error.message().trim()))
 }
 
-fn rule(mut section: Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Rule> {
-    let name = section.required("name", "\"newest wins\"", problems);
-    let types_span = section.get("types").map(|value| value.span());
-    let types = section.list("types", problems);
-    let types = conflict_types(types, problems);
-    let tables = section.list("tables", problems);
-    let tables = filter(&tables, &[], problems).unwrap_or_else(TableFilter::all);
-    let resolve = section.required("resolve", "\"last_update_wins\"", problems);
-    let order =
-        Order { span: section.get("priority").map(|value| value.span()), nodes: section.list("priority", problems) };
-    let resolve = resolve.and_then(|resolve| resolver(&resolve, order, nodes, problems));
-    if let (Some(span), Some(Resolver::FirstUpdateWins | Resolver::OriginPriority(_))) = (types_span, &resolve) {
-        let title = "a row must come out alike at every node, whatever type of conflict each of them sees";
-        let help = "remove `types`: only last_update_wins can be given by type";
-        problems.push(Problem::error(span, title).help(help));
-    }
-    for key in ["columns", "others"] {
-        if let Some(value) = section.get(key) {
-            let help = "remove it, or wait for the version that merges columns";
-            problems.push(Problem::error(value.span(), format!("`{key}` is not available in this version")).help(help));
-        }
-    }
-    section.finish(problems);
-    Some(Rule { name: name?.value, tables, types, resolve: resolve? })
-}
-
-/// `priority = […]`.
-struct Order {
-    span: Option<Range<usize>>,
-    nodes: Vec<Typed<String>>,
-}
-
-/// Resolvers of later versions: their names are right, so no other spelling is suggested.
-const LATER: &[&str] = &["merge", "keep_local", "apply_remote", "hold", "error", "skip", "function"];
-
-fn resolver(typed: &Typed<String>, order: Order, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Resolver> {
-    let resolver = match typed.value.as_str() {
-        "last_update_wins" => Resolver::LastUpdateWins,
-        "first_update_wins" => Resolver::FirstUpdateWins,
-        "origin_priority" => return origin_priority(typed, order, nodes, problems),
-        other => {
-            let (title, help) = if LATER.contains(&other) {
-                let help = format!("this version has {}", Resolver::NAMES.join(", "));
-                (format!("the resolver {other:?} is not available in this version"), help)
-            } else {
-                (format!("there is no resolver {other:?}"), suggestion(other, &Resolver::NAMES))
-            };
-            problems.push(Problem::error(typed.span.clone(), title).help(help));
-            return None;
-        }
-    };
-    if let Some(span) = order.span {
-        let title = format!("`priority` has no meaning for {}", typed.value);
-        problems.push(Problem::error(span, title).help("remove it, or write resolve = \"origin_priority\""));
-    }
-    Some(resolver)
-}
-
-/// Every node once, the one that wins over all others first.
-fn origin_priority(
-    typed: &Typed<String>,
-    order: Order,
-    nodes: &[&str],
-    problems: &mut Vec<Problem>,
-) -> Option<Resolver> {
+fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Rule> {
     let before = problems.len();
-    let mut places: Vec<NodeId> = Vec::new();
-    for name in &order.nodes {
-        let place = nodes.iter().position(|node| *node == name.value);
-        let problem = |title: String| Problem::error(name.span.clone(), title);
-        match place.and_then(|place| u8::try_from(place).ok()).map(NodeId) {
-            None => problems
-                .push(problem(format!("there is no node {:?}", name.value)).help(suggestion(&name.value, nodes))),
-            Some(node) if places.contains(&node) => problems.push(problem(format!("{:?} is here twice", name.value))),
-            Some(node) => places.push(node),
+    let name = section.required("name", "\"newest wins\"", problems);
+    let before_tables = problems.len();
+    let tables = section.list("tables", problems);
+    let tables = match section.get("tables") {
+        Some(value) if tables.is_empty() && problems.len() == before_tables => {
+            let title = "`tables` is empty, so the rule is for no table";
+            problems
+                .push(Problem::error(value.span(), title).help("name some, or remove it: the rule is for all then"));
+            TableFilter::all()
         }
-    }
-    let left: Vec<&str> =
-        NodeId::all(nodes.len()).filter(|node| !places.contains(node)).map(|node| nodes[node.index()]).collect();
-    if problems.len() == before && !left.is_empty() {
-        let title = format!("origin_priority needs `priority` with every node once; it lacks {}", left.join(", "));
-        let all: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
-        let help = format!("write priority = [{}], the node that wins over all others first", all.join(", "));
-        problems.push(Problem::error(order.span.unwrap_or_else(|| typed.span.clone()), title).help(help));
-    }
-    (problems.len() == before).then(|| Resolver::OriginPriority(places.into()))
+        _ => filter(&tables, &[], problems).unwrap_or_else(TableFilter::all),
+    };
+    let mask = section.list("mask", problems).into_iter().map(|column| column.value).collect();
+    let decision = resolve::read(&mut section, nodes, problems);
+    later(&mut section, problems);
+    section.finish(problems);
+    let (resolve, deletes) = decision?;
+    (problems.len() == before).then_some(Rule { name: name?.value, place, tables, resolve, deletes, mask })
 }
 
-fn conflict_types(typed: Vec<Typed<String>>, problems: &mut Vec<Problem>) -> Vec<ConflictType> {
-    if typed.is_empty() {
-        return ConflictType::ALL.to_vec();
-    }
-    let names: Vec<&str> = ConflictType::ALL.iter().map(|each| each.name()).collect();
-    let mut read = |text: Typed<String>| match text.value.parse() {
-        Ok(conflict) => Some(conflict),
-        Err(_) => {
-            let problem = Problem::error(text.span, format!("{:?} is no conflict type", text.value));
-            problems.push(problem.help(suggestion(&text.value, &names)));
-            None
+/// Keys of later versions, which are right but not built.
+fn later(section: &mut Section<'_>, problems: &mut Vec<Problem>) {
+    for (key, help) in [
+        ("by", "remove it: the last update is the one with the later commit time"),
+        ("when", "remove it: a rule holds for all rows of its tables"),
+        ("source", "remove it: a rule holds for changes from every node"),
+        ("target", "remove it: a rule holds for changes at every node"),
+        ("function", "remove it: this version calls no function of yours"),
+    ] {
+        if let Some(value) = section.get_later(key) {
+            let title = format!("`{key}` is not available in this version");
+            problems.push(Problem::error(value.span(), title).help(help));
         }
-    };
-    typed.into_iter().filter_map(&mut read).collect()
+    }
 }
 
 /// Those of the globs that are right.
@@ -215,94 +203,6 @@ pub(super) fn filter(
         Err(error) => {
             problems.push(Problem::error(0..0, format!("the table patterns can't be used: {error}")));
             None
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(text: &str) -> String {
-        let mut problems = Vec::new();
-        parse(text, &["east", "west"], &mut problems);
-        let mut report = Report::default();
-        report.add(Path::new("rules.toml"), text, problems);
-        report.render(crate::config::report::Style::Plain)
-    }
-
-    #[test]
-    fn the_default_rules_settle_every_conflict_of_every_table() {
-        let mut problems = Vec::new();
-        let rules = parse(include_str!("../../conflict-rules/default.toml"), &["east", "west"], &mut problems);
-        assert_eq!(problems, vec![]);
-        for conflict in ConflictType::ALL {
-            assert!(rules.iter().any(|rule| rule.matches("sales", "orders", *conflict)), "{conflict}");
-        }
-    }
-
-    #[test]
-    fn a_rule_is_for_its_tables_and_types_only() {
-        let text = "[[rule]]\nname = \"a\"\ntables = [\"public.a\"]\ntypes = [\"insert_exists\"]\nresolve = \"last_update_wins\"\n";
-        let rules = parse(text, &["east", "west"], &mut Vec::new());
-        assert!(rules[0].matches("public", "a", ConflictType::InsertExists));
-        assert!(!rules[0].matches("public", "b", ConflictType::InsertExists));
-        assert!(!rules[0].matches("public", "a", ConflictType::DeleteMissing));
-    }
-
-    #[test]
-    fn a_resolver_of_a_later_version_is_refused_by_name() {
-        let shown = problems("[[rule]]\nname = \"a\"\nresolve = \"merge\"\ncolumns = { qty = \"delta\" }\n");
-        assert!(shown.contains("the resolver \"merge\" is not available"), "{shown}");
-        assert_eq!(shown.matches("error:").count(), 2, "{shown}");
-    }
-
-    fn resolver(lines: &str) -> Option<Resolver> {
-        let text = format!("[[rule]]\nname = \"a\"\n{lines}\n");
-        let mut problems = Vec::new();
-        let mut rules = parse(&text, &["east", "west"], &mut problems);
-        problems.is_empty().then(|| rules.pop().expect("one rule").resolve)
-    }
-
-    #[test]
-    fn each_resolver_is_read() {
-        assert_eq!(resolver("resolve = \"last_update_wins\""), Some(Resolver::LastUpdateWins));
-        assert_eq!(resolver("resolve = \"first_update_wins\""), Some(Resolver::FirstUpdateWins));
-        let order = [NodeId(1), NodeId(0)].into();
-        let found = resolver("resolve = \"origin_priority\"\npriority = [\"west\", \"east\"]");
-        assert_eq!(found, Some(Resolver::OriginPriority(order)));
-    }
-
-    #[test]
-    fn an_order_that_is_not_every_node_once_is_refused() {
-        for (order, says) in [
-            ("", "it lacks east, west"),
-            ("priority = [\"west\"]", "it lacks east"),
-            ("priority = [\"west\", \"east\", \"west\"]", "\"west\" is here twice"),
-            ("priority = [\"west\", \"esat\"]", "did you mean `east`?"),
-        ] {
-            let shown = problems(&format!("[[rule]]\nname = \"a\"\nresolve = \"origin_priority\"\n{order}\n"));
-            assert!(shown.contains(says), "{says}\n{shown}");
-        }
-        let shown = problems("[[rule]]\nname = \"a\"\nresolve = \"first_update_wins\"\npriority = [\"east\"]\n");
-        assert!(shown.contains("`priority` has no meaning"), "{shown}");
-    }
-
-    #[test]
-    fn only_the_last_update_may_win_by_type() {
-        let rule =
-            |resolve: &str| format!("[[rule]]\nname = \"a\"\ntypes = [\"insert_exists\"]\nresolve = \"{resolve}\"\n");
-        assert!(problems(&rule("first_update_wins")).contains("remove `types`"));
-        assert_eq!(problems(&rule("last_update_wins")), "");
-    }
-
-    #[test]
-    fn a_slip_gets_a_suggestion() {
-        let shown = problems(
-            "[[rule]]\nname = \"a\"\nresolve = \"last_update_win\"\ntypes = [\"insert_exist\"]\ntabels = []\n",
-        );
-        for wanted in ["did you mean `last_update_wins`?", "did you mean `insert_exists`?", "did you mean `tables`?"] {
-            assert!(shown.contains(wanted), "{wanted}\n{shown}");
         }
     }
 }

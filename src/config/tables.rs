@@ -53,6 +53,12 @@ impl TableFilter {
         !never && self.include.is_match(&name) && !self.exclude.is_match(&name)
     }
 
+    /// The first including glob that the table's name matches.
+    pub fn matching(&self, schema: &str, table: &str) -> Option<&str> {
+        let first = self.include.matches(format!("{schema}.{table}")).into_iter().min()?;
+        self.patterns.get(first).map(String::as_str).filter(|_| self.matches(schema, table))
+    }
+
     /// The including globs as written, for messages.
     pub fn patterns(&self) -> &[String] {
         &self.patterns

@@ -3,14 +3,20 @@
 use std::sync::Arc;
 
 use chrono::Utc;
+use serde_json::Value;
 
 use crate::apply::ApplyError;
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{self, Conflict, Recorder};
+use crate::config::Rule;
+use crate::config::rules::{self, Facet};
 use crate::conflict::Operation;
 use crate::daemon::Daemon;
 use crate::journal::{self, JsonRow, LocalSide, NewEntry, Side, json_key, json_row};
-use crate::model::{Link, Stamp, TableId};
+use crate::model::{Link, Stamp};
+
+/// What stands in the journal for a value that rules keep out of it.
+const MASK: &str = "***";
 
 /// Writes to the daemon's journal.
 #[derive(Clone, Debug)]
@@ -32,9 +38,14 @@ impl JournalRecorder {
     fn entry(&self, conflict: Conflict) -> NewEntry {
         let daemon = &self.0;
         let Conflict { link, table, key, remote, local, .. } = conflict;
-        let mut rules = daemon.config.conflict_rules.iter();
-        let rule = rules.find(|rule| rule.matches(&table.schema, &table.name, conflict.conflict_type));
-        let rule = rule.filter(|rule| rule.resolve.name() == conflict.resolver);
+        let rules = &daemon.config.conflict_rules;
+        let facet = Facet::of(conflict.conflict_type).unwrap_or(Facet::Writes);
+        let rule = rules::deciding(rules, &table.schema, &table.name, facet);
+        let of_resolver = |rule: &&Rule| rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver);
+        let rule = rule.filter(of_resolver);
+        let mask: Vec<&str> = rules::masked(rules, &table.schema, &table.name).collect();
+        let json = |row: &Row| masked(json_row(&row.relation, &row.tuple), &mask);
+        let json_old = |row: &Row| masked(json_old(row), &mask);
         let node = |stamp: &Stamp| daemon.name(stamp.node).to_owned();
         let stamp = remote.stamp.unwrap_or(Stamp { micros: 0, node: link.source });
         NewEntry {
@@ -55,7 +66,7 @@ impl JournalRecorder {
                 xid: remote.xid,
                 operation: operation(remote.operation),
                 row: remote.row.as_ref().map(json),
-                old: remote.old.as_ref().map(|old| json_old(old, table.id)),
+                old: remote.old.as_ref().map(json_old),
             },
             local: local.map(|record::Side { stamp, operation: done, row, .. }| LocalSide {
                 stamp,
@@ -73,15 +84,21 @@ impl JournalRecorder {
     }
 }
 
-fn json(row: &Row) -> JsonRow {
-    json_row(&row.relation, &row.tuple)
-}
-
 /// What the server sent of a row before: only its key unless the identity is FULL; the rest is unknown, not NULL.
-fn json_old(row: &Row, _table: TableId) -> JsonRow {
-    let mut all = json(row);
+fn json_old(row: &Row) -> JsonRow {
+    let mut all = json_row(&row.relation, &row.tuple);
     all.retain(|name, _| row.relation.columns.iter().any(|column| column.in_identity && column.name == *name));
     all
+}
+
+/// The row with [`MASK`] for the values of these columns, be they NULL or not.
+fn masked(mut row: JsonRow, mask: &[&str]) -> JsonRow {
+    for name in mask {
+        if let Some(value) = row.get_mut(*name) {
+            *value = Value::String(MASK.to_owned());
+        }
+    }
+    row
 }
 
 fn operation(operation: Operation) -> journal::Operation {

@@ -1,51 +1,121 @@
-//! Rules → the resolver of each table. What comes out of a set of changes must not depend on what type of conflict a node
-//! sees in it (R1), so all types of a table have one; nor on when it is decided, so a resolver changes only while nothing
+//! Rules → what decides about each table. What comes out of a set of changes must not depend on what type of conflict a
+//! node sees in it (R1), so a table has one resolver; nor on when it is decided, so a resolver changes only while nothing
 //! that was decided is still under way.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
+use crate::config::rules::{Facet, deciding};
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
-use crate::model::{ConflictType, Cut, Lsn, Resolver, Resolvers, Table};
+use crate::model::{Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableRule};
 use crate::node::control::Control;
 
-/// The resolver of each table of the catalog.
-///
-/// # Errors
-/// If the rules give a table more than one.
-pub fn resolvers(rules: &[Rule], catalog: &Catalog) -> Result<Resolvers, DaemonError> {
-    catalog
-        .tables()
-        .iter()
-        .map(|table| resolver(rules, table))
-        .collect::<Result<_, _>>()
-        .map(|each: Vec<Resolver>| Resolvers::new(each.into_iter().map(Into::into).collect()))
+pub mod fit;
+
+use fit::{Unfit, like};
+
+/// A rule that can't hold for a table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Misfit {
+    /// The rule's name.
+    pub rule: String,
+    /// Where the rule stands.
+    pub place: String,
+    /// `schema.name`.
+    pub table: String,
+    /// What is wrong with the rule for that table.
+    pub unfit: Unfit,
 }
 
-fn resolver(rules: &[Rule], table: &Table) -> Result<Resolver, DaemonError> {
-    let decides = |conflict: &ConflictType| {
-        let rule = rules.iter().find(|rule| rule.matches(&table.schema, &table.name, *conflict));
-        rule.map_or((Resolver::LastUpdateWins, "the default"), |rule| (rule.resolve.clone(), rule.name.as_str()))
+impl Misfit {
+    fn new(rule: &Rule, table: &Table, unfit: Unfit) -> Misfit {
+        Misfit { rule: rule.name.clone(), place: rule.place.to_string(), table: table.to_string(), unfit }
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Misfit { rule, place, table, unfit } = self;
+        write!(f, "the rule {rule:?} ({place}) can't hold for {table}: {}; {}", unfit.what, unfit.fix)
+    }
+}
+
+/// What decides about each table of the catalog.
+///
+/// # Errors
+/// If a rule can't hold for a table that it decides about, or masks what it can't.
+pub fn resolvers(rules: &[Rule], catalog: &Catalog) -> Result<Resolvers, DaemonError> {
+    let compiled: Vec<_> = catalog.tables().iter().map(|table| compile(rules, table)).collect();
+    let misfits =
+        compiled.iter().flat_map(|(_, misfits)| misfits).chain(&lost_masks(rules, catalog)).cloned().collect();
+    refuse(misfits)?;
+    Ok(Resolvers::new(compiled.into_iter().map(|(rule, _)| rule).collect()))
+}
+
+fn refuse(misfits: Vec<Misfit>) -> Result<(), DaemonError> {
+    let Some(first) = misfits.first() else { return Ok(()) };
+    let more = match misfits.len() {
+        1 => String::new(),
+        count => format!(" (and {} more: `pgconcord rules check` shows all)", count - 1),
     };
-    let (first, first_rule) = decides(&ConflictType::ALL[0]);
-    if let Some((other, other_rule)) = ConflictType::ALL.iter().map(decides).find(|(other, _)| *other != first) {
-        return Err(DaemonError::Operator(format!(
-            "the rules {first_rule:?} ({}) and {other_rule:?} ({}) both decide about {table}, by the type of conflict; a \
-             row would not come out alike at every node. Give the table one resolver: remove `types` from the rule that \
-             comes first, or leave the table out of its `tables`",
-            first.name(),
-            other.name()
-        )));
+    Err(DaemonError::Operator(format!("{first}{more}")))
+}
+
+/// What decides about the table: of each facet the first rule that matches; and what is wrong with that.
+pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
+    let decides = |facet| deciding(rules, &table.schema, &table.name, facet);
+    let writes = decides(Facet::Writes).and_then(|rule| Some((rule, rule.resolve.as_ref()?)));
+    let deletes = decides(Facet::Deletes).and_then(|rule| Some((rule, rule.deletes?)));
+    let mut misfits = Vec::new();
+    let resolver = match writes {
+        Some((rule, Resolver::Merge(merge))) => {
+            let (merge, unfit) = fit::merge(merge, table);
+            misfits.extend(unfit.into_iter().map(|unfit| Misfit::new(rule, table, unfit)));
+            Resolver::Merge(merge.into())
+        }
+        Some((_, resolver)) => resolver.clone(),
+        None => Resolver::LastUpdateWins,
+    };
+    let said = deletes.map_or(Deletes::ByResolver, |(_, deletes)| deletes);
+    let is_merge = matches!(resolver, Resolver::Merge(_));
+    if let Some((rule, Deletes::UpdateWins)) = deletes.filter(|_| is_merge) {
+        let what = "its rows are merged, and in a merged table a delete always wins".to_owned();
+        let fix = "write deletes = \"delete_wins\", or leave the table out of the rule's `tables`".to_owned();
+        misfits.push(Misfit::new(rule, table, Unfit { what, fix }));
     }
-    match unfit(&first, table) {
-        None => Ok(first),
-        Some(why) => Err(DaemonError::Operator(format!(
-            "the rule {first_rule:?} resolves conflicts of {table} by {}, which {why}, or give the table another rule",
-            first.name()
-        ))),
+    // what a merge does about deletes is not a choice, so that all ways to write it are one rule
+    let rule = TableRule { resolver, deletes: if is_merge { Deletes::ByResolver } else { said } };
+    if let Some(unfit) = fit::whole_rows(&rule, table) {
+        let by = match rule.resolver {
+            Resolver::LastUpdateWins => deletes.map(|(rule, _)| rule),
+            _ => writes.map(|(rule, _)| rule),
+        };
+        misfits.extend(by.map(|by| Misfit::new(by, table, unfit)));
     }
+    let masking = rules.iter().filter(|rule| rule.tables.matches(&table.schema, &table.name));
+    for (rule, column) in masking.flat_map(|rule| rule.mask.iter().map(move |column| (rule, column))) {
+        misfits.extend(fit::mask(column, table).map(|unfit| Misfit::new(rule, table, unfit)));
+    }
+    (rule, misfits)
+}
+
+/// Masked columns that no table of their rule has: a slip that would write down what was to be kept out.
+pub fn lost_masks(rules: &[Rule], catalog: &Catalog) -> Vec<Misfit> {
+    let mut lost = Vec::new();
+    for rule in rules {
+        let tables = || catalog.tables().iter().filter(|table| rule.tables.matches(&table.schema, &table.name));
+        let has = |table: &Table, column: &String| table.column(column).is_some() || table.local.contains(column);
+        for column in rule.mask.iter().filter(|column| !tables().any(|table| has(table, column))) {
+            if let Some(table) = tables().next() {
+                let what = format!("there is no column {column:?} to mask, there or in any other of the rule's tables");
+                lost.push(Misfit::new(rule, table, Unfit { what, fix: like(column, table) }));
+            }
+        }
+    }
+    lost
 }
 
 /// Writes the resolvers at every node; another resolver than before is taken only where nothing that it would decide has
@@ -60,7 +130,7 @@ pub async fn keep(
     catalog: &Catalog,
     resolvers: &Resolvers,
 ) -> Result<(), DaemonError> {
-    let named = |table: &Arc<Table>| (table.to_string(), text(resolvers.of(table.id), config));
+    let named = |table: &Arc<Table>| (table.to_string(), text(resolvers.rule(table.id), config));
     let rules: BTreeMap<String, String> = catalog.tables().iter().map(named).collect();
     let mut changed = BTreeMap::new();
     let mut under_way = false;
@@ -78,7 +148,7 @@ pub async fn keep(
     }
     if let Some((table, old)) = changed.first_key_value().filter(|_| under_way) {
         return Err(DaemonError::Operator(format!(
-            "the rules resolve conflicts of {table} by {} now, and did so by {old} when changes were applied that other \
+            "the rules resolve conflicts of {table} by \"{}\" now, and did so by \"{old}\" when changes were applied that other \
              nodes still wait for; decided by both, rows would differ. Put the old rule back and start pgconcord; while \
              nobody writes and `pgconcord status` shows nothing queued, stop it with SIGTERM; then change the rule",
             rules[table]
@@ -91,98 +161,24 @@ pub async fn keep(
     Ok(())
 }
 
-/// The resolver as the rule gives it.
-fn text(resolver: &Resolver, config: &Config) -> String {
-    match resolver {
-        Resolver::LastUpdateWins | Resolver::FirstUpdateWins => resolver.name().to_owned(),
+/// What decides as the rules give it: compared with what the nodes keep, so equal rules have equal texts.
+fn text(rule: &TableRule, config: &Config) -> String {
+    let resolver = match &rule.resolver {
+        Resolver::LastUpdateWins | Resolver::FirstUpdateWins => rule.resolver.name().to_owned(),
         Resolver::OriginPriority(order) => {
             let names: Vec<_> = order.iter().map(|node| config.nodes[node.index()].name.as_str()).collect();
-            format!("{} {}", resolver.name(), names.join(", "))
+            format!("{} {}", rule.resolver.name(), names.join(", "))
         }
         Resolver::Merge(merge) => {
             let columns = merge.columns.iter().map(|(name, how)| format!(", {name} {}", how.name()));
-            format!("{} others {}{}", resolver.name(), merge.others.name(), columns.collect::<String>())
+            format!("{} others {}{}", rule.resolver.name(), merge.others.name(), columns.collect::<String>())
         }
+    };
+    match rule.deletes {
+        Deletes::ByResolver => resolver,
+        deletes => format!("{resolver}; deletes {}", deletes.name()),
     }
-}
-
-/// Why the resolver would not make the table's rows come out alike everywhere. What stands at a row's home may be
-/// superseded and come back later, other than where the last update wins: so nothing may be taken from there, and no
-/// row may have to give way to another by when it was changed.
-fn unfit(resolver: &Resolver, table: &Table) -> Option<String> {
-    if *resolver == Resolver::LastUpdateWins {
-        return None;
-    }
-    if let Some(index) = table.unique.first() {
-        return Some(format!(
-            "can't go with its unique index {}, for whose values the last update wins: drop the index at every node",
-            index.name
-        ));
-    }
-    let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
-    (!table.sends_old_rows).then(|| format!("needs the whole old row of each change: run {sql} at every node"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::key::KeyHasher;
-    use crate::model::{NodeId, TableId, UniqueIndex};
-
-    fn rule(name: &str, tables: &str, types: &[ConflictType], resolve: Resolver) -> Rule {
-        let globs = vec![crate::config::tables::glob(tables).expect("a pattern")];
-        let tables = crate::config::TableFilter::new(globs, vec![]).expect("a filter");
-        Rule { name: name.into(), tables, types: types.to_vec(), resolve }
-    }
-
-    fn catalog() -> Catalog {
-        let table = |name: &str| Table { sends_old_rows: true, ..Table::of_texts(name, &["id"]) };
-        Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1))
-    }
-
-    #[test]
-    fn the_first_rule_for_a_table_decides() {
-        let order = Resolver::OriginPriority([NodeId(1), NodeId(0)].into());
-        let rules = [
-            rule("b by region", "public.b", ConflictType::ALL, order.clone()),
-            rule("others", "public.*", ConflictType::ALL, Resolver::FirstUpdateWins),
-        ];
-        let found = resolvers(&rules, &catalog()).expect("one resolver each");
-        assert_eq!((found.of(TableId(0)), found.of(TableId(1))), (&Resolver::FirstUpdateWins, &order));
-        let found = resolvers(&[], &catalog()).expect("one resolver each");
-        assert_eq!(found.of(TableId(1)), &Resolver::LastUpdateWins);
-    }
-
-    #[test]
-    fn what_does_not_converge_is_refused_with_what_to_do() {
-        let rules = [rule("first", "public.a", ConflictType::ALL, Resolver::FirstUpdateWins)];
-        let refused = |change: &dyn Fn(&mut Table)| {
-            let mut table = (**catalog().table(TableId(0))).clone();
-            change(&mut table);
-            resolvers(&rules, &Catalog::new(vec![table], KeyHasher::with_seed(1))).expect_err("refused").to_string()
-        };
-        let says = refused(&|table| table.sends_old_rows = false);
-        assert!(says.contains(r#"ALTER TABLE "public"."a" REPLICA IDENTITY FULL;"#), "{says}");
-        let index = UniqueIndex {
-            name: "a_email".into(),
-            columns: vec![1],
-            nulls_not_distinct: false,
-            deferrable: false,
-            rule: None,
-        };
-        let says = refused(&|table| table.unique = vec![index.clone()]);
-        assert!(says.contains("a_email"), "{says}");
-    }
-
-    #[test]
-    fn two_resolvers_by_type_are_refused_with_both_rules() {
-        let rules = [
-            rule("inserts", "public.a", &[ConflictType::InsertExists], Resolver::LastUpdateWins),
-            rule("others", "public.*", ConflictType::ALL, Resolver::FirstUpdateWins),
-        ];
-        let error = resolvers(&rules, &catalog()).expect_err("two resolvers").to_string();
-        for part in ["inserts", "others", "public.a", "first_update_wins"] {
-            assert!(error.contains(part), "{part}: {error}");
-        }
-    }
-}
+mod tests;

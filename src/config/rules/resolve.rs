@@ -1,0 +1,197 @@
+//! How a rule decides: `resolve` and `deletes` with what belongs to them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::config::reader::{Section, Typed, suggestion};
+use crate::config::report::Problem;
+use crate::config::rules::facet::{self, Facet, Facets};
+use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
+
+/// Resolvers of later versions: their names are right, so no other spelling is suggested.
+const LATER: &[&str] = &["keep_local", "apply_remote", "hold", "error", "skip", "function"];
+
+/// What a rule says about each facet.
+pub(super) type Decision = (Option<Resolver>, Option<Deletes>);
+
+/// Reads `types`, `resolve`, `priority`, `columns`, `others` and `deletes`. `None` only with a problem noted.
+pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
+    let before = problems.len();
+    let facets = facet::read(section, problems);
+    let deletes = deletes(section, problems);
+    let masks = section.get("mask").is_some();
+    let typed = section.text("resolve", problems);
+    let wrong = typed.is_none() && section.get("resolve").is_some();
+    let resolver = resolver(section, typed.as_ref(), nodes, problems);
+    let facets = facets?;
+    match &typed {
+        Some(typed) if !facets.facets.contains(&Facet::Writes) && resolver.is_some() => {
+            let title = format!("{} has no meaning for a delete against a change", typed.value);
+            let help = "remove `resolve` and say which counts: deletes = \"delete_wins\" or deletes = \"update_wins\"";
+            problems.push(Problem::error(typed.span.clone(), title).help(help));
+        }
+        Some(_) => {}
+        None if wrong => {}
+        None if facets.span.is_some() && facets.facets.contains(&Facet::Writes) => {
+            section.need("resolve", "\"last_update_wins\"", problems);
+        }
+        None if deletes.is_none() && section.get("deletes").is_none() && (!masks || facets.span.is_some()) => {
+            section.need("resolve", "\"last_update_wins\"", problems);
+        }
+        None => {}
+    }
+    check_deletes(&facets, resolver.as_ref(), deletes.as_ref(), problems);
+    if problems.len() > before {
+        return None;
+    }
+    let by_resolver = facets.facets.contains(&Facet::Deletes) && resolver.is_some();
+    let deletes = deletes.map(|typed| typed.value).or(by_resolver.then_some(Deletes::ByResolver));
+    Some((resolver, deletes))
+}
+
+fn deletes(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Typed<Deletes>> {
+    let typed = section.text("deletes", problems)?;
+    let found = Deletes::ALL.iter().find(|(name, _)| *name == typed.value);
+    if found.is_none() {
+        let names = Deletes::ALL.map(|(name, _)| name);
+        let title = format!("`deletes` can't be {:?}", typed.value);
+        problems.push(Problem::error(typed.span.clone(), title).help(suggestion(&typed.value, &names)));
+    }
+    found.map(|(_, value)| Typed { value: *value, span: typed.span })
+}
+
+/// Whether `deletes` goes with the types and the resolver.
+fn check_deletes(
+    facets: &Facets,
+    resolver: Option<&Resolver>,
+    deletes: Option<&Typed<Deletes>>,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(deletes) = deletes else { return };
+    let problem = |title: &str, help: &str| Problem::error(deletes.span.clone(), title).help(help);
+    if !facets.facets.contains(&Facet::Deletes) {
+        let help = "add \"update_deleted\" and \"delete_origin_differs\" to them, or remove `deletes`";
+        problems.push(problem("`deletes` has no meaning for these types", help));
+    } else if matches!(resolver, Some(Resolver::Merge(_))) && deletes.value != Deletes::DeleteWins {
+        let title = "in a merged table a delete always wins: what it takes away can't be merged with what comes after";
+        problems.push(problem(title, "write deletes = \"delete_wins\", or remove it"));
+    } else if resolver.is_none() && deletes.value == Deletes::ByResolver {
+        let help = "add `resolve`, or write deletes = \"delete_wins\" or deletes = \"update_wins\"";
+        problems.push(problem("the rule has no resolver to go by", help));
+    }
+}
+
+fn resolver(
+    section: &mut Section<'_>,
+    typed: Option<&Typed<String>>,
+    nodes: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<Resolver> {
+    let order =
+        Order { span: section.get("priority").map(|value| value.span()), nodes: section.list("priority", problems) };
+    let merge = merge(section, problems);
+    let name = typed.map(|typed| typed.value.as_str());
+    let belongs = [
+        ("priority", order.span.clone(), "origin_priority"),
+        ("columns", section.get("columns").map(|value| value.span()), "merge"),
+        ("others", section.get("others").map(|value| value.span()), "merge"),
+    ];
+    for (key, span, resolver) in belongs {
+        if let Some(span) = span.filter(|_| name.is_none_or(|name| name != resolver && known(name))) {
+            let title = match name {
+                Some(name) => format!("`{key}` has no meaning for {name}"),
+                None => format!("`{key}` has no meaning without `resolve`"),
+            };
+            problems.push(Problem::error(span, title).help(format!("remove it, or write resolve = \"{resolver}\"")));
+        }
+    }
+    let typed = typed?;
+    match typed.value.as_str() {
+        "last_update_wins" => Some(Resolver::LastUpdateWins),
+        "first_update_wins" => Some(Resolver::FirstUpdateWins),
+        "origin_priority" => origin_priority(typed, order, nodes, problems),
+        "merge" => merge.map(|merge| Resolver::Merge(merge.into())),
+        other => {
+            problems.push(unknown(typed, other));
+            None
+        }
+    }
+}
+
+fn known(name: &str) -> bool {
+    Resolver::NAMES.contains(&name)
+}
+
+fn unknown(typed: &Typed<String>, name: &str) -> Problem {
+    let (title, help) = if LATER.contains(&name) {
+        let help = format!("this version has {}", Resolver::NAMES.join(", "));
+        (format!("the resolver {name:?} is not available in this version"), help)
+    } else if Deletes::ALL.iter().any(|(each, _)| *each == name) {
+        (format!("{name:?} is no resolver: it says what counts against a delete"), format!("write deletes = {name:?}"))
+    } else if ColumnMerge::ALL.iter().any(|(each, _)| *each == name) {
+        let help = format!("write resolve = \"merge\" and columns = {{ a_column = {name:?} }}");
+        (format!("{name:?} merges a column, not a row"), help)
+    } else {
+        (format!("there is no resolver {name:?}"), suggestion(name, &Resolver::NAMES))
+    };
+    Problem::error(typed.span.clone(), title).help(help)
+}
+
+/// `columns` and `others`; `None` with a problem noted.
+fn merge(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Merge> {
+    let before = problems.len();
+    let others = section.text("others", problems).and_then(|typed| column_merge(&typed, problems));
+    let mut columns = BTreeMap::new();
+    for (column, typed) in section.entries("columns", problems) {
+        if let Some(how) = column_merge(&typed, problems) {
+            columns.insert(column.value, how);
+        }
+    }
+    (problems.len() == before).then(|| Merge { columns, others: others.unwrap_or_default() })
+}
+
+fn column_merge(typed: &Typed<String>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
+    let found = ColumnMerge::ALL.iter().find(|(name, _)| *name == typed.value).map(|(_, how)| *how);
+    if found.is_none() {
+        let names = ColumnMerge::ALL.map(|(name, _)| name);
+        let title = format!("columns can't be merged by {:?}", typed.value);
+        problems.push(Problem::error(typed.span.clone(), title).help(suggestion(&typed.value, &names)));
+    }
+    found
+}
+
+/// `priority = […]`.
+struct Order {
+    span: Option<Range<usize>>,
+    nodes: Vec<Typed<String>>,
+}
+
+/// Every node once, the one that wins over all others first.
+fn origin_priority(
+    typed: &Typed<String>,
+    order: Order,
+    nodes: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<Resolver> {
+    let before = problems.len();
+    let mut places: Vec<NodeId> = Vec::new();
+    for name in &order.nodes {
+        let place = nodes.iter().position(|node| *node == name.value);
+        let problem = |title: String| Problem::error(name.span.clone(), title);
+        match place.and_then(|place| u8::try_from(place).ok()).map(NodeId) {
+            None => problems
+                .push(problem(format!("there is no node {:?}", name.value)).help(suggestion(&name.value, nodes))),
+            Some(node) if places.contains(&node) => problems.push(problem(format!("{:?} is here twice", name.value))),
+            Some(node) => places.push(node),
+        }
+    }
+    let left: Vec<&str> =
+        NodeId::all(nodes.len()).filter(|node| !places.contains(node)).map(|node| nodes[node.index()]).collect();
+    if problems.len() == before && !left.is_empty() {
+        let title = format!("origin_priority needs `priority` with every node once; it lacks {}", left.join(", "));
+        let all: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
+        let help = format!("write priority = [{}], the node that wins over all others first", all.join(", "));
+        problems.push(Problem::error(order.span.unwrap_or_else(|| typed.span.clone()), title).help(help));
+    }
+    (problems.len() == before).then(|| Resolver::OriginPriority(places.into()))
+}

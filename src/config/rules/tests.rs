@@ -1,0 +1,212 @@
+//! What rules are read, and what is refused with which sentence.
+
+use super::*;
+use crate::config::report::Style;
+use crate::model::{ColumnMerge, ConflictType, NodeId};
+
+fn read(text: &str) -> (Vec<Rule>, String) {
+    let mut problems = Vec::new();
+    let rules = parse(Path::new("rules.toml"), text, &["east", "west"], &mut problems);
+    let mut report = Report::default();
+    report.add(Path::new("rules.toml"), text, problems);
+    (rules, report.render(Style::Plain))
+}
+
+fn problems(text: &str) -> String {
+    read(text).1
+}
+
+/// The rule of these lines, if nothing is wrong with them.
+fn rule(lines: &str) -> Rule {
+    let (mut rules, shown) = read(&format!("[[rule]]\nname = \"a\"\n{lines}\n"));
+    assert_eq!(shown, "", "{lines}");
+    rules.pop().expect("one rule")
+}
+
+/// What is wrong with these lines.
+fn refused(lines: &str) -> String {
+    let (rules, shown) = read(&format!("[[rule]]\nname = \"a\"\n{lines}\n"));
+    assert!(rules.is_empty(), "{lines}");
+    shown
+}
+
+fn examples() -> Vec<(PathBuf, String)> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("conflict-rules/examples");
+    let files = files(&directory).expect("examples");
+    files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).expect("a file"))).collect()
+}
+
+#[test]
+fn the_default_rules_settle_every_conflict_of_every_table() {
+    let (rules, shown) = read(include_str!("../../../conflict-rules/default.toml"));
+    assert_eq!(shown, "");
+    for facet in Facet::ALL {
+        assert!(deciding(&rules, "sales", "orders", facet).is_some(), "{facet:?}");
+    }
+}
+
+#[test]
+fn each_example_is_read() {
+    let examples = examples();
+    assert!(examples.len() >= 5, "{examples:?}");
+    for (file, text) in examples {
+        let (rules, shown) = read(&text);
+        assert!(shown.is_empty() && !rules.is_empty(), "{}\n{shown}", file.display());
+    }
+}
+
+#[test]
+fn a_rule_is_for_its_tables_and_types_only() {
+    let types = "tables = [\"public.a\"]\ntypes = [\"update_origin_differs\"]\nresolve = \"first_update_wins\"";
+    let rules = [rule(types), rule("resolve = \"last_update_wins\"")];
+    let resolve = |table, facet| deciding(&rules, "public", table, facet).and_then(|rule| rule.resolve.clone());
+    assert_eq!(resolve("a", Facet::Writes), Some(Resolver::FirstUpdateWins));
+    assert_eq!(resolve("a", Facet::Deletes), Some(Resolver::LastUpdateWins), "the second rule says so");
+    assert_eq!(resolve("b", Facet::Writes), Some(Resolver::LastUpdateWins));
+    assert_eq!(rules[0].tables.matching("public", "a"), Some("public.a"));
+}
+
+#[test]
+fn each_resolver_is_read() {
+    let resolver = |lines: &str| rule(lines).resolve.expect("it says so");
+    assert_eq!(resolver("resolve = \"last_update_wins\""), Resolver::LastUpdateWins);
+    assert_eq!(resolver("resolve = \"first_update_wins\""), Resolver::FirstUpdateWins);
+    let order = [NodeId(1), NodeId(0)].into();
+    let found = resolver("resolve = \"origin_priority\"\npriority = [\"west\", \"east\"]");
+    assert_eq!(found, Resolver::OriginPriority(order));
+    let lines = "resolve = \"merge\"\ncolumns = { qty = \"delta\", at = \"greatest\" }\nothers = \"least\"";
+    let Resolver::Merge(merge) = resolver(lines) else { panic!("no merge") };
+    let of = ["qty", "at", "x"].map(|column| merge.of(column));
+    assert_eq!(of, [ColumnMerge::Delta, ColumnMerge::Greatest, ColumnMerge::Least]);
+    let Resolver::Merge(merge) = resolver("resolve = \"merge\"\n[rule.columns]\nqty = \"delta\"") else {
+        panic!("no merge")
+    };
+    assert_eq!((merge.of("qty"), merge.of("x")), (ColumnMerge::Delta, ColumnMerge::LastUpdateWins));
+}
+
+#[test]
+fn deletes_are_read_by_themselves_and_beside_a_resolver() {
+    for (lines, resolve, deletes) in [
+        ("resolve = \"last_update_wins\"", true, Some(Deletes::ByResolver)),
+        ("resolve = \"last_update_wins\"\ndeletes = \"update_wins\"", true, Some(Deletes::UpdateWins)),
+        ("deletes = \"delete_wins\"", false, Some(Deletes::DeleteWins)),
+        (
+            "types = [\"delete_origin_differs\", \"update_deleted\"]\ndeletes = \"delete_wins\"",
+            false,
+            Some(Deletes::DeleteWins),
+        ),
+        ("types = [\"update_origin_differs\"]\nresolve = \"first_update_wins\"", true, None),
+        ("mask = [\"email\"]", false, None),
+    ] {
+        let rule = rule(lines);
+        assert_eq!((rule.resolve.is_some(), rule.deletes), (resolve, deletes), "{lines}");
+    }
+}
+
+#[test]
+fn masks_of_all_rules_for_a_table_hold() {
+    let rules = [
+        rule("tables = [\"public.a\"]\nmask = [\"email\"]"),
+        rule("resolve = \"last_update_wins\"\nmask = [\"phone\"]"),
+    ];
+    assert_eq!(masked(&rules, "public", "a").collect::<Vec<_>>(), ["email", "phone"]);
+    assert_eq!(masked(&rules, "public", "b").collect::<Vec<_>>(), ["phone"]);
+}
+
+#[test]
+fn a_resolver_of_a_later_version_is_refused_by_name() {
+    for name in ["keep_local", "apply_remote", "hold", "error", "skip", "function"] {
+        let shown = refused(&format!("resolve = \"{name}\""));
+        assert!(shown.contains(&format!("the resolver \"{name}\" is not available in this version")), "{shown}");
+    }
+    for key in ["by", "when", "source", "target"] {
+        let shown = refused(&format!("resolve = \"last_update_wins\"\n{key} = \"x\""));
+        assert!(shown.contains(&format!("`{key}` is not available in this version")), "{shown}");
+    }
+}
+
+#[test]
+fn an_order_that_is_not_every_node_once_is_refused() {
+    for (order, says) in [
+        ("", "it lacks east, west"),
+        ("priority = [\"west\"]", "it lacks east"),
+        ("priority = [\"west\", \"east\", \"west\"]", "\"west\" is here twice"),
+        ("priority = [\"west\", \"esat\"]", "did you mean `east`?"),
+    ] {
+        let shown = refused(&format!("resolve = \"origin_priority\"\n{order}"));
+        assert!(shown.contains(says), "{says}\n{shown}");
+    }
+}
+
+#[test]
+fn what_does_not_go_together_is_refused_with_what_to_write() {
+    for (lines, says, help) in [
+        (
+            "resolve = \"first_update_wins\"\npriority = [\"east\"]",
+            "`priority` has no meaning for first_update_wins",
+            "origin_priority",
+        ),
+        (
+            "resolve = \"last_update_wins\"\ncolumns = { a = \"delta\" }",
+            "`columns` has no meaning for last_update_wins",
+            "\"merge\"",
+        ),
+        ("others = \"greatest\"\ndeletes = \"delete_wins\"", "`others` has no meaning without `resolve`", "\"merge\""),
+        ("resolve = \"merge\"\ndeletes = \"update_wins\"", "a delete always wins", "delete_wins"),
+        ("resolve = \"delta\"", "merges a column, not a row", "resolve = \"merge\""),
+        ("resolve = \"delete_wins\"", "is no resolver", "deletes = \"delete_wins\""),
+        ("deletes = \"by_resolver\"", "no resolver to go by", "add `resolve`"),
+        (
+            "types = [\"insert_exists\"]\nresolve = \"last_update_wins\"",
+            "update_origin_differs at another",
+            "add \"update_origin_differs\"",
+        ),
+        ("types = [\"update_deleted\"]\ndeletes = \"delete_wins\"", "delete_origin_differs at another", "write both"),
+        ("types = [\"delete_missing\"]\nresolve = \"last_update_wins\"", "nothing to decide", "remove `types`"),
+        (
+            "types = [\"update_deleted\", \"delete_origin_differs\"]\nresolve = \"first_update_wins\"",
+            "no meaning for a delete",
+            "deletes = ",
+        ),
+        (
+            "types = [\"update_origin_differs\"]\nresolve = \"first_update_wins\"\ndeletes = \"delete_wins\"",
+            "`deletes` has no meaning for these types",
+            "update_deleted",
+        ),
+        ("types = [\"update_origin_differs\"]\nmask = [\"a\"]", "needs `resolve`", "last_update_wins"),
+        ("types = []\nresolve = \"last_update_wins\"", "`types` is empty", "remove it"),
+        ("tables = []\nresolve = \"last_update_wins\"", "`tables` is empty", "remove it"),
+        ("tables = [\"public.a\"]", "needs `resolve`", "last_update_wins"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.contains(help), "{lines}: {says}, {help}\n{shown}");
+        assert_eq!(shown.matches("error:").count(), 1, "{lines}\n{shown}");
+    }
+}
+
+#[test]
+fn all_slips_of_a_file_get_their_suggestions_at_their_places() {
+    let text = "[[rule]]\nname = \"a\"\nresolve = \"last_update_win\"\ntypes = [\"insert_exist\"]\ntabels = []\n\
+                [[rule]]\nname = \"b\"\nresolve = \"merge\"\ncolumns = { qty = \"dleta\", n = 3 }\ndeletes = \"delete_win\"\n";
+    let shown = problems(text);
+    for wanted in [
+        "rules.toml:3:11",
+        "did you mean `last_update_wins`?",
+        "did you mean `insert_exists`?",
+        "did you mean `tables`?",
+        "rules.toml:9:19",
+        "did you mean `delta`?",
+        "`columns.n` is a string",
+        "rules.toml:10:11",
+        "did you mean `delete_wins`?",
+    ] {
+        assert!(shown.contains(wanted), "{wanted}\n{shown}");
+    }
+}
+
+#[test]
+fn every_type_is_of_a_facet_or_leaves_nothing_to_decide() {
+    let loose: Vec<_> =
+        ConflictType::ALL.iter().filter(|each| Facet::of(**each).is_none()).map(|each| each.name()).collect();
+    assert_eq!(loose, ["update_missing", "delete_missing", "multiple_unique_conflicts"]);
+}

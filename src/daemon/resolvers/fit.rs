@@ -1,0 +1,165 @@
+//! Whether a resolver makes a table's rows come out alike everywhere, and whether columns can be merged as a rule says.
+
+use std::collections::BTreeMap;
+
+use crate::model::{ColumnMerge, Merge, Resolver, Table, TableRule};
+
+/// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
+const LIKE: f64 = 0.75;
+/// Types whose values add up exactly, in whatever order: not floats, and not money, whose text depends on the locale.
+const ADDED: [&str; 4] = ["int2", "int4", "int8", "numeric"];
+/// Types whose order is the same at every server, whatever its locale.
+const ORDERED: [&str; 10] =
+    ["int2", "int4", "int8", "numeric", "float4", "float8", "date", "time", "timestamp", "timestamptz"];
+
+/// What keeps a rule from holding for a table.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Unfit {
+    /// What is wrong, a sentence without the full stop.
+    pub what: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// Why whole rows would not come out alike everywhere. What stands at a row's home may be superseded and come back later,
+/// other than where the last update wins: so nothing may be taken from there, and no row may have to give way to
+/// another by when it was changed.
+pub(super) fn whole_rows(rule: &TableRule, table: &Table) -> Option<Unfit> {
+    if *rule == TableRule::default() {
+        return None;
+    }
+    let by = match (&rule.resolver, rule.deletes) {
+        (Resolver::LastUpdateWins, deletes) => format!("deletes = \"{}\"", deletes.name()),
+        (resolver, _) => resolver.name().to_owned(),
+    };
+    if table.insert_only {
+        let what = format!("{by} is not for a table of which nothing but the inserts replicate");
+        return Some(Unfit { what, fix: "give it the last update, or take it out of [tables] insert_only".to_owned() });
+    }
+    if let Some(index) = table.unique.first() {
+        let what = format!("{by} can't go with its unique index {}, for whose values the last update wins", index.name);
+        return Some(Unfit { what, fix: "drop the index at every node, or give the table another rule".to_owned() });
+    }
+    let what = format!("{by} needs the whole old row of each change");
+    let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
+    let fix = format!("run {sql} at every node, or give the table another rule");
+    (!table.sends_old_rows).then_some(Unfit { what, fix })
+}
+
+/// The merge as far as it makes a difference for the table's columns, and what is wrong with it.
+pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
+    let mut unfit: Vec<Unfit> = merge.columns.keys().filter_map(|name| named(name, table)).collect();
+    let mut columns = BTreeMap::new();
+    for (at, column) in table.columns.iter().enumerate() {
+        let said = merge.columns.get(&column.name);
+        let is_key = table.key.contains(&at);
+        let how = match said {
+            Some(how) => *how,
+            None if is_key => ColumnMerge::default(),
+            None => merge.others,
+        };
+        if is_key && how != ColumnMerge::default() {
+            let what = format!(
+                "{:?} is a key column, which tells rows apart and can't be merged by {}",
+                column.name,
+                how.name()
+            );
+            unfit.push(Unfit { what, fix: format!("remove {:?} from `columns`", column.name) });
+        } else if let Some(what) = unfit_type(how, &column.sql_type) {
+            let what = format!("the column {:?} is of type {} and {what}", column.name, shown(&column.sql_type));
+            let fix = match said {
+                Some(_) => format!("merge it otherwise: {}", fitting(&column.sql_type)),
+                None => {
+                    format!("`others` is {}: name the column in `columns` ({})", how.name(), fitting(&column.sql_type))
+                }
+            };
+            unfit.push(Unfit { what, fix });
+        }
+        if how != ColumnMerge::default() {
+            columns.insert(column.name.clone(), how);
+        }
+    }
+    (Merge { columns, others: ColumnMerge::default() }, unfit)
+}
+
+/// What is wrong with a column's name in `columns`.
+fn named(name: &str, table: &Table) -> Option<Unfit> {
+    if table.column(name).is_some() {
+        return None;
+    }
+    if table.local.iter().any(|local| local == name) {
+        let what = format!("the column {name:?} is not there at every node and does not replicate");
+        return Some(Unfit { what, fix: "add it at every node, or remove it from `columns`".to_owned() });
+    }
+    let what = format!("there is no column {name:?}, or it is generated");
+    Some(Unfit { what, fix: like(name, table) })
+}
+
+/// Why the column can't be masked, if the table has it.
+pub(super) fn mask(name: &str, table: &Table) -> Option<Unfit> {
+    let at = table.column(name)?;
+    let what = format!("{name:?} is a key column and can't be masked: the journal tells rows by it");
+    table.key.contains(&at).then(|| Unfit { what, fix: "remove it from `mask`".to_owned() })
+}
+
+/// Why columns of the type can't be merged so, as the end of a sentence.
+pub fn unfit_type(how: ColumnMerge, sql_type: &str) -> Option<String> {
+    let plain = sql_type.replace('"', "");
+    let built_in = plain.strip_prefix("pg_catalog.");
+    let is_one = |of: &[&str]| built_in.is_some_and(|name| of.contains(&name));
+    let is_array = built_in.is_some_and(|name| name.starts_with('_')) || local_name(sql_type).starts_with('_');
+    match how {
+        ColumnMerge::LastUpdateWins => None,
+        ColumnMerge::Delta => (!is_one(&ADDED)).then(|| {
+            "delta adds only smallint, integer, bigint and numeric (the sum of others would depend on order or locale)"
+                .to_owned()
+        }),
+        ColumnMerge::Greatest | ColumnMerge::Least => (!is_one(&ORDERED)).then(|| {
+            let name = how.name();
+            format!("{name} is for numbers, dates and times (the order of others may differ between servers)")
+        }),
+        ColumnMerge::Union | ColumnMerge::Intersection => (!is_array).then(|| format!("{} is for arrays", how.name())),
+        ColumnMerge::JsonMerge => (!is_one(&["jsonb"])).then(|| "json_merge is for jsonb".to_owned()),
+    }
+}
+
+/// The name behind the schema, unquoted.
+fn local_name(sql_type: &str) -> &str {
+    sql_type.rsplit_once('.').map_or(sql_type, |(_, name)| name).trim_matches('"')
+}
+
+/// The type as people write it.
+fn shown(sql_type: &str) -> String {
+    let known = [
+        ("int2", "smallint"),
+        ("int4", "integer"),
+        ("int8", "bigint"),
+        ("float4", "real"),
+        ("float8", "double precision"),
+        ("bool", "boolean"),
+    ];
+    let plain = sql_type.replace('"', "");
+    let name = plain.strip_prefix("pg_catalog.").unwrap_or(&plain);
+    let (name, array) = match name.strip_prefix('_') {
+        Some(element) => (element, "[]"),
+        None => (name, ""),
+    };
+    let name = known.iter().find(|(each, _)| *each == name).map_or(name, |(_, shown)| shown);
+    format!("{name}{array}")
+}
+
+/// The ways in which columns of the type can be merged.
+fn fitting(sql_type: &str) -> String {
+    let fits = ColumnMerge::ALL.iter().filter(|(_, how)| unfit_type(*how, sql_type).is_none());
+    fits.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+}
+
+/// "did you mean `x`?", or the columns that there are.
+pub(super) fn like(name: &str, table: &Table) -> String {
+    let names = || table.columns.iter().map(|column| column.name.as_str());
+    let near = names().map(|each| (strsim::jaro_winkler(name, each), each)).max_by(|a, b| a.0.total_cmp(&b.0));
+    match near {
+        Some((likeness, each)) if likeness >= LIKE => format!("did you mean `{each}`?"),
+        _ => format!("there is {}", names().map(|each| format!("`{each}`")).collect::<Vec<_>>().join(", ")),
+    }
+}

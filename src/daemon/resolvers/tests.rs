@@ -1,0 +1,169 @@
+//! What rules come to for tables, and what is refused.
+
+use super::*;
+use crate::config::rules::Place;
+use crate::config::{TableFilter, tables};
+use crate::model::key::KeyHasher;
+use crate::model::{ColumnMerge, Merge, NodeId, TableId, UniqueIndex};
+
+fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Deletes>) -> Rule {
+    let globs = vec![tables::glob(tables).expect("a pattern")];
+    let tables = TableFilter::new(globs, vec![]).expect("a filter");
+    let place = Place { file: "rules.toml".into(), line: 1 };
+    Rule { name: name.into(), place, tables, resolve, deletes, mask: Vec::new() }
+}
+
+fn whole(name: &str, tables: &str, resolve: Resolver) -> Rule {
+    rule(name, tables, Some(resolve), Some(Deletes::ByResolver))
+}
+
+fn merge(columns: &[(&str, ColumnMerge)], others: ColumnMerge) -> Resolver {
+    let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), *how)).collect();
+    Resolver::Merge(Merge { columns, others }.into())
+}
+
+/// A table with a key, a number, a text, an array and a jsonb.
+fn table(name: &str) -> Table {
+    let mut table = Table { sends_old_rows: true, ..Table::of_texts(name, &["id", "qty", "note", "tags", "doc"]) };
+    for (column, of_type) in
+        [(1, r#""pg_catalog"."int4""#), (3, r#""pg_catalog"."_text""#), (4, r#""pg_catalog"."jsonb""#)]
+    {
+        table.columns[column].sql_type = of_type.to_owned();
+    }
+    table
+}
+
+fn catalog() -> Catalog {
+    Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1))
+}
+
+fn refused(rules: &[Rule], table: Table) -> String {
+    let catalog = Catalog::new(vec![table], KeyHasher::with_seed(1));
+    resolvers(rules, &catalog).expect_err("refused").to_string()
+}
+
+#[test]
+fn the_first_rule_for_a_facet_of_a_table_decides() {
+    let order = Resolver::OriginPriority([NodeId(1), NodeId(0)].into());
+    let rules = [
+        rule("deletes", "public.*", None, Some(Deletes::DeleteWins)),
+        whole("b by region", "public.b", order.clone()),
+        whole("others", "public.*", Resolver::FirstUpdateWins),
+    ];
+    let found = resolvers(&rules, &catalog()).expect("one resolver each");
+    let expected = |resolver: Resolver| TableRule { resolver, deletes: Deletes::DeleteWins };
+    assert_eq!(found.rule(TableId(0)), &expected(Resolver::FirstUpdateWins));
+    assert_eq!(found.rule(TableId(1)), &expected(order));
+    assert_eq!(resolvers(&[], &catalog()).expect("the default").rule(TableId(1)), &TableRule::default());
+}
+
+#[test]
+fn a_merge_names_what_differs_from_the_default_and_spares_the_key() {
+    let columns = [("qty", ColumnMerge::Delta), ("note", ColumnMerge::LastUpdateWins), ("doc", ColumnMerge::JsonMerge)];
+    let mut of_tags = table("a");
+    of_tags.columns[2].sql_type = r#""pg_catalog"."_int8""#.to_owned();
+    let rules = [whole(
+        "m",
+        "public.*",
+        merge(&[("qty", ColumnMerge::Delta), ("doc", ColumnMerge::JsonMerge)], ColumnMerge::Union),
+    )];
+    let (found, misfits) = compile(&rules, &of_tags);
+    assert_eq!(misfits, []);
+    let all = [
+        ("qty", ColumnMerge::Delta),
+        ("note", ColumnMerge::Union),
+        ("tags", ColumnMerge::Union),
+        ("doc", ColumnMerge::JsonMerge),
+    ];
+    assert_eq!(found.resolver, merge(&all, ColumnMerge::LastUpdateWins));
+    let (found, misfits) =
+        compile(&[whole("m", "public.*", merge(&columns, ColumnMerge::LastUpdateWins))], &table("a"));
+    assert_eq!(misfits, []);
+    let named = [("qty", ColumnMerge::Delta), ("doc", ColumnMerge::JsonMerge)];
+    assert_eq!(found, merge(&named, ColumnMerge::LastUpdateWins).into());
+    assert_eq!(text(&found, &Config::sample()), "merge others last_update_wins, doc json_merge, qty delta");
+}
+
+#[test]
+fn merges_that_can_t_be_are_refused_with_what_to_do() {
+    use ColumnMerge::{Delta, Greatest, Intersection, JsonMerge, LastUpdateWins, Union};
+    for (columns, others, says) in [
+        (
+            vec![("qtty", Delta)],
+            LastUpdateWins,
+            r#"there is no column "qtty", or it is generated; did you mean `qty`?"#,
+        ),
+        (vec![("id", Greatest)], LastUpdateWins, r#""id" is a key column"#),
+        (vec![("note", Delta)], LastUpdateWins, "is of type text and delta adds only smallint"),
+        (vec![("note", Union)], LastUpdateWins, "union is for arrays; merge it otherwise: last_update_wins"),
+        (vec![("qty", Intersection)], LastUpdateWins, "is of type integer and intersection is for arrays"),
+        (vec![("tags", JsonMerge)], LastUpdateWins, "is of type text[] and json_merge is for jsonb"),
+        (vec![("doc", Greatest)], LastUpdateWins, "the order of others may differ"),
+        (vec![], Union, "`others` is union: name the column in `columns` (last_update_wins, delta, greatest, least)"),
+    ] {
+        let says_so = refused(&[whole("m", "public.a", merge(&columns, others))], table("a"));
+        assert!(says_so.contains(says) && says_so.contains("\"m\" (rules.toml:1)"), "{says}\n{says_so}");
+    }
+    let local = Table { local: vec!["here".to_owned()], ..table("a") };
+    let says = refused(&[whole("m", "public.a", merge(&[("here", Delta)], LastUpdateWins))], local);
+    assert!(says.contains("not there at every node"), "{says}");
+    let rules =
+        [rule("d", "public.*", None, Some(Deletes::UpdateWins)), whole("m", "public.a", merge(&[], LastUpdateWins))];
+    let says = refused(&rules, table("a"));
+    assert!(says.contains("a delete always wins") && says.contains("\"d\""), "{says}");
+}
+
+#[test]
+fn several_misfits_are_counted() {
+    let columns = [("note", ColumnMerge::Delta), ("tags", ColumnMerge::Delta)];
+    let says = refused(&[whole("m", "public.a", merge(&columns, ColumnMerge::LastUpdateWins))], table("a"));
+    assert!(says.contains("and 1 more: `pgconcord rules check` shows all"), "{says}");
+}
+
+#[test]
+fn what_does_not_converge_is_refused_with_what_to_do() {
+    let rules = [
+        vec![whole("first", "public.a", Resolver::FirstUpdateWins)],
+        vec![rule("deletes", "public.a", None, Some(Deletes::DeleteWins))],
+        vec![whole("merge", "public.a", merge(&[], ColumnMerge::LastUpdateWins))],
+    ];
+    for rules in rules {
+        let says = refused(&rules, Table { sends_old_rows: false, ..table("a") });
+        assert!(says.contains(r#"ALTER TABLE "public"."a" REPLICA IDENTITY FULL;"#), "{says}");
+        let index = UniqueIndex {
+            name: "a_email".into(),
+            columns: vec![1],
+            nulls_not_distinct: false,
+            deferrable: false,
+            rule: None,
+        };
+        let says = refused(&rules, Table { unique: vec![index], ..table("a") });
+        assert!(says.contains("a_email"), "{says}");
+        let says = refused(&rules, Table { insert_only: true, ..table("a") });
+        assert!(says.contains("insert_only"), "{says}");
+    }
+}
+
+#[test]
+fn a_mask_names_a_column_that_is_no_key() {
+    let masked = |tables: &str, column: &str| Rule { mask: vec![column.to_owned()], ..rule("m", tables, None, None) };
+    assert!(resolvers(&[masked("public.*", "note")], &catalog()).is_ok());
+    let says = refused(&[masked("public.a", "id")], table("a"));
+    assert!(says.contains("is a key column and can't be masked"), "{says}");
+    let says = refused(&[masked("public.a", "nite")], table("a"));
+    assert!(says.contains("no column \"nite\" to mask") && says.contains("did you mean `note`?"), "{says}");
+    let mut other = table("b");
+    other.columns.remove(2);
+    let catalog = Catalog::new(vec![table("a"), other], KeyHasher::with_seed(1));
+    assert!(resolvers(&[masked("public.*", "note")], &catalog).is_ok(), "one of its tables has it");
+}
+
+#[test]
+fn equal_rules_have_equal_texts_and_others_do_not() {
+    let config = Config::sample();
+    let of = |deletes| text(&TableRule { resolver: Resolver::FirstUpdateWins, deletes }, &config);
+    assert_eq!(of(Deletes::ByResolver), "first_update_wins");
+    assert_eq!(of(Deletes::UpdateWins), "first_update_wins; deletes update_wins");
+    let order = Resolver::OriginPriority([NodeId(1), NodeId(0)].into());
+    assert_eq!(text(&order.into(), &config), "origin_priority west, east");
+}
