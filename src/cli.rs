@@ -14,6 +14,7 @@ pub mod conflicts;
 pub mod demo;
 pub mod doctor;
 pub mod init;
+pub mod rules;
 pub mod run;
 pub mod setup;
 pub mod status;
@@ -81,6 +82,8 @@ enum Command {
     Status(status::Args),
     /// The conflicts on record
     Conflicts(conflicts::Args),
+    /// The conflict rules: check, explain
+    Rules(rules::Args),
 }
 
 impl Cli {
@@ -96,6 +99,7 @@ impl Cli {
             Command::Run(args) => run::run(global, args).await,
             Command::Status(args) => status::run(global, args).await,
             Command::Conflicts(args) => conflicts::run(global, args).await,
+            Command::Rules(args) => rules::run(global, args).await,
         }
     }
 }

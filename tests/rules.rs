@@ -86,6 +86,61 @@ fn three_nodes_resolve_by_first_update_and_by_priority() {
 }
 
 #[test]
+fn rules_are_checked_against_the_tables_and_explained() {
+    let rules = RULES.replace("priority = [\"east\", \"west\", \"north\"]", "priority = [\"east\", \"west\"]");
+    let cluster = Plan::two().schema(TABLES).rules(&rules).set_up();
+    let output = cluster.pgconcord(&["rules", "check", "--schedules", "200"]);
+    assert_eq!(output.code, 0, "{output}");
+    for part in [
+        "first_update_wins: public.booking",
+        "origin_priority (east, west): public.price",
+        "origin_priority comes out alike in 200 random schedules on 2 nodes",
+    ] {
+        assert!(output.stdout.contains(part), "{part}: {output}");
+    }
+    let output = cluster.pgconcord(&["rules", "explain", "price"]);
+    assert!(output.code == 0 && output.stdout.contains("the rule \"the head office sets prices\""), "{output}");
+    let file = cluster.directory().join("conflict-rules/rules.toml");
+    let merge = "[[rule]]\nname = \"prices\"\ntables = [\"public.price\"]\nresolve = \"merge\"\ncolumns = { cent = \"delta\" }\n";
+    fs::write(&file, merge).expect("other rules");
+    let output = cluster.pgconcord(&["rules", "check", "--schedules", "10"]);
+    assert_eq!(output.code, 1, "{output}");
+    assert!(
+        output.stdout.contains("there is no column \"cent\"") && output.stdout.contains("did you mean `cents`?"),
+        "{output}"
+    );
+    fs::write(&file, merge.replace("cent =", "item =")).expect("other rules");
+    let output = cluster.pgconcord(&["rules", "check", "--json"]);
+    assert!(output.code == 1 && output.stdout.contains("is a key column"), "{output}");
+    fs::write(&file, merge.replace("merge", "mreg")).expect("other rules");
+    let output = cluster.pgconcord(&["rules", "check", "--offline"]);
+    assert!(output.code == 2 && output.stderr.contains("rules.toml:4:11"), "{output}");
+}
+
+#[test]
+fn a_delete_wins_where_a_rule_says_so() {
+    let rules = "[[rule]]\nname = \"gone is gone\"\ntables = [\"public.price\"]\ndeletes = \"delete_wins\"\n\
+        [[rule]]\nname = \"in use\"\ntables = [\"public.booking\"]\nresolve = \"last_update_wins\"\ndeletes = \"update_wins\"\n";
+    let mut cluster = Plan::two().schema(TABLES).rules(rules).run();
+    cluster.replicate(EAST, &["INSERT INTO booking VALUES (1, 'start'), (2, 'start')"]);
+    without_seeing(
+        &mut cluster,
+        &[
+            (EAST, "DELETE FROM price WHERE item = 1; UPDATE booking SET name = 'east' WHERE seat = 1"),
+            (WEST, "UPDATE price SET cents = 5; DELETE FROM booking"),
+            (EAST, "DELETE FROM price WHERE item = 3; UPDATE booking SET name = 'later' WHERE seat = 2"),
+        ],
+    );
+    for place in [EAST, WEST] {
+        assert_eq!(cluster.value(place, "SELECT string_agg(item || ' ' || cents, ', ') FROM price"), "2 5");
+        let seats = "SELECT string_agg(seat || ' ' || name, ', ' ORDER BY seat) FROM booking";
+        assert_eq!(cluster.value(place, seats), "1 east, 2 later");
+    }
+    let entries = cluster.conflicts_of("public.price", "1");
+    assert!(entries.iter().all(|entry| entry["rule"] == "gone is gone"), "{entries:?}");
+}
+
+#[test]
 fn a_table_that_a_resolver_does_not_suit_stops_the_start_with_what_to_do() {
     let tables = "CREATE TABLE booking (seat int PRIMARY KEY, name text);";
     let rules = RULES.replace("priority = [\"east\", \"west\", \"north\"]", "priority = [\"east\", \"west\"]");

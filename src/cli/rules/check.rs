@@ -1,0 +1,337 @@
+//! `pgconcord rules check`: against the tables as they are, and by simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::cli::rules::described;
+use crate::cli::text::emit;
+use crate::config::rules::{Facet, deciding};
+use crate::config::{Config, Rule};
+use crate::daemon::resolvers::{compile, lost_masks};
+use crate::model::table::Catalog;
+use crate::model::{ColumnMerge, Merge, Resolver, TableRule};
+use crate::node::catalog::ClusterCatalog;
+use crate::node::connect::connect;
+use crate::simulate::{self, Failure, Settings};
+
+/// The simulation has at most so many nodes.
+const MOST_NODES: usize = 4;
+/// Lines of a story that are shown.
+const STORY: usize = 40;
+
+/// Arguments of `pgconcord rules check`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Connect to no server: only what the files tell
+    #[arg(long)]
+    offline: bool,
+    /// How many random schedules each rule is tried with
+    #[arg(long, default_value_t = 2_000, value_name = "N")]
+    schedules: u64,
+    /// One JSON object a line: level, rule, table, what, fix
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    Ok,
+    Warning,
+    Error,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        }
+    }
+}
+
+/// Something to say.
+struct Finding {
+    level: Level,
+    rule: Option<String>,
+    table: Option<String>,
+    what: String,
+    fix: Option<String>,
+}
+
+impl Finding {
+    fn new(level: Level, what: impl Into<String>) -> Finding {
+        Finding { level, rule: None, table: None, what: what.into(), fix: None }
+    }
+
+    fn of_rule(level: Level, rule: &Rule, what: &str, fix: &str) -> Finding {
+        let what = format!("the rule {:?} ({}) {what}", rule.name, rule.place);
+        Finding { rule: Some(rule.name.clone()), fix: Some(fix.to_owned()), ..Finding::new(level, what) }
+    }
+
+    fn text(&self, json: bool) -> String {
+        if json {
+            let Finding { level, rule, table, what, fix } = self;
+            let object = json!({ "level": level.name(), "rule": rule, "table": table, "what": what, "fix": fix });
+            return format!("{object}\n");
+        }
+        let fix = self.fix.as_ref().map(|fix| format!("\n         {fix}")).unwrap_or_default();
+        format!("{:<8} {}{fix}\n", self.level.name(), self.what)
+    }
+}
+
+pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
+    let mut worst = Level::Ok;
+    let mut tell = |finding: Finding| {
+        worst = worst.max(finding.level);
+        emit(&finding.text(args.json))
+    };
+    let mut in_use = BTreeMap::new();
+    if args.offline {
+        shadowed(&config.conflict_rules).into_iter().try_for_each(|finding| tell(finding).map(drop))?;
+        for rule in &config.conflict_rules {
+            let resolver = rule.resolve.clone().unwrap_or_default();
+            let rule = TableRule { resolver, deletes: rule.deletes.unwrap_or_default() };
+            in_use.insert(described(&rule, config), rule);
+        }
+    } else {
+        match catalog(config).await {
+            Ok(catalog) => {
+                against(config, &catalog, &mut in_use).into_iter().try_for_each(|finding| tell(finding).map(drop))?;
+            }
+            Err(what) => {
+                let fix = Some("start the server, or check what the files tell by themselves: --offline".to_owned());
+                tell(Finding { fix, ..Finding::new(Level::Error, what) })?;
+            }
+        }
+    }
+    for rule in in_use.into_values() {
+        for finding in simulated(&rule, config, args.schedules) {
+            tell(finding)?;
+        }
+    }
+    Ok(if worst == Level::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn catalog(config: &Config) -> Result<Catalog, String> {
+    let mut clients = Vec::new();
+    for node in &config.nodes {
+        let client = connect(&node.conninfo, "pgconcord rules").await;
+        clients.push((node.name.as_str(), client.map_err(|error| format!("{}: {error}", node.name))?));
+    }
+    let clients: Vec<_> = clients.iter().map(|(name, client)| (*name, client)).collect();
+    let read = ClusterCatalog::read(&config.tables, &config.object_name(), &clients).await;
+    read.map(|read| read.catalog).map_err(|error| format!("reading the tables: {error}"))
+}
+
+/// Rules that can decide nothing, as far as their patterns tell.
+fn shadowed(rules: &[Rule]) -> Vec<Finding> {
+    let covers = |earlier: &Rule, later: &Rule| {
+        let (all, patterns) = (earlier.tables.patterns(), later.tables.patterns());
+        all.iter().any(|pattern| pattern == "*.*" || pattern == "*") || patterns.iter().all(|each| all.contains(each))
+    };
+    let mut findings = Vec::new();
+    for (at, rule) in rules.iter().enumerate() {
+        let facets = || Facet::ALL.into_iter().filter(|facet| rule.decides(*facet));
+        let taken = |facet: Facet| rules[..at].iter().find(|earlier| earlier.decides(facet) && covers(earlier, rule));
+        if let Some(earlier) = facets().next().and_then(taken)
+            && facets().all(|facet| taken(facet).is_some())
+        {
+            let what = format!(
+                "decides nothing: {:?} ({}) comes first and is for all its tables",
+                earlier.name, earlier.place
+            );
+            findings.push(Finding::of_rule(
+                Level::Warning,
+                rule,
+                &what,
+                "put it into a file whose name comes first, or remove it",
+            ));
+        }
+    }
+    findings
+}
+
+/// What the tables tell; gathers what decides about them.
+fn against(config: &Config, catalog: &Catalog, in_use: &mut BTreeMap<String, TableRule>) -> Vec<Finding> {
+    let rules = &config.conflict_rules;
+    let mut findings = Vec::new();
+    let mut by_rule: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut misfits = lost_masks(rules, catalog);
+    for table in catalog.tables() {
+        let (rule, unfit) = compile(rules, table);
+        misfits.extend(unfit);
+        by_rule.entry(described(&rule, config)).or_default().push(table.to_string());
+        in_use.insert(described(&rule, config), rule);
+    }
+    for misfit in misfits {
+        let mut finding = Finding::new(
+            Level::Error,
+            format!(
+                "the rule {:?} ({}) can't hold for {}: {}",
+                misfit.rule, misfit.place, misfit.table, misfit.unfit.what
+            ),
+        );
+        (finding.rule, finding.table, finding.fix) = (Some(misfit.rule), Some(misfit.table), Some(misfit.unfit.fix));
+        findings.push(finding);
+    }
+    for rule in rules {
+        let tables = || catalog.tables().iter().filter(|table| rule.tables.matches(&table.schema, &table.name));
+        let decides = |facet| {
+            tables().any(|table| {
+                deciding(rules, &table.schema, &table.name, facet).is_some_and(|first| std::ptr::eq(first, rule))
+            })
+        };
+        if tables().next().is_none() {
+            let what = "is for no table that replicates";
+            findings.push(Finding::of_rule(
+                Level::Warning,
+                rule,
+                what,
+                "look at its `tables` and at [tables] in pgconcord.toml",
+            ));
+        } else if rule.mask.is_empty() && !Facet::ALL.into_iter().any(decides) {
+            let what = "decides nothing: for each of its tables another rule comes first";
+            findings.push(Finding::of_rule(
+                Level::Warning,
+                rule,
+                what,
+                "put it into a file whose name comes first, or remove it",
+            ));
+        }
+    }
+    for (rule, tables) in by_rule {
+        let shown = match tables.len() {
+            0..=4 => tables.join(", "),
+            more => format!("{}, and {} more", tables[..3].join(", "), more - 3),
+        };
+        findings.push(Finding::new(Level::Ok, format!("{rule}: {shown}")));
+    }
+    findings
+}
+
+/// Tries a rule with random schedules on as many nodes as there are.
+fn simulated(rule: &TableRule, config: &Config, schedules: u64) -> Vec<Finding> {
+    let nodes = config.nodes.len().min(MOST_NODES);
+    let mut findings = Vec::new();
+    for (name, rule) in to_simulate(rule, nodes) {
+        let settings = |seed| Settings { rule: rule.clone(), ..Settings::new(nodes, seed) };
+        let differs = |seed: &u64| !matches!(simulate::run(&settings(*seed)), Ok(_) | Err((Failure::Held { .. }, _)));
+        let of = if nodes < config.nodes.len() { " (there are more; the simulation has no more)" } else { "" };
+        findings.push(match (0..schedules).find(differs) {
+            None => Finding::new(
+                Level::Ok,
+                format!("{name} comes out alike in {schedules} random schedules on {nodes} nodes{of}"),
+            ),
+            Some(seed) => {
+                let told = simulate::run(&Settings { story: true, ..settings(seed) });
+                let story = told.err().map(|(failure, story)| {
+                    let from = story.len().saturating_sub(STORY);
+                    format!("{failure}\n    {}", story[from..].join("\n    "))
+                });
+                let what = format!("{name} does not come out alike on {nodes} nodes: {}", story.unwrap_or_default());
+                Finding { fix: Some("choose another resolver".to_owned()), ..Finding::new(Level::Error, what) }
+            }
+        });
+    }
+    findings
+}
+
+/// The rule in the simulation's terms: its rows have one number, merged in each way that the rule's columns are.
+fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
+    let Resolver::Merge(merge) = &rule.resolver else {
+        let shown = match &rule.resolver {
+            // An order of more nodes than are simulated: of those that are.
+            Resolver::OriginPriority(order) => {
+                let order = order.iter().filter(|node| node.index() < nodes).copied().collect();
+                TableRule { resolver: Resolver::OriginPriority(order), deletes: rule.deletes }
+            }
+            _ => rule.clone(),
+        };
+        let deletes =
+            if rule.deletes == Default::default() { String::new() } else { format!(" with {}", rule.deletes.name()) };
+        return vec![(format!("{}{deletes}", rule.resolver.name()), shown)];
+    };
+    let kinds: BTreeSet<ColumnMerge> = merge.columns.values().copied().chain([merge.others]).collect();
+    let of_kind = |how: ColumnMerge| {
+        // Sets of elements are made from the same changes as extremes are.
+        let (simulated, as_what) = match how {
+            ColumnMerge::Union => (ColumnMerge::Greatest, " (simulated as greatest)"),
+            ColumnMerge::Intersection => (ColumnMerge::Least, " (simulated as least)"),
+            other => (other, ""),
+        };
+        let columns = [("value".to_owned(), simulated)].into();
+        let merge = Merge { columns, others: ColumnMerge::LastUpdateWins };
+        (format!("merging by {}{as_what}", how.name()), TableRule::from(Resolver::Merge(merge.into())))
+    };
+    kinds.into_iter().map(of_kind).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::rules::Place;
+    use crate::config::{TableFilter, tables::glob};
+    use crate::model::Deletes;
+    use crate::model::Table;
+    use crate::model::key::KeyHasher;
+
+    fn rule(name: &str, tables: &str, resolve: Resolver) -> Rule {
+        let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");
+        let deletes = Some(Deletes::ByResolver);
+        Rule { name: name.into(), place: Place::default(), tables, resolve: Some(resolve), deletes, mask: Vec::new() }
+    }
+
+    fn told(findings: &[Finding]) -> String {
+        findings.iter().map(|finding| finding.text(false)).collect()
+    }
+
+    #[test]
+    fn a_rule_behind_another_of_the_same_tables_decides_nothing() {
+        let rules = [
+            rule("a", "public.a", Resolver::FirstUpdateWins),
+            rule("all", "*.*", Resolver::LastUpdateWins),
+            rule("late", "public.b", Resolver::FirstUpdateWins),
+        ];
+        let text = told(&shadowed(&rules));
+        assert!(text.contains("\"late\"") && text.contains("\"all\""), "{text}");
+        assert_eq!(text.matches("warning").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn tables_tell_what_cannot_hold_and_what_decides() {
+        let mut config = Config::sample();
+        config.conflict_rules = vec![
+            rule("first", "public.a", Resolver::FirstUpdateWins),
+            rule("nobody", "sales.*", Resolver::FirstUpdateWins),
+            rule("again", "public.a", Resolver::LastUpdateWins),
+        ];
+        let table = |name: &str| Table::of_texts(name, &["id", "v"]);
+        let catalog = Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1));
+        let mut in_use = BTreeMap::new();
+        let text = told(&against(&config, &catalog, &mut in_use));
+        for part in [
+            "error",
+            "REPLICA IDENTITY FULL",
+            "\"nobody\"",
+            "no table that replicates",
+            "\"again\"",
+            "another rule comes first",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert_eq!(in_use.len(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_rule_is_tried_and_told() {
+        let config = Config::sample();
+        let columns = [("qty".to_owned(), ColumnMerge::Delta), ("tags".to_owned(), ColumnMerge::Union)].into();
+        let merge = Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into());
+        let text = told(&simulated(&merge.into(), &config, 20));
+        assert_eq!(text.matches("comes out alike in 20 random schedules on 2 nodes").count(), 3, "{text}");
+        assert!(text.contains("merging by delta") && text.contains("union (simulated as greatest)"), "{text}");
+    }
+}

@@ -1,0 +1,104 @@
+//! `pgconcord rules explain`: of the files alone; no server is asked.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::rules::described;
+use crate::cli::text::emit;
+use crate::config::rules::{Facet, deciding, masked};
+use crate::config::{Config, Rule};
+use crate::model::{Deletes, Resolver, TableRule};
+
+/// Arguments of `pgconcord rules explain`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The table: schema.name, or a name in public
+    #[arg(value_name = "TABLE")]
+    table: String,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What decides about one facet.
+struct Decision<'a> {
+    facet: Facet,
+    /// The rule; none where the default holds.
+    rule: Option<&'a Rule>,
+    /// Rules for the table that come later, and so decide nothing about it.
+    passed_over: Vec<&'a Rule>,
+}
+
+pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
+    let (schema, table) = args.table.split_once('.').unwrap_or(("public", &args.table));
+    let rules = &config.conflict_rules;
+    let decisions = Facet::ALL.map(|facet| {
+        let rule = deciding(rules, schema, table, facet);
+        let all = rules.iter().filter(|rule| rule.decides(facet) && rule.tables.matches(schema, table));
+        Decision { facet, rule, passed_over: all.skip(1).collect() }
+    });
+    let [writes, deletes] = &decisions;
+    let resolver = writes.rule.and_then(|rule| rule.resolve.clone()).unwrap_or_default();
+    let deletes = deletes.rule.and_then(|rule| rule.deletes).unwrap_or(Deletes::ByResolver);
+    let comes_to = TableRule { resolver, deletes };
+    let masked: Vec<&str> = masked(rules, schema, table).collect();
+    let name = format!("{schema}.{table}");
+    let replicates = config.tables.matches(schema, table);
+    let text = match args.json {
+        true => {
+            let each = decisions.iter().map(|decision| decision.json(schema, table)).collect::<Vec<_>>();
+            let object = json!({
+                "table": name, "replicates": replicates, "resolve": comes_to.resolver.name(),
+                "comes_to": described(&comes_to, config), "decided": each, "masked": masked,
+            });
+            format!("{object}\n")
+        }
+        false => {
+            let mut text = format!("{name}: {}\n", described(&comes_to, config));
+            if !replicates {
+                text += "  It does not replicate: [tables] does not include it.\n";
+            }
+            for decision in &decisions {
+                text += &decision.sentence(schema, table, &comes_to.resolver);
+            }
+            if !masked.is_empty() {
+                text += &format!("  Kept out of the journal: {}.\n", masked.join(", "));
+            }
+            text + "  `pgconcord rules check` tells whether that can hold for the table as it is.\n"
+        }
+    };
+    emit(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Decision<'_> {
+    fn json(&self, schema: &str, table: &str) -> Value {
+        let rule = |rule: &Rule| json!({ "name": rule.name, "place": rule.place.to_string() });
+        json!({
+            "when": self.facet.describe(),
+            "types": self.facet.types().iter().map(|each| each.name()).collect::<Vec<_>>(),
+            "rule": self.rule.map(rule),
+            "pattern": self.rule.and_then(|rule| rule.tables.matching(schema, table)),
+            "passed_over": self.passed_over.iter().map(|each| rule(each)).collect::<Vec<_>>(),
+        })
+    }
+
+    fn sentence(&self, schema: &str, table: &str, resolver: &Resolver) -> String {
+        let when = format!("  Where {}: ", self.facet.describe());
+        let Some(rule) = self.rule else {
+            let what = match (self.facet, resolver) {
+                (_, Resolver::Merge(_)) => "the delete wins, as in every merged table",
+                (Facet::Writes, _) => "no rule is for it, so the last update wins",
+                (Facet::Deletes, _) => "no rule is for it, so they are resolved like any two changes",
+            };
+            return format!("{when}{what}.\n");
+        };
+        let pattern = rule.tables.matching(schema, table).unwrap_or("*");
+        let mut text = format!("{when}the rule {:?} ({}), for it is for {pattern:?}.\n", rule.name, rule.place);
+        for other in &self.passed_over {
+            text += &format!("    {:?} ({}) comes later and is passed over.\n", other.name, other.place);
+        }
+        text
+    }
+}
