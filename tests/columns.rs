@@ -63,6 +63,24 @@ fn virtual_columns_of_18() {
     odd_columns(Version::V18, Version::V15, virtually);
 }
 
+/// Its row can't be updated, and need not be.
+#[test]
+fn a_table_of_nothing_but_an_identity_key() {
+    let schema = "CREATE TABLE ticket (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY);";
+    let mut cluster = Plan::two().schema(schema).run();
+    cluster.stop_daemon();
+    for place in [EAST, WEST] {
+        cluster.rows(place, "INSERT INTO ticket OVERRIDING SYSTEM VALUE SELECT generate_series(1, 3)");
+    }
+    cluster.start_daemon();
+    cluster.settle();
+    cluster.wait_journal_settled();
+    assert_eq!(cluster.conflicts_of("public.ticket", "2").len(), 2);
+    cluster.kill_daemon();
+    cluster.start_daemon();
+    cluster.replicate(EAST, &["DELETE FROM ticket WHERE id = 1", "INSERT INTO ticket DEFAULT VALUES"]);
+}
+
 #[test]
 fn an_identity_column_that_no_update_can_write_is_refused_with_the_statement() {
     let schema = "CREATE TABLE e (id int PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);";

@@ -40,6 +40,25 @@ fn rows_without_a_key() {
     cluster.assert_no_conflicts();
 }
 
+/// A row that a trigger keeps out can't be looked for: the link says so and waits.
+#[test]
+fn a_trigger_that_keeps_rows_out_stops_the_link_with_a_sentence() {
+    let schema = "CREATE TABLE log (line text); ALTER TABLE log REPLICA IDENTITY FULL;";
+    let trigger = "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER swallow BEFORE INSERT ON log FOR EACH ROW EXECUTE FUNCTION swallow();
+        ALTER TABLE log ENABLE ALWAYS TRIGGER swallow;";
+    let mut cluster = Plan::two().schema(schema).at(WEST, trigger).insert_only("public.log").run();
+    cluster.rows(EAST, "INSERT INTO log VALUES ('one'), ('two')");
+    let log = cluster.log_file();
+    wait_for("the log says what to do", SOON, || {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        (text.contains("a trigger that is ENABLE ALWAYS") && text.contains("public.log")).then_some(())
+    });
+    cluster.rows(WEST, "ALTER TABLE log DISABLE TRIGGER swallow");
+    cluster.settle();
+    assert_eq!(cluster.value(WEST, "SELECT count(*) FROM log"), "2");
+}
+
 #[test]
 fn rows_with_a_key() {
     let schema = "CREATE TABLE event (id int PRIMARY KEY, who text);";

@@ -183,7 +183,8 @@ fn another_resolver_waits_until_nothing_is_under_way() {
     let log = cluster.log_file();
     wait_for("the log says why not", SOON, || {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        (text.contains("public.booking by first_update_wins now") && text.contains("last_update_wins")).then_some(())
+        (text.contains("public.booking by \"first_update_wins\" now") && text.contains("last_update_wins"))
+            .then_some(())
     });
     drop(cluster.take_daemon());
     fs::write(&rules, old).expect("the old rules");

@@ -39,7 +39,7 @@ impl<R: Recorder> Execution<'_, R> {
         for _ in 0..ROUNDS {
             let Some(row) = self.duplicate(&net.key_row).await? else { return Ok(()) };
             let duplicate = ApplyError::Duplicate { table: net.table.to_string() };
-            if self.mode != Mode::OneByOne {
+            if self.manner.mode != Mode::OneByOne {
                 return Err(duplicate);
             }
             let claim = Claim {

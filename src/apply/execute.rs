@@ -14,7 +14,7 @@ use crate::apply::fit;
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Kind, in_order, missed, queue_set};
+use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::sql;
@@ -31,9 +31,30 @@ pub enum Mode {
     Sets,
     /// Change by change, each behind a savepoint: after a unique violation (R7, R12).
     OneByOne,
-    /// In sets, and where a value can't be had because the row has moved on at its source, without the row: the
-    /// change that moved on brings it whole, and waiting could be waiting for a link that waits for this one.
-    LeavingOut,
+}
+
+/// What is done about a row of which a value can't be had, because it has moved on at its source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MovedOn {
+    /// The batch waits for the change that moved it on.
+    Wait,
+    /// The batch is written without the row: that change brings it whole, and waiting could be waiting for a link that waits
+    /// for this one.
+    LeaveOut,
+}
+
+/// How a batch is tried.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Manner {
+    /// In sets or one by one.
+    pub mode: Mode,
+    /// What becomes of rows that have moved on.
+    pub moved_on: MovedOn,
+}
+
+impl Manner {
+    /// As a batch is tried first.
+    pub const FIRST: Manner = Manner { mode: Mode::Sets, moved_on: MovedOn::Wait };
 }
 
 /// What a batch did.
@@ -61,7 +82,7 @@ pub struct Execution<'a, R> {
     pub(super) applied: Applied,
     /// Rows of published tables written: without any the commit must be made visible in the stream.
     pub(super) rows: u64,
-    pub(super) mode: Mode,
+    pub(super) manner: Manner,
     /// Keys that an earlier piece of the batch touched.
     touched: Option<Bloom>,
     began: bool,
@@ -77,7 +98,7 @@ pub async fn apply<R: Recorder>(
     session: &mut ApplySession,
     recorder: &R,
     batch: &Batch,
-    mode: Mode,
+    manner: Manner,
 ) -> Result<Applied, ApplyError> {
     let mut execution = Execution {
         shared,
@@ -87,15 +108,15 @@ pub async fn apply<R: Recorder>(
         conflicts: HashMap::default(),
         applied: Applied::default(),
         rows: 0,
-        mode,
+        manner,
         touched: None,
         began: false,
     };
     let names = &execution.session.settings;
     let fits = fit::check_batch(batch, &names.source_name, &names.target_name);
-    let written = match mode {
+    let written = match manner.mode {
         _ if fits.is_err() => fits,
-        Mode::Sets | Mode::LeavingOut => execution.write().await,
+        Mode::Sets => execution.write().await,
         Mode::OneByOne => execution.write_one_by_one().await,
     };
     execution.end(written).await
@@ -105,8 +126,8 @@ impl<'a, R: Recorder> Execution<'a, R> {
     /// For a transaction that writes no batch: a reopened decision.
     pub(super) fn new(shared: &'a Shared, session: &'a mut ApplySession, recorder: &'a R, batch: &'a Batch) -> Self {
         let (conflicts, applied) = (HashMap::default(), Applied::default());
-        let (mode, touched) = (Mode::Sets, None);
-        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, mode, touched, began: false }
+        let (manner, touched) = (Manner::FIRST, None);
+        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, manner, touched, began: false }
     }
 
     /// Commits what was written, or rolls back.
@@ -282,7 +303,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
     pub(super) async fn read_at_source(&self, row: &Row, change: ChangeRef) -> Result<Option<Row>, ApplyError> {
         match complete::read_at_source(self.shared, row, change).await {
             Ok(row) => Ok(Some(row)),
-            Err(ApplyError::MovedOn { .. }) if self.mode == Mode::LeavingOut => Ok(None),
+            Err(ApplyError::MovedOn { .. }) if self.manner.moved_on == MovedOn::LeaveOut => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -323,7 +344,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let mut refused = Refused::default();
         for (at, kind, writes) in statements {
             let outcome = &outcomes[at];
-            self.rows += outcome.tag.rows;
+            self.rows += rows_written(outcome);
             if outcome.tag.rows < writes.len() as u64 {
                 match kind {
                     Kind::Insert => refused.maybe.extend(writes.iter().map(|write| write.net)),

@@ -46,9 +46,11 @@ impl Row {
         self.tuple.cell(position)
     }
 
-    /// Whether some value was left out because it did not change.
+    /// Whether some value was left out because it did not change; one of a column that only the source has is nobody's
+    /// concern.
     pub fn has_unchanged(&self) -> bool {
-        self.tuple.cells().any(|cell| cell == Cell::Unchanged)
+        let mut cells = self.tuple.cells().zip(&self.relation.column_of);
+        cells.any(|(cell, column)| cell == Cell::Unchanged && column.is_some())
     }
 
     /// The row with the values that its old tuple has beside the key (REPLICA IDENTITY FULL): the server leaves an
@@ -413,6 +415,15 @@ mod tests {
             folded.add(Incoming { place: (0, i as u64), view: 0, change }, &KeyHasher::with_seed(1));
         }
         assert_eq!((folded.truncations.len(), shown(&folded)), (2, vec![]));
+    }
+
+    #[test]
+    fn a_value_left_out_of_a_column_that_only_the_source_has_is_not_missed() {
+        let relation = Relation::sample(Table::of_texts("t", &["k", "a"]), &["k", "a", "own"]);
+        let row =
+            |cells: [Cell<'static>; 3]| Row { relation: relation.clone(), tuple: Tuple::from_cells(cells.into_iter()) };
+        assert!(!row([Cell::Text(b"1"), Cell::Text(b"a"), Cell::Unchanged]).has_unchanged());
+        assert!(row([Cell::Text(b"1"), Cell::Unchanged, Cell::Null]).has_unchanged());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Kind, queue_set};
+use crate::apply::sets::{Kind, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::unique::{self, Claim, Outcome};
 use crate::apply::{note, slow, sql};
@@ -52,10 +52,12 @@ impl<R: Recorder> Execution<'_, R> {
             let there = self.lock_one(&key_row).await?;
             self.shared.barrier(link.target).await?;
             let (decision, content) = self.decide_reopened(reopened)?;
-            let content = match self.shared.resolvers.merge(reopened.table) {
-                Some(_) => self.merge_reopened(reopened, &key_row).await?,
-                None => content,
-            };
+            let merges = self.shared.resolvers.merge(reopened.table).is_some();
+            let content = if merges { self.merge_reopened(reopened, &key_row).await? } else { content };
+            let made = content.as_ref().filter(|_| merges).map(|(content, _)| content.clone());
+            if merges && made.is_none() {
+                return Ok(()); // decided with all that is known, and on record
+            }
             let done = match content {
                 None => true,
                 Some((Content::Delete, _)) if !there => true,
@@ -65,6 +67,12 @@ impl<R: Recorder> Execution<'_, R> {
             };
             if done {
                 self.note_reopened(reopened, decision)?;
+                if let (Some(made), Some(conflict)) = (made, self.conflicts.get_mut(&reopened.key)) {
+                    if matches!(made, Content::Put(_)) {
+                        conflict.resolution = Resolution::Merge;
+                    }
+                    conflict.result = Some(made);
+                }
                 return Ok(());
             }
         }
@@ -194,7 +202,7 @@ impl<R: Recorder> Execution<'_, R> {
         let mut pipeline = self.begin();
         let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing a decision taken again"))?;
-        self.rows += outcomes[at].tag.rows;
+        self.rows += rows_written(&outcomes[at]);
         Ok(outcomes[at].tag.rows == 1)
     }
 

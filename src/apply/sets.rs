@@ -71,6 +71,11 @@ pub(super) fn queue_set(
     pipeline.query(&text, &types, arrays.chain(texts.iter().map(|text| Param::Text(text.as_bytes()))))
 }
 
+/// How many rows a statement wrote; one that only looks for them writes none.
+pub(super) fn rows_written(outcome: &Outcome) -> u64 {
+    if outcome.tag.name == "SELECT" { 0 } else { outcome.tag.rows }
+}
+
 /// The net changes of a statement that it did not write.
 pub(super) fn missed(outcome: &Outcome, writes: &[Write]) -> Result<Vec<usize>, ApplyError> {
     let done = ordinals(outcome)?;

@@ -14,7 +14,7 @@ use crate::apply::execute::Execution;
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::Recorder;
-use crate::apply::sets::{Kind, in_order, missed, queue_set};
+use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::sql;
 use crate::conflict::merge::Value;
 use crate::conflict::{ChangeRef, Operation};
@@ -95,6 +95,9 @@ impl<R: Recorder> Execution<'_, R> {
         let mut tables: BTreeMap<Option<usize>, Vec<usize>> = BTreeMap::new();
         let mut nets = nets.to_vec();
         nets.sort_unstable();
+        if let Some(net) = nets.iter().find(|net| folded.nets[**net].table.key.is_empty()) {
+            return Err(swallowed(&folded.nets[*net].table, &self.session.settings.target_name));
+        }
         nets.iter()
             .for_each(|net| tables.entry(ranks.get(&folded.nets[*net].table.id).copied()).or_default().push(*net));
         let mut statements = Vec::new();
@@ -247,7 +250,7 @@ impl<R: Recorder> Execution<'_, R> {
         let outcomes = self.begun(outcomes)?;
         let mut again = Vec::new();
         for (at, kind, writes) in statements {
-            self.rows += outcomes[at].tag.rows;
+            self.rows += rows_written(&outcomes[at]);
             if outcomes[at].tag.rows == writes.len() as u64 {
                 continue;
             }
@@ -257,6 +260,20 @@ impl<R: Recorder> Execution<'_, R> {
             }
         }
         Ok(again)
+    }
+}
+
+/// A row of a table without a key was inserted and is not there: there is nothing to find it by.
+fn swallowed(table: &Table, target: &str) -> ApplyError {
+    ApplyError::Operator {
+        what: format!(
+            "{target} took inserts into {table} and has fewer rows than were sent; nothing of the batch is written"
+        ),
+        advice: format!(
+            "a trigger that is ENABLE ALWAYS or ENABLE REPLICA, or a rule, keeps rows out there: disable it (ALTER TABLE {} \
+             DISABLE TRIGGER ...), or leave the table out under [tables]",
+            table.sql_name()
+        ),
     }
 }
 

@@ -97,12 +97,27 @@ pub fn update(table: &Table, columns: &[usize], guard: Guard) -> String {
     let respelled = |i: &usize| table.columns[table.key[*i]].key_form != crate::model::KeyForm::Bytes;
     set.extend((0..keys).filter(respelled).map(|i| format!("{} = {}", shape.name(i), shape.value(i))));
     if set.is_empty() {
-        set.push(format!("{0} = t.{0}", shape.name(0)));
+        // Nothing but the key: the row is right as it is. GENERATED ALWAYS columns take nothing but DEFAULT.
+        let settable = |place: &usize| !table.columns[shape.column(*place)].identity_always;
+        let Some(place) = (0..keys).find(settable) else { return find(table, guard) };
+        set.push(format!("{0} = t.{0}", shape.name(place)));
     }
     format!(
         "UPDATE {} AS t SET {} FROM {} WHERE {}{} RETURNING u.ord",
         table.sql_only(),
         set.join(", "),
+        shape.unnest(Shape::more(guard)),
+        shape.key_matches(),
+        shape.guard(guard)
+    )
+}
+
+/// The ordinals of the rows whose keys are given, and locks those.
+fn find(table: &Table, guard: Guard) -> String {
+    let shape = Shape { table, others: &[] };
+    format!(
+        "SELECT u.ord FROM {} AS t JOIN {} ON {}{} FOR NO KEY UPDATE OF t",
+        table.sql_only(),
         shape.unnest(Shape::more(guard)),
         shape.key_matches(),
         shape.guard(guard)

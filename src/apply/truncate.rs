@@ -10,7 +10,7 @@ use crate::apply::execute::Execution;
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
-use crate::apply::sets::{Kind, queue_set};
+use crate::apply::sets::{Kind, queue_set, rows_written};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{ChangeRef, Made, Operation, Survivor};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
@@ -61,7 +61,7 @@ impl<R: Recorder> Execution<'_, R> {
             pipeline.query(&sql::delete_others(table), &types, arrays.iter().map(|array| Param::Binary(array)));
             let deleting = ApplyError::pipeline(format!("truncating {table} but for newer rows"));
             let outcomes = pipeline.run().await.map_err(deleting)?;
-            self.rows += outcomes[0].tag.rows;
+            self.rows += rows_written(&outcomes[0]);
         }
         for kept in kept.into_iter().flatten() {
             self.rewrite(kept).await?;
@@ -84,7 +84,7 @@ impl<R: Recorder> Execution<'_, R> {
             let mut pipeline = self.begin();
             let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);
             let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing a row that a TRUNCATE left"))?;
-            self.rows += outcomes[at].tag.rows;
+            self.rows += rows_written(&outcomes[at]);
             if outcomes[at].tag.rows > 0 {
                 break;
             }

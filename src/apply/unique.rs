@@ -13,7 +13,7 @@ use crate::apply::net::{Content, Folded, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::shared::Shared;
 use crate::apply::sql::Guard;
-use crate::apply::{note, slow, sql};
+use crate::apply::{note, sets, slow, sql};
 use crate::conflict::Operation;
 use crate::model::table::{IndexKey, Table, UniqueIndex, quote_identifier};
 use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Tuple, Xid};
@@ -166,7 +166,7 @@ impl<R: Recorder> Execution<'_, R> {
         let mut pipeline = self.begin();
         let at = pipeline.query(&sql::delete(&table, Guard::Locked), &types, params());
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing the older of two rows"))?;
-        self.rows += outcomes[at].tag.rows;
+        self.rows += sets::rows_written(&outcomes[at]);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{self, Applied, Mode};
+use crate::apply::execute::{self, Applied, Manner, Mode, MovedOn};
 use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
 use crate::apply::shared::{Shared, lock};
@@ -112,7 +112,7 @@ pub struct Inbound {
     pub blocked: Option<String>,
     /// Counters.
     pub stats: Arc<LinkStats>,
-    mode: Mode,
+    manner: Manner,
     reach: Reach,
     failures: u32,
     /// The target's stream lagged: before rows are locked again it must have caught up.
@@ -133,8 +133,8 @@ enum Reach {
 impl Inbound {
     /// A link that has not failed yet.
     pub fn new(session: ApplySession, blocked: Option<String>, stats: Arc<LinkStats>) -> Inbound {
-        let (mode, reach, progress_at) = (Mode::Sets, Reach::Usual, Instant::now());
-        Inbound { session, blocked, stats, mode, reach, failures: 0, lagged: false, retry_at: None, progress_at }
+        let (manner, reach, progress_at) = (Manner::FIRST, Reach::Usual, Instant::now());
+        Inbound { session, blocked, stats, manner, reach, failures: 0, lagged: false, retry_at: None, progress_at }
     }
 
     fn link(&self) -> Link {
@@ -239,7 +239,7 @@ impl<R: Recorder> Worker<R> {
             self.shared.catch_up(self.target).await?;
             inbound.lagged = false;
         }
-        let most = match (inbound.mode, inbound.reach) {
+        let most = match (inbound.manner.mode, inbound.reach) {
             (Mode::OneByOne, _) => 0,
             (_, Reach::Usual) => self.shared.settings.batch_changes,
             (_, Reach::All) => u64::MAX,
@@ -259,14 +259,14 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         };
         inbound.stats.set_condition(Condition::Applying);
-        let applied = execute::apply(&self.shared, &mut inbound.session, &self.recorder, &batch, inbound.mode).await;
+        let applied = execute::apply(&self.shared, &mut inbound.session, &self.recorder, &batch, inbound.manner).await;
         let inbound = &mut self.inbound[at];
         inbound.progress_at = Instant::now();
         match applied {
             Ok(applied) => {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
                 (inbound.failures, inbound.retry_at) = (0, None);
-                (inbound.mode, inbound.reach) = (Mode::Sets, Reach::Usual);
+                (inbound.manner, inbound.reach) = (Manner::FIRST, Reach::Usual);
                 self.shared.wake_all();
                 Ok(true)
             }
@@ -339,9 +339,10 @@ impl Inbound {
     fn failed(&mut self, error: &ApplyError) {
         self.stats.retries.fetch_add(1, Ordering::Relaxed);
         let names = (&self.session.settings.source_name, &self.session.settings.target_name);
-        if self.mode == Mode::Sets && unique::calls_for_one_by_one(error) {
+        let before = self.manner;
+        self.manner = after(before, error, self.failures + 1);
+        if self.manner.mode != before.mode {
             tracing::info!(source = names.0, target = names.1, %error, "writing the batch change by change");
-            self.mode = Mode::OneByOne;
             self.retry_at = None;
             return;
         }
@@ -349,7 +350,6 @@ impl Inbound {
         self.lagged = matches!(error, ApplyError::BarrierTimeout(_));
         if matches!(error, ApplyError::MovedOn { .. }) {
             self.reach = Reach::All;
-            self.mode = if self.failures > PATIENT_ROUNDS { Mode::LeavingOut } else { Mode::Sets };
         }
         let wait = FIRST_RETRY.saturating_mul(1 << self.failures.min(12)).min(LAST_RETRY);
         if error.class() == Class::Transient {
@@ -362,5 +362,33 @@ impl Inbound {
             self.retry_at =
                 Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
         }
+    }
+}
+
+/// How a batch is tried after it failed for the `failures`th time; what was learned before is kept until it is written.
+fn after(manner: Manner, error: &ApplyError, failures: u32) -> Manner {
+    match error {
+        ApplyError::MovedOn { .. } if failures > PATIENT_ROUNDS => Manner { moved_on: MovedOn::LeaveOut, ..manner },
+        error if unique::calls_for_one_by_one(error) => Manner { mode: Mode::OneByOne, ..manner },
+        _ => manner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_may_be_written_one_by_one_and_without_a_row_that_moved_on() {
+        let moved = ApplyError::MovedOn { table: "t".into(), node: "east".into() };
+        let duplicate = ApplyError::Duplicate { table: "t".into() };
+        let leaving = Manner { moved_on: MovedOn::LeaveOut, ..Manner::FIRST };
+        assert_eq!(after(Manner::FIRST, &moved, PATIENT_ROUNDS), Manner::FIRST);
+        assert_eq!(after(Manner::FIRST, &moved, PATIENT_ROUNDS + 1), leaving);
+        let both = Manner { mode: Mode::OneByOne, ..leaving };
+        assert_eq!(after(leaving, &duplicate, 7), both);
+        assert_eq!(after(both, &moved, 8), both);
+        let one_by_one = Manner { mode: Mode::OneByOne, ..Manner::FIRST };
+        assert_eq!(after(one_by_one, &moved, 1), one_by_one, "what was found to collide collides still");
     }
 }
