@@ -30,6 +30,27 @@ pub(super) fn compare(row: &Row<'_>) -> Vec<Finding> {
         };
         findings.extend(found.into_iter().map(|finding| finding.at(node).about(first.shown())));
     }
+    findings.extend(unfilled(row, first_node, first));
+    findings
+}
+
+/// Columns of the first node's that a third one lacks, and that here can't do without a value from elsewhere: no pair with
+/// the first node shows that.
+fn unfilled(row: &Row<'_>, first_node: &str, first: &TableShape) -> Vec<Finding> {
+    let tables = || row.iter().filter_map(|(node, table)| Some((*node, (*table)?)));
+    let mut findings = Vec::new();
+    for (node, table) in tables().filter(|(node, _)| *node != first_node) {
+        for column in table.columns.iter().filter(|column| !column.does_without()) {
+            let lacking = tables().find(|(_, other)| other.column(&column.name).is_none());
+            // Where the first node lacks it, or can't do without it either, that is said already.
+            let is_told = first.column(&column.name).is_none_or(|first| !first.does_without());
+            if let Some((lacks, other)) = lacking.filter(|_| !is_told) {
+                let what = format!("has the column {}, which {lacks} lacks", column.name);
+                let finding = one_sided(column, what, &add_column(other, column), &format!("at {lacks}: "));
+                findings.push(finding.at(node).about(table.shown()));
+            }
+        }
+    }
     findings
 }
 
@@ -221,6 +242,21 @@ mod tests {
         assert_eq!(extra(false, false), Level::Warning);
         assert_eq!(extra(true, true), Level::Warning);
         assert_eq!(extra(true, false), Level::Error);
+    }
+
+    #[test]
+    fn a_column_that_one_of_three_lacks_and_another_can_not_do_without_is_an_error() {
+        let with = |not_null| {
+            let mut table = TableShape::sample();
+            table.columns.push(ColumnShape { not_null, ..ColumnShape::of("extra", "text", "pg_catalog.text") });
+            table
+        };
+        let (east, west, north) = (with(false), TableShape::sample(), with(true));
+        let findings = compare(&[("east", Some(&east)), ("west", Some(&west)), ("north", Some(&north))]);
+        let errors: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Error).collect();
+        assert_eq!(errors.len(), 1, "{findings:?}");
+        assert_eq!(errors[0].node.as_deref(), Some("north"));
+        assert!(errors[0].what.contains("which west lacks"), "{errors:?}");
     }
 
     #[test]
