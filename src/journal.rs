@@ -19,16 +19,21 @@ use tokio::sync::{mpsc, oneshot};
 
 mod entry;
 mod error;
+mod follow;
+mod prune;
 mod query;
 mod reader;
 mod record;
+mod stats;
 mod store;
 mod writer;
 
 pub use entry::{JsonRow, Lane, LocalSide, NewEntry, Operation, Side, Status, json_cell, json_key, json_row};
 pub use error::JournalError;
+pub use prune::prune_older;
 pub use query::{Entry, EntryLocal, EntryRemote, Filter, KeyFilter, TableFilter};
 pub use reader::Reader;
+pub use stats::Count;
 
 use store::Store;
 use writer::{Command, Request, Shared, Writer};

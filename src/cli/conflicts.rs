@@ -7,10 +7,13 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use crate::cli::Global;
 use crate::cli::text::{Align, Paint, cut, emit, shown, table};
-use crate::journal::{Entry, Filter, JsonRow, KeyFilter, Reader, Status, TableFilter};
+use crate::journal::{Entry, Filter, JsonRow, KeyFilter, Reader, Status, TableFilter, prune_older};
 use crate::model::ConflictType;
 
+mod export;
 mod show;
+mod stats;
+mod tail;
 
 /// Arguments of `pgconcord conflicts`.
 #[derive(clap::Args, Debug)]
@@ -28,10 +31,18 @@ enum Command {
     List(ListArgs),
     /// One conflict: both sides and the result, column by column
     Show(ShowArgs),
+    /// How many there are by table, type, resolution and rule, or by hour
+    Stats(stats::Args),
+    /// The latest, then each one as it is settled; ends on Ctrl-C
+    Tail(tail::Args),
+    /// Remove resolved ones that are old; pending and held ones stay
+    Prune(PruneArgs),
+    /// All of them as JSON lines or CSV, for other programs
+    Export(export::Args),
 }
 
 #[derive(clap::Args, Debug)]
-struct ListArgs {
+struct FilterArgs {
     /// Only tables that match, such as public.stock, public.* or stock; may be repeated
     #[arg(long, value_name = "GLOB")]
     table: Vec<TableFilter>,
@@ -50,6 +61,26 @@ struct ListArgs {
     /// Only those in this state: pending, resolved or held; may be repeated
     #[arg(long, value_name = "STATUS", value_parser = status)]
     status: Vec<Status>,
+}
+
+impl FilterArgs {
+    fn into_filter(self, limit: Option<u32>) -> Filter {
+        Filter {
+            tables: self.table,
+            types: self.types,
+            nodes: self.node,
+            keys: self.key.into_iter().map(KeyFilter).collect(),
+            since: self.since,
+            statuses: self.status,
+            limit,
+        }
+    }
+}
+
+#[derive(clap::Args, Debug)]
+struct ListArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
     /// At most so many; 0 for all. 50 if not given, all with --json
     #[arg(long, value_name = "N")]
     limit: Option<u32>,
@@ -65,6 +96,16 @@ struct ShowArgs {
     /// One JSON object
     #[arg(long)]
     json: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct PruneArgs {
+    /// Those found longer ago than this: 12h, 30d, 8w
+    #[arg(long, value_name = "SPAN", value_parser = age)]
+    older_than: std::time::Duration,
+    /// Only say how many there are
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Entries that a list shows where no limit is given: two screens.
@@ -84,10 +125,13 @@ pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
             Err(code) => return Ok(code),
         },
     };
-    let journal = Reader::open(&path)?;
     match args.command {
-        Command::List(args) => list(&journal, args),
-        Command::Show(args) => show_one(&journal, &args),
+        Command::List(args) => list(&Reader::open(&path)?, args),
+        Command::Show(args) => show_one(&Reader::open(&path)?, &args),
+        Command::Tail(args) => tail::run(&path, &args).await,
+        Command::Prune(args) => prune(&path, &args),
+        Command::Stats(args) => stats::run(&Reader::open(&path)?, args),
+        Command::Export(args) => export::run(&Reader::open(&path)?, args),
     }
 }
 
@@ -97,15 +141,7 @@ fn list(journal: &Reader, args: ListArgs) -> anyhow::Result<ExitCode> {
         None if args.json => None,
         limit => Some(limit.unwrap_or(LIMIT)),
     };
-    let filter = Filter {
-        tables: args.table,
-        types: args.types,
-        nodes: args.node,
-        keys: args.key.into_iter().map(KeyFilter).collect(),
-        since: args.since,
-        statuses: args.status,
-        limit: limit.map(|limit| if args.json { limit } else { limit.saturating_add(1) }),
-    };
+    let filter = args.filter.into_filter(limit.map(|limit| if args.json { limit } else { limit.saturating_add(1) }));
     let found = if args.json { list_json(journal, &filter)? } else { list_table(journal, &filter, limit)? };
     if found == 0 {
         eprintln!("no conflict on record{}", if is_everything(&filter) { "" } else { " matches" });
@@ -199,6 +235,26 @@ fn show_one(journal: &Reader, args: &ShowArgs) -> anyhow::Result<ExitCode> {
 fn key(key: &JsonRow) -> String {
     let cells: Vec<String> = key.iter().map(|(name, value)| format!("{}={}", shown(name), show::cell(value))).collect();
     if cells.is_empty() { "(all rows)".to_owned() } else { cells.join(", ") }
+}
+
+fn prune(path: &std::path::Path, args: &PruneArgs) -> anyhow::Result<ExitCode> {
+    let now = Utc::now();
+    // first, so that a name that is not there is an error and no new journal
+    let found = Reader::open(path)?.prunable(now, args.older_than)?;
+    let line = match args.dry_run {
+        true => format!("{found} conflicts would be removed from {}\n", path.display()),
+        false => {
+            let removed = prune_older(path, now, args.older_than)?;
+            format!("{removed} conflicts removed from {}\n", path.display())
+        }
+    };
+    emit(&line)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    let age = span(text).and_then(|span| span.to_std().ok());
+    age.ok_or_else(|| "write a span such as 12h, 30d or 8w".to_owned())
 }
 
 fn status(text: &str) -> Result<Status, String> {

@@ -109,3 +109,19 @@ fn operation(operation: Operation) -> journal::Operation {
         Operation::Truncate => journal::Operation::Truncate,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_masked_value_is_not_written_be_it_null_or_not() {
+        let row = |email: Value, phone: Value| {
+            let cells = [("id", Value::from("1")), ("email", email), ("phone", phone)];
+            cells.map(|(name, value)| (name.to_owned(), value)).into_iter().collect::<JsonRow>()
+        };
+        let found = masked(row("a@b.c".into(), Value::Null), &["email", "phone", "elsewhere"]);
+        assert_eq!(found, row(MASK.into(), MASK.into()));
+        assert_eq!(masked(row("a@b.c".into(), Value::Null), &[]), row("a@b.c".into(), Value::Null));
+    }
+}

@@ -137,6 +137,9 @@ pub struct Filter {
     pub limit: Option<u32>,
 }
 
+/// What the marks of a statement stand for.
+pub(super) type Values = Vec<Box<dyn ToSql>>;
+
 /// A WHERE clause with its values.
 #[derive(Default)]
 struct Condition {
@@ -198,7 +201,14 @@ impl Reader {
     }
 
     /// The statement that finds the numbers of the entries.
-    pub(super) fn listing(&self, filter: &Filter) -> rusqlite::Result<(String, Vec<Box<dyn ToSql>>)> {
+    pub(super) fn listing(&self, filter: &Filter) -> rusqlite::Result<(String, Values)> {
+        let (source, values) = self.admitted(filter)?;
+        let limit = filter.limit.map_or(-1, i64::from);
+        Ok((format!("SELECT id FROM {source} ORDER BY detected_at DESC, id DESC LIMIT {limit}"), values))
+    }
+
+    /// What follows FROM for the entries that `filter` admits, whatever its limit.
+    pub(super) fn admitted(&self, filter: &Filter) -> rusqlite::Result<(String, Values)> {
         let mut condition = Condition::default();
         if !filter.tables.is_empty() {
             condition.any_of(&["relation"], &self.relations(&filter.tables)?);
@@ -227,12 +237,7 @@ impl Reader {
         // Without statistics SQLite might take another index and sort the rows.
         let index = if filter.keys.is_empty() { "INDEXED BY entry_listing" } else { "" };
         let filtered = if condition.clauses.is_empty() { String::new() } else { "WHERE ".to_owned() };
-        let sql = format!(
-            "SELECT id FROM entry {index} {filtered}{} ORDER BY detected_at DESC, id DESC LIMIT {}",
-            condition.clauses.join(" AND "),
-            filter.limit.map_or(-1, i64::from)
-        );
-        Ok((sql, condition.values))
+        Ok((format!("entry {index} {filtered}{}", condition.clauses.join(" AND ")), condition.values))
     }
 
     fn relations(&self, tables: &[TableFilter]) -> rusqlite::Result<Vec<i64>> {
@@ -303,7 +308,7 @@ fn named<T: std::str::FromStr<Err = String>>(row: &Row<'_>, column: &str) -> rus
     row.get::<_, String>(column)?.parse().map_err(|error: String| unreadable(error.into()))
 }
 
-fn time(unix_micros: i64) -> rusqlite::Result<DateTime<Utc>> {
+pub(super) fn time(unix_micros: i64) -> rusqlite::Result<DateTime<Utc>> {
     DateTime::from_timestamp_micros(unix_micros).ok_or_else(|| unknown(&format!("time {unix_micros}")))
 }
 

@@ -425,3 +425,37 @@ mod filters {
         assert_eq!(reader.get(1).unwrap().map(|entry| entry.table), Some("public.stock_log".to_owned()));
     }
 }
+
+#[tokio::test]
+async fn counts_follow_the_filter() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let other = NewEntry { table: "other".into(), ..entry(600, 1) };
+    journal.pending(vec![entry(1, 1), entry(2, 1), other]).await.unwrap();
+    let reader = Reader::open(&path).unwrap();
+    let count = |filter| {
+        let mut counts: Vec<(String, u64)> =
+            reader.counts(&filter).unwrap().into_iter().map(|count| (count.table, count.count)).collect();
+        counts.sort();
+        counts
+    };
+    assert_eq!(count(Filter::default()), [("public.other".to_owned(), 1), ("public.stock".to_owned(), 2)]);
+    let stock = Filter { keys: vec![KeyFilter("id=2".into())], ..Filter::default() };
+    assert_eq!(count(stock), [("public.stock".to_owned(), 1)]);
+    let late = Filter { since: Some(minute(60)), ..Filter::default() };
+    assert_eq!(count(late), [("public.other".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn a_manual_prune_takes_what_is_old_and_resolved() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    journal.pending(vec![entry(1, 1), entry(2, 2)]).await.unwrap();
+    journal.settle(&lane("east", "west"), 1).await.unwrap();
+    let age = std::time::Duration::from_secs(3600);
+    let now = minute(120);
+    assert_eq!(Reader::open(&path).unwrap().prunable(now, age).unwrap(), 1);
+    assert_eq!(prune_older(&path, now, age).unwrap(), 1);
+    assert_eq!(Reader::open(&path).unwrap().prunable(now, age).unwrap(), 0);
+    assert_eq!(Reader::open(&path).unwrap().pending().unwrap(), [2], "what is pending stays");
+}

@@ -14,14 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use crate::journal::Retention;
 use crate::journal::entry::{Lane, NewEntry};
 use crate::journal::error::JournalError;
+use crate::journal::prune::PORTION;
 use crate::journal::record::{self, Tally};
 use crate::journal::store::Store;
 
 /// Requests waiting: each link waits for its answer, so a cluster of eight nodes (56 links) never fills this; more
 /// links wait at the queue's door.
 pub(super) const QUEUE: usize = 64;
-/// Entries removed in one transaction, so that a request waits milliseconds for pruning and not minutes.
-const PRUNE_ROWS: u32 = 500;
 /// Retention is counted in days; an hour late does not matter.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -146,14 +145,14 @@ impl Writer {
         let done = match self.retention {
             Retention::Forever => Ok(Tally::default()),
             Retention::Age(age) => {
-                self.file.transact(|transaction| record::prune(transaction, Utc::now(), age, PRUNE_ROWS))
+                self.file.transact(|transaction| record::prune(transaction, Utc::now(), age, PORTION))
             }
         };
         match done {
             Ok(tally) => {
                 self.file.note(&[tally]);
                 pruning.removed += tally.changed;
-                if tally.changed == u64::from(PRUNE_ROWS) {
+                if tally.changed == u64::from(PORTION) {
                     self.pruning = Some(pruning);
                     return;
                 }

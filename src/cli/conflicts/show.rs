@@ -239,7 +239,7 @@ pub(super) fn cell(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
@@ -254,7 +254,7 @@ mod tests {
         DateTime::from_timestamp_micros(1_790_000_000_000_000 + micros).unwrap()
     }
 
-    fn example() -> Entry {
+    pub(in crate::cli::conflicts) fn example() -> Entry {
         Entry {
             id: 42,
             detected_at: at(5_000_000),
