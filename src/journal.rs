@@ -33,7 +33,7 @@ pub use error::JournalError;
 pub use prune::prune_older;
 pub use query::{Entry, EntryLocal, EntryRemote, Filter, KeyFilter, TableFilter};
 pub use reader::Reader;
-pub use stats::Count;
+pub use stats::{Count, Hours};
 
 use store::Store;
 use writer::{Command, Request, Shared, Writer};

@@ -434,8 +434,12 @@ async fn counts_follow_the_filter() {
     journal.pending(vec![entry(1, 1), entry(2, 1), other]).await.unwrap();
     let reader = Reader::open(&path).unwrap();
     let count = |filter| {
-        let mut counts: Vec<(String, u64)> =
-            reader.counts(&filter).unwrap().into_iter().map(|count| (count.table, count.count)).collect();
+        let mut counts: Vec<(String, u64)> = reader
+            .counts(&filter, Hours::Together)
+            .unwrap()
+            .into_iter()
+            .map(|count| (count.table, count.count))
+            .collect();
         counts.sort();
         counts
     };

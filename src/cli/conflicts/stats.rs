@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::conflicts::{FilterArgs, is_everything};
 use crate::cli::text::{Align, Paint, emit, shown, table};
-use crate::journal::{Count, Reader};
+use crate::journal::{Count, Hours, Reader};
 
 /// Arguments of `conflicts stats`.
 #[derive(clap::Args, Debug)]
@@ -48,7 +48,7 @@ impl By {
             By::Type => count.conflict_type.clone(),
             By::Resolution => count.resolution.clone(),
             By::Rule => count.rule.clone(),
-            By::Hour => count.hour.format("%Y-%m-%dT%H:00:00Z").to_string(),
+            By::Hour => count.hour.map_or_else(String::new, |hour| hour.format("%Y-%m-%dT%H:00:00Z").to_string()),
         }
     }
 }
@@ -56,7 +56,8 @@ impl By {
 /// Runs the command.
 pub(super) fn run(journal: &Reader, args: Args) -> anyhow::Result<ExitCode> {
     let filter = args.filter.into_filter(None);
-    let counts = journal.counts(&filter)?;
+    let hours = if args.by.contains(&By::Hour) { Hours::Apart } else { Hours::Together };
+    let counts = journal.counts(&filter, hours)?;
     if args.json {
         emit(&format!("{}\n", json(&counts, &args.by)))?;
     } else if counts.is_empty() {
@@ -115,7 +116,7 @@ mod tests {
             conflict_type: "insert_exists".into(),
             resolution: "keep_local".into(),
             rule: "default".into(),
-            hour: hour.parse().unwrap(),
+            hour: Some(hour.parse().unwrap()),
             count,
         }
     }
