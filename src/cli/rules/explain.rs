@@ -95,7 +95,7 @@ impl Decision<'_> {
             return format!("{when}{what}.\n");
         };
         let pattern = rule.tables.matching(schema, table).unwrap_or("*");
-        let mut text = format!("{when}the rule {:?} ({}), for it is for {pattern:?}.\n", rule.name, rule.place);
+        let mut text = format!("{when}the rule {:?} ({}), by its pattern {pattern:?}.\n", rule.name, rule.place);
         for other in &self.passed_over {
             text += &format!("    {:?} ({}) comes later and is passed over.\n", other.name, other.place);
         }
