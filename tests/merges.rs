@@ -31,18 +31,6 @@ allowed = "intersection"
 settings = "json_merge"
 "#;
 
-/// Lets all write without seeing each other, in this order.
-fn without_seeing(cluster: &mut Cluster, statements: &[(usize, &str)]) {
-    cluster.stop_daemon();
-    for (place, statement) in statements {
-        cluster.rows(*place, statement);
-        sleep(Duration::from_millis(20));
-    }
-    cluster.start_daemon();
-    cluster.settle();
-    cluster.wait_journal_settled();
-}
-
 /// The query has this answer at every node.
 fn everywhere(cluster: &Cluster, query: &str, expected: &str) {
     for place in 0..cluster.nodes.len() {
@@ -53,9 +41,7 @@ fn everywhere(cluster: &Cluster, query: &str, expected: &str) {
 #[test]
 fn each_column_of_a_row_is_merged_by_its_rule() {
     let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
-    without_seeing(
-        &mut cluster,
-        &[
+    cluster.without_seeing(&[
             (
                 0,
                 "UPDATE item SET name = 'east', qty = qty + 3, price = price + 0.25, seen_at = '2026-03-01 00:00Z', low = 40,
@@ -95,21 +81,75 @@ fn each_column_of_a_row_is_merged_by_its_rule() {
     assert_eq!(cluster.conflicts_of("public.item", "1").len(), 2);
 }
 
+/// What conflict-rules/examples/ promises.
+#[test]
+fn the_examples_do_what_they_say() {
+    let schema = "
+        CREATE TABLE inventory (
+            sku text PRIMARY KEY, qty integer NOT NULL, price numeric NOT NULL, updated_at timestamptz NOT NULL);
+        CREATE TABLE cart (
+            id int PRIMARY KEY, items text[] NOT NULL DEFAULT '{}', coupons text[] NOT NULL DEFAULT '{}', note text);
+        CREATE TABLE profile (
+            id bigint PRIMARY KEY, name text, email text, settings jsonb NOT NULL DEFAULT '{}', last_seen timestamptz);
+        CREATE TABLE price (item int PRIMARY KEY, cents int);
+        CREATE TABLE customer (id int PRIMARY KEY, name text);
+        CREATE TABLE event (id int PRIMARY KEY, payload text);
+        ALTER TABLE inventory REPLICA IDENTITY FULL; ALTER TABLE cart REPLICA IDENTITY FULL;
+        ALTER TABLE profile REPLICA IDENTITY FULL; ALTER TABLE price REPLICA IDENTITY FULL;
+        ALTER TABLE customer REPLICA IDENTITY FULL; ALTER TABLE event REPLICA IDENTITY FULL;
+        INSERT INTO inventory VALUES ('bolt', 10, 1, '2026-01-01 00:00Z');
+        INSERT INTO cart VALUES (1, '{tea}', '{ten,five}', NULL);
+        INSERT INTO profile VALUES (1, 'Ann', 'ann@example.org', '{\"theme\": \"dark\"}', NULL);
+        INSERT INTO price VALUES (1, 100); INSERT INTO customer VALUES (1, 'Bob'), (2, 'Cy');";
+    let rules = [
+        include_str!("../conflict-rules/examples/append_only.toml"),
+        include_str!("../conflict-rules/examples/carts.toml"),
+        include_str!("../conflict-rules/examples/inventory.toml"),
+        include_str!("../conflict-rules/examples/profiles.toml"),
+        include_str!("../conflict-rules/examples/regional.toml"),
+    ];
+    let mut cluster = Plan::two().schema(schema).rules(&rules.join("\n")).run();
+    let checked = cluster.pgconcord(&["rules", "check", "--schedules", "50"]);
+    assert!(checked.code == 0 && checked.stdout.contains("inventory"), "{checked}");
+    cluster.without_seeing(&[
+        (1, "INSERT INTO event VALUES (1, 'first'); UPDATE price SET cents = 90; DELETE FROM customer"),
+        (0, "INSERT INTO event VALUES (1, 'second'); UPDATE price SET cents = 80; UPDATE customer SET name = 'Di' WHERE id = 1"),
+        (1, "UPDATE price SET cents = 70; UPDATE inventory SET qty = qty - 4, price = 2, updated_at = '2026-02-01 00:00Z'"),
+        (0, "UPDATE inventory SET qty = qty - 3, updated_at = '2026-01-15 00:00Z'"),
+        (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}'; UPDATE profile SET name = 'Anne'"),
+        (1, "UPDATE cart SET items = items || '{jam}', note = 'soon'; UPDATE profile SET email = 'a@example.org', settings = settings || '{\"lang\": \"en\"}'"),
+    ]);
+    everywhere(
+        &cluster,
+        "SELECT qty || ' ' || price || ' ' || (updated_at AT TIME ZONE 'UTC') FROM inventory",
+        "3 2 2026-02-01 00:00:00",
+    );
+    everywhere(&cluster, "SELECT concat_ws(' ', items, coupons, note) FROM cart", "{tea,milk,jam} {five} soon");
+    let profile = "SELECT concat_ws(' ', name, email, settings) FROM profile";
+    everywhere(&cluster, profile, r#"Anne a@example.org {"lang": "en", "theme": "dark"}"#);
+    everywhere(&cluster, "SELECT cents FROM price", "80");
+    everywhere(&cluster, "SELECT string_agg(name, ' ') FROM customer", "Di");
+    everywhere(&cluster, "SELECT payload FROM event", "first");
+    let entries = cluster.conflicts_of("public.profile", "1");
+    assert!(!entries.is_empty());
+    for entry in entries {
+        let text = entry.to_string();
+        assert!(!text.contains("example.org") && !text.contains("Ann") && text.contains("***"), "{text}");
+    }
+}
+
 #[test]
 fn three_nodes_keep_what_each_changed() {
     let mut cluster = Plan::three().schema(TABLES).rules(RULES).run();
-    without_seeing(
-        &mut cluster,
-        &[
-            (0, "UPDATE item SET name = 'east', qty = qty + 1, tags = tags || '{e}' WHERE id < 4"),
-            (1, "UPDATE item SET city = 'west', qty = qty + 10, tags = tags || '{w}' WHERE id < 4"),
-            (2, "UPDATE item SET low = 1, qty = qty + 100, tags = tags || '{n}' WHERE id < 4"),
-            (2, "UPDATE item SET qty = qty + 1000 WHERE id = 1"),
-            (1, "DELETE FROM item WHERE id = 2"),
-            (0, "UPDATE item SET qty = 0 WHERE id = 2"),
-            (1, "DELETE FROM item WHERE id = 3; INSERT INTO item VALUES (3, 'new', 'row', 5, 5)"),
-        ],
-    );
+    cluster.without_seeing(&[
+        (0, "UPDATE item SET name = 'east', qty = qty + 1, tags = tags || '{e}' WHERE id < 4"),
+        (1, "UPDATE item SET city = 'west', qty = qty + 10, tags = tags || '{w}' WHERE id < 4"),
+        (2, "UPDATE item SET low = 1, qty = qty + 100, tags = tags || '{n}' WHERE id < 4"),
+        (2, "UPDATE item SET qty = qty + 1000 WHERE id = 1"),
+        (1, "DELETE FROM item WHERE id = 2"),
+        (0, "UPDATE item SET qty = 0 WHERE id = 2"),
+        (1, "DELETE FROM item WHERE id = 3; INSERT INTO item VALUES (3, 'new', 'row', 5, 5)"),
+    ]);
     everywhere(
         &cluster,
         "SELECT concat_ws(' ', name, city, low, qty, tags) FROM item WHERE id = 1",
@@ -122,9 +162,7 @@ fn three_nodes_keep_what_each_changed() {
 #[test]
 fn rows_that_two_nodes_insert_are_one_and_their_counters_go_on() {
     let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
-    without_seeing(
-        &mut cluster,
-        &[
+    cluster.without_seeing(&[
             (
                 0,
                 "INSERT INTO item (id, name, qty, price) VALUES (9, 'east', 5, 0); UPDATE item SET qty = qty + 1 WHERE id = 9",
@@ -139,15 +177,12 @@ fn rows_that_two_nodes_insert_are_one_and_their_counters_go_on() {
     );
     // the truncation takes away what it had not seen; what its own node had is gone, too
     everywhere(&cluster, "SELECT string_agg(id || ' ' || qty, ', ' ORDER BY id) FROM item", "1 1");
-    without_seeing(
-        &mut cluster,
-        &[
-            (0, "INSERT INTO item (id, name, qty, price) VALUES (9, 'east', 5, 0)"),
-            (0, "UPDATE item SET qty = qty + 1 WHERE id = 9"),
-            (1, "INSERT INTO item (id, name, qty, price) VALUES (9, 'west', 7, 0)"),
-            (1, "UPDATE item SET qty = qty + 2 WHERE id = 9"),
-        ],
-    );
+    cluster.without_seeing(&[
+        (0, "INSERT INTO item (id, name, qty, price) VALUES (9, 'east', 5, 0)"),
+        (0, "UPDATE item SET qty = qty + 1 WHERE id = 9"),
+        (1, "INSERT INTO item (id, name, qty, price) VALUES (9, 'west', 7, 0)"),
+        (1, "UPDATE item SET qty = qty + 2 WHERE id = 9"),
+    ]);
     everywhere(&cluster, "SELECT name || ' ' || qty FROM item WHERE id = 9", "west 10");
 }
 

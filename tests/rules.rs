@@ -4,7 +4,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::harness::{Cluster, Plan, SOON, wait_for};
+use crate::harness::{Plan, SOON, wait_for};
 
 const TABLES: &str = "
     CREATE TABLE booking (seat int PRIMARY KEY, name text);
@@ -33,34 +33,19 @@ const EAST: usize = 0;
 const WEST: usize = 1;
 const NORTH: usize = 2;
 
-/// Lets all write without seeing each other, in this order.
-fn without_seeing(cluster: &mut Cluster, statements: &[(usize, &str)]) {
-    cluster.stop_daemon();
-    for (place, statement) in statements {
-        cluster.rows(*place, statement);
-        sleep(Duration::from_millis(20));
-    }
-    cluster.start_daemon();
-    cluster.settle();
-    cluster.wait_journal_settled();
-}
-
 #[test]
 fn three_nodes_resolve_by_first_update_and_by_priority() {
     let mut cluster = Plan::three().schema(TABLES).rules(RULES).run();
-    without_seeing(
-        &mut cluster,
-        &[
-            (NORTH, "INSERT INTO booking VALUES (7, 'north')"),
-            (WEST, "INSERT INTO booking VALUES (7, 'west')"),
-            (EAST, "INSERT INTO booking VALUES (7, 'east')"),
-            (EAST, "UPDATE price SET cents = 100 WHERE item = 1"),
-            (WEST, "UPDATE price SET cents = 200 WHERE item = 1; DELETE FROM price WHERE item = 2"),
-            (NORTH, "UPDATE price SET cents = 300"),
-            (WEST, "UPDATE note SET v = 'west'"),
-            (EAST, "UPDATE note SET v = 'east'"),
-        ],
-    );
+    cluster.without_seeing(&[
+        (NORTH, "INSERT INTO booking VALUES (7, 'north')"),
+        (WEST, "INSERT INTO booking VALUES (7, 'west')"),
+        (EAST, "INSERT INTO booking VALUES (7, 'east')"),
+        (EAST, "UPDATE price SET cents = 100 WHERE item = 1"),
+        (WEST, "UPDATE price SET cents = 200 WHERE item = 1; DELETE FROM price WHERE item = 2"),
+        (NORTH, "UPDATE price SET cents = 300"),
+        (WEST, "UPDATE note SET v = 'west'"),
+        (EAST, "UPDATE note SET v = 'east'"),
+    ]);
     for place in [EAST, WEST, NORTH] {
         assert_eq!(cluster.value(place, "SELECT name FROM booking"), "north");
         let prices = cluster.rows(place, "SELECT item, cents FROM price ORDER BY item");
@@ -123,14 +108,11 @@ fn a_delete_wins_where_a_rule_says_so() {
         [[rule]]\nname = \"in use\"\ntables = [\"public.booking\"]\nresolve = \"last_update_wins\"\ndeletes = \"update_wins\"\n";
     let mut cluster = Plan::two().schema(TABLES).rules(rules).run();
     cluster.replicate(EAST, &["INSERT INTO booking VALUES (1, 'start'), (2, 'start')"]);
-    without_seeing(
-        &mut cluster,
-        &[
-            (EAST, "DELETE FROM price WHERE item = 1; UPDATE booking SET name = 'east' WHERE seat = 1"),
-            (WEST, "UPDATE price SET cents = 5; DELETE FROM booking"),
-            (EAST, "DELETE FROM price WHERE item = 3; UPDATE booking SET name = 'later' WHERE seat = 2"),
-        ],
-    );
+    cluster.without_seeing(&[
+        (EAST, "DELETE FROM price WHERE item = 1; UPDATE booking SET name = 'east' WHERE seat = 1"),
+        (WEST, "UPDATE price SET cents = 5; DELETE FROM booking"),
+        (EAST, "DELETE FROM price WHERE item = 3; UPDATE booking SET name = 'later' WHERE seat = 2"),
+    ]);
     for place in [EAST, WEST] {
         assert_eq!(cluster.value(place, "SELECT string_agg(item || ' ' || cents, ', ') FROM price"), "2 5");
         let seats = "SELECT string_agg(seat || ' ' || name, ', ' ORDER BY seat) FROM booking";
@@ -156,10 +138,10 @@ fn a_table_that_a_resolver_does_not_suit_stops_the_start_with_what_to_do() {
     drop(daemon);
     (0..2).for_each(|place| drop(cluster.rows(place, statement)));
     cluster.start_daemon();
-    without_seeing(
-        &mut cluster,
-        &[(WEST, "INSERT INTO booking VALUES (1, 'west')"), (EAST, "INSERT INTO booking VALUES (1, 'east')")],
-    );
+    cluster.without_seeing(&[
+        (WEST, "INSERT INTO booking VALUES (1, 'west')"),
+        (EAST, "INSERT INTO booking VALUES (1, 'east')"),
+    ]);
     assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "west");
 }
 
@@ -194,9 +176,9 @@ fn another_resolver_waits_until_nothing_is_under_way() {
     cluster.stop_daemon();
     fs::write(&rules, new).expect("other rules");
     cluster.start_daemon();
-    without_seeing(
-        &mut cluster,
-        &[(WEST, "INSERT INTO booking VALUES (2, 'west')"), (EAST, "INSERT INTO booking VALUES (2, 'east')")],
-    );
+    cluster.without_seeing(&[
+        (WEST, "INSERT INTO booking VALUES (2, 'west')"),
+        (EAST, "INSERT INTO booking VALUES (2, 'east')"),
+    ]);
     assert_eq!(cluster.value(EAST, "SELECT name FROM booking WHERE seat = 2"), "west");
 }

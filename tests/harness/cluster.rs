@@ -283,6 +283,18 @@ impl Cluster {
         self.wait_journal_settled();
     }
 
+    /// Lets all write without seeing each other, in this order, and waits until all nodes are equal.
+    pub fn without_seeing(&mut self, statements: &[(usize, &str)]) {
+        self.stop_daemon();
+        for (place, statement) in statements {
+            self.rows(*place, statement);
+            thread::sleep(Duration::from_millis(20));
+        }
+        self.start_daemon();
+        self.settle();
+        self.wait_journal_settled();
+    }
+
     /// Waits until one node has what another wrote before now; the others may be down.
     pub fn settle_applied_from(&mut self, source: usize, target: usize) {
         self.marks += 1;
