@@ -4,12 +4,22 @@ SELECT a.attrelid AS relation,
        a.atttypid AS type,
        format_type(a.atttypid, a.atttypmod) AS shown_type,
        a.attnotnull AS not_null,
-       a.atthasdef AS has_default,
+       ty.typtype = 'd' AND EXISTS (
+           WITH RECURSIVE under (type) AS (
+               SELECT a.atttypid
+               UNION ALL
+               SELECT d.typbasetype FROM under JOIN pg_type d ON d.oid = under.type WHERE d.typtype = 'd'
+           )
+           SELECT FROM under JOIN pg_type d ON d.oid = under.type WHERE d.typnotnull
+       ) AS domain_not_null,
+       -- a domain takes over the default of the one under it when it is created
+       a.atthasdef OR ty.typdefault IS NOT NULL AS has_default,
        a.attgenerated::text AS generated,
        a.attidentity::text AS identity,
        -- no collation: nothing that could be nondeterministic
        COALESCE(co.collisdeterministic, true) AS deterministic
 FROM pg_attribute a
+JOIN pg_type ty ON ty.oid = a.atttypid
 LEFT JOIN pg_collation co ON co.oid = a.attcollation
 WHERE a.attrelid = ANY ($1) AND a.attnum > 0 AND NOT a.attisdropped
 ORDER BY a.attrelid, a.attnum;

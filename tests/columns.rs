@@ -103,12 +103,19 @@ fn a_column_that_only_one_side_has() {
         .schema("CREATE TABLE g (id int PRIMARY KEY, v text);")
         .at(EAST, "ALTER TABLE f ADD note text; ALTER TABLE f ADD rank int NOT NULL DEFAULT 5;")
         .at(WEST, "ALTER TABLE g ADD must int NOT NULL;")
+        .at(
+            WEST,
+            "CREATE DOMAIN needed AS int NOT NULL; CREATE DOMAIN nested AS needed; ALTER TABLE g ADD nested nested;",
+        )
+        .at(WEST, "CREATE DOMAIN filled AS int NOT NULL DEFAULT 7; ALTER TABLE f ADD filled filled;")
         .servers_only();
     let printed = doctor(&cluster);
     for part in [
         "lacks the column note, which east has: it keeps its values to itself",
         "lacks the column rank, which east has: it keeps its values to itself",
+        "has the column filled, which east lacks: it keeps its values to itself",
         "has the column must, which east lacks: it has no default and allows no NULL",
+        "has the column nested, which east lacks: it has no default and allows no NULL",
         r#"at east: ALTER TABLE "public"."g" ADD COLUMN "must" integer;"#,
     ] {
         assert!(printed.contains(part), "{part}\n{printed}");
@@ -127,7 +134,7 @@ fn a_column_that_only_one_side_has() {
     cluster.wait_applied();
     let all = "SELECT string_agg(f::text, ' ' ORDER BY id) FROM f";
     assert_eq!(cluster.value(EAST, all), r#"(1,eins,"still mine",9) (2,due,,5)"#);
-    assert_eq!(cluster.value(WEST, all), "(1,eins) (2,due)");
+    assert_eq!(cluster.value(WEST, all), "(1,eins,7) (2,due,7)");
 }
 
 /// A label comes at one side while the daemon runs: the link waits for it and says so.

@@ -121,6 +121,7 @@ fn column(row: &Row, base: &TypeShape) -> ColumnShape {
         base: base.clone(),
         folding: None,
         not_null: row.get("not_null"),
+        domain_not_null: row.get("domain_not_null"),
         has_default: row.get::<_, bool>("has_default") || !identity.is_empty(),
         generated: !row.get::<_, &str>("generated").is_empty(),
         identity_always: identity == "a",

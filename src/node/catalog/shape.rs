@@ -106,7 +106,9 @@ pub struct ColumnShape {
     pub folding: Option<Folding>,
     /// NOT NULL.
     pub not_null: bool,
-    /// An INSERT that leaves it out gives it a value: it has a default or is an identity column.
+    /// A domain among its types is NOT NULL. The server makes no promise that there is no NULL then, so a key needs more.
+    pub domain_not_null: bool,
+    /// An INSERT that leaves it out gives it a value: it has a default, or its domain has, or it is an identity column.
     pub has_default: bool,
     /// Computed from others; does not replicate.
     pub generated: bool,
@@ -194,7 +196,7 @@ impl TableShape {
 impl ColumnShape {
     /// An INSERT may leave it out.
     pub fn does_without(&self) -> bool {
-        !self.not_null || self.has_default || self.generated
+        !(self.not_null || self.domain_not_null) || self.has_default || self.generated
     }
 }
 
@@ -215,6 +217,7 @@ impl ColumnShape {
             base: sql_type.split_once('.').map(|(schema, name)| TypeShape::base(schema, name)).expect("schema.name"),
             folding: None,
             not_null: true,
+            domain_not_null: false,
             has_default: false,
             generated: false,
             identity_always: false,
