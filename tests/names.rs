@@ -119,6 +119,29 @@ fn bytes_of_sql_ascii_pass_as_they_are() {
     assert_eq!(cluster.value(EAST, "SELECT encode(v::bytea, 'hex') FROM t"), "fec8");
 }
 
+/// Where a row is looked for by such a key: the loser of a unique value at its home, a value that was left out at its source.
+#[test]
+fn bytes_of_sql_ascii_in_rows_that_are_removed_or_read_at_their_home() {
+    let schema = "CREATE TABLE t (k text PRIMARY KEY, v text UNIQUE);
+        CREATE TABLE doc (k text PRIMARY KEY, v text, body text);
+        ALTER TABLE doc ALTER body SET STORAGE EXTERNAL;
+        INSERT INTO doc VALUES (chr(255) || 'k', 'old', repeat(chr(254), 5000));";
+    let mut cluster = Plan::two().encoding(EAST, "SQL_ASCII").encoding(WEST, "SQL_ASCII").schema(schema).run();
+    cluster.without_seeing(&[
+        (EAST, "INSERT INTO t VALUES (chr(255) || 'east', chr(254) || 'v')"),
+        (WEST, "INSERT INTO t VALUES (chr(255) || 'west', chr(254) || 'v')"),
+        (WEST, "DELETE FROM doc"),
+        (EAST, "UPDATE doc SET v = 'new'"),
+    ]);
+    for place in [EAST, WEST] {
+        assert_eq!(cluster.value(place, "SELECT string_agg(encode(k::bytea, 'hex'), ' ') FROM t"), "ff77657374");
+        assert_eq!(
+            cluster.value(place, "SELECT v || count(*) FROM doc WHERE body = repeat(chr(254), 5000) GROUP BY v"),
+            "new1"
+        );
+    }
+}
+
 #[test]
 fn sql_ascii_beside_anything_else_is_refused() {
     let schema = "CREATE TABLE t (k text PRIMARY KEY, v text);";

@@ -1,9 +1,11 @@
 //! Unique indexes beyond plain columns, and exclusion constraints: the newer row stays, alike everywhere, on record.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::harness::{Cluster, Plan};
+use crate::harness::{Cluster, Plan, SOON, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -180,6 +182,73 @@ fn deferrable_constraints() {
     );
     assert_eq!(ids(&cluster, "x"), "1 2 4");
     assert_on_record(&cluster, "public.x", "[20,25)");
+}
+
+/// The values that an index looks at may be ones that the change left out, for they are stored out of line.
+#[test]
+fn an_index_over_values_that_a_change_leaves_out() {
+    let schema = "CREATE TABLE doc (id int PRIMARY KEY, slug text, body text);
+        ALTER TABLE doc ALTER body SET STORAGE EXTERNAL;
+        CREATE UNIQUE INDEX long_slug ON doc (slug) WHERE length(body) > 1000;
+        CREATE UNIQUE INDEX slug_start ON doc (slug, left(body, 10));
+        INSERT INTO doc SELECT i, 's' || i, repeat('b' || (i + 1) / 2, 5000) FROM generate_series(1, 6) i;";
+    let mut cluster = Plan::two().schema(schema).run();
+    cluster.without_seeing(&[
+        (EAST, "UPDATE doc SET slug = 'one' WHERE id = 1"),
+        (WEST, "UPDATE doc SET slug = 'one' WHERE id = 2"),
+        (WEST, "UPDATE doc SET slug = 'two' WHERE id = 3"),
+        (EAST, "UPDATE doc SET slug = 'two' WHERE id = 4"),
+        // a key that moves: what is left out stands at the old one
+        (EAST, "UPDATE doc SET slug = 'three', id = 50 WHERE id = 5"),
+        (WEST, "UPDATE doc SET slug = 'three', id = 60 WHERE id = 6"),
+    ]);
+    assert_eq!(ids(&cluster, "doc"), "2 4 60");
+    let found = cluster.conflicts(&["--table", "public.doc"]);
+    let whole = |row: &serde_json::Value| row["body"].as_str().is_some_and(|body| body.len() == 10_000);
+    assert!(!found.is_empty(), "no loser is on record");
+    assert!(found.iter().all(|one| whole(&one["local"]["row"]) && whole(&one["remote"]["row"])), "a row is not whole");
+}
+
+/// The first of three nodes takes its own update of a row back, without having seen the third one's, and after its clock was
+/// set back: the third one's counts again. At the second its value is another row's meanwhile.
+fn comes_back(kind: &str, takes_back: &str) {
+    const NORTH: usize = 2;
+    let clock = tempfile::tempdir().expect("a directory");
+    let file = clock.path().join("clock");
+    fs::set_permissions(clock.path(), Permissions::from_mode(0o755)).expect("a directory that servers may read");
+    fs::write(&file, "+0s").expect("the clock");
+    let schema = format!("CREATE TABLE d (id int PRIMARY KEY, n int {kind}); INSERT INTO d VALUES (1, 1), (2, 2);");
+    let mut cluster = Plan::three().schema(&schema).clock_file(EAST, &file).run();
+    let held = [NORTH, WEST].map(|source| cluster.hold_link(source, EAST));
+    cluster.rows(NORTH, "UPDATE d SET n = 9 WHERE id = 2");
+    cluster.settle_applied_from(NORTH, WEST);
+    cluster.rows(EAST, "UPDATE d SET n = 3 WHERE id = 2");
+    cluster.settle_applied_from(EAST, WEST);
+    cluster.rows(WEST, "UPDATE d SET n = 9 WHERE id = 1");
+    let before = cluster.value(EAST, "SELECT now()");
+    fs::write(&file, "-30s").expect("the clock");
+    wait_for("the clock is set back", SOON, || {
+        (cluster.value(EAST, &format!("SELECT now() < timestamptz '{before}' - interval '20 s'")) == "t").then_some(())
+    });
+    cluster.rows(EAST, takes_back);
+    cluster.settle_applied_from(EAST, WEST);
+    assert_eq!(cluster.value(WEST, "SELECT string_agg(id || ' ' || n, ', ' ORDER BY id) FROM d"), "1 9", "{kind}");
+    drop(held);
+    cluster.settle();
+    cluster.wait_journal_settled();
+    assert_eq!(ids(&cluster, "d"), "1", "{kind}");
+    let loser = cluster.conflicts_of("public.d", "2");
+    assert!(loser.iter().any(|entry| entry["type"] == "update_exists"), "{loser:?}");
+}
+
+#[test]
+fn a_row_that_comes_back_through_a_truncation_and_wants_a_unique_value() {
+    ["UNIQUE", "UNIQUE DEFERRABLE"].iter().for_each(|kind| comes_back(kind, "TRUNCATE d"));
+}
+
+#[test]
+fn a_row_that_comes_back_over_a_delete_and_wants_a_unique_value() {
+    ["UNIQUE", "UNIQUE DEFERRABLE"].iter().for_each(|kind| comes_back(kind, "DELETE FROM d WHERE id = 2"));
 }
 
 #[test]

@@ -176,14 +176,14 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
     let down = || ApplyError::NodeDown { node: node.name.clone(), what: format!("a value of {}", row.table()) };
     let control = node.control().ok_or_else(down)?;
     let horizon = node.horizon().ok_or_else(down)?;
-    let text = |cell| sql::text_of(Some(cell)).map(|text| String::from_utf8_lossy(text).into_owned());
     // The version that the change's own transaction left is the change's row, whatever else is in doubt.
     let versions = [Some(sql::xid_text(xid)), settled.then(|| sql::xid_text(horizon))];
-    let texts: Vec<Option<String>> = row.key_cells().map(text).chain(versions).collect();
+    let versions = versions.iter().map(|xid| xid.as_ref().map(String::as_bytes));
+    let texts: Vec<Option<&[u8]>> = row.key_cells().map(|cell| sql::text_of(Some(cell))).chain(versions).collect();
     let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
     let query = sql::read_known(row.table(), &left_out(row));
     let found = control.client().query_opt(&query, &parameters).await;
     let found = found.map_err(NodeError::doing("read a value that a change left out"))?.ok_or_else(in_doubt)?;
-    let value = |i| found.get::<_, Option<String>>(i).map(String::into_bytes);
+    let value = |i| found.get::<_, Option<Vec<u8>>>(i);
     Ok(with_values(row, &(0..found.len()).map(value).collect::<Vec<_>>()))
 }

@@ -7,12 +7,22 @@ use std::sync::Arc;
 use crate::apply::batch::Pieces;
 use crate::apply::error::ApplyError;
 use crate::apply::execute::{Execution, Mode};
-use crate::apply::net::{Content, Net, Row};
+use crate::apply::net::{Net, Row};
 use crate::apply::record::Recorder;
-use crate::apply::unique::{self, Claim, Outcome, ROUNDS};
+use crate::apply::unique::{self, Claim, Claimant, Outcome, ROUNDS};
 use crate::apply::{slow, sql};
+use crate::conflict::ChangeRef;
 use crate::model::{Cell, Transaction};
 use crate::wire::Param;
+
+/// Why a row was written.
+#[derive(Clone, Copy, Debug)]
+enum Written<'n> {
+    /// As the outcome of this net change.
+    For(&'n Net),
+    /// As what this change had made of it.
+    Of(ChangeRef),
+}
 
 impl<R: Recorder> Execution<'_, R> {
     /// Looks at every row that the batch wrote into a table with a deferrable constraint. In sets a duplicate is an error,
@@ -27,34 +37,41 @@ impl<R: Recorder> Execution<'_, R> {
         let shared = self.shared;
         let mut pieces = Pieces::new(self.batch, u64::MAX);
         while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
-            let puts = |net: &&Net| net.table.defers() && matches!(net.content, Content::Put(_));
-            for net in folded.nets.iter().filter(puts) {
-                self.recheck_row(net).await?;
+            for net in folded.nets.iter().filter(|net| net.table.defers()) {
+                self.recheck_row(&net.key_row, Written::For(net)).await?;
+            }
+        }
+        for (row, change) in std::mem::take(&mut self.rewritten) {
+            if row.table().defers() {
+                self.recheck_row(&row, Written::Of(change)).await?;
             }
         }
         Ok(())
     }
 
-    async fn recheck_row(&mut self, net: &Net) -> Result<(), ApplyError> {
+    async fn recheck_row(&mut self, key_row: &Row, written: Written<'_>) -> Result<(), ApplyError> {
         for _ in 0..ROUNDS {
-            let Some(row) = self.duplicate(&net.key_row).await? else { return Ok(()) };
-            let duplicate = ApplyError::Duplicate { table: net.table.to_string() };
+            let Some(row) = self.duplicate(key_row).await? else { return Ok(()) };
+            let duplicate = ApplyError::Duplicate { table: key_row.table().to_string() };
             if self.manner.mode != Mode::OneByOne {
                 return Err(duplicate);
             }
-            let claim = Claim {
-                row,
-                key_row: net.key_row.clone(),
-                remote: self.incoming(net),
-                offset: net.place.1,
-                rekeyed: net.rekeyed,
-                home: self.batch.link.source,
+            let by = {
+                let mut coordinator = self.shared.coordinator();
+                match written {
+                    Written::Of(change) => Claimant::of(&coordinator, change)?,
+                    Written::For(net) => {
+                        let winner = coordinator.decide(self.batch.link, net.table.id, net.key)?.winner;
+                        self.claimant(&coordinator, net, winner)?
+                    }
+                }
             };
+            let claim = Claim { row, key_row: key_row.clone(), by };
             if self.settle_unique(&claim, &duplicate).await? == Outcome::Yields {
                 return Ok(());
             }
         }
-        Err(ApplyError::NotCommitted("a unique value that rows take in turn".into()))
+        Err(unique::taken_in_turn())
     }
 
     /// The row with that key, if this transaction wrote it and another row stands against it.

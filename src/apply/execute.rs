@@ -83,6 +83,8 @@ pub struct Execution<'a, R> {
     /// Rows of published tables written: without any the commit must be made visible in the stream.
     pub(super) rows: u64,
     pub(super) manner: Manner,
+    /// Keys whose rows a truncation left and that were written, with the change that each row is of.
+    pub(super) rewritten: Vec<(Row, ChangeRef)>,
     /// Keys that an earlier piece of the batch touched.
     touched: Option<Bloom>,
     began: bool,
@@ -100,18 +102,7 @@ pub async fn apply<R: Recorder>(
     batch: &Batch,
     manner: Manner,
 ) -> Result<Applied, ApplyError> {
-    let mut execution = Execution {
-        shared,
-        session,
-        recorder,
-        batch,
-        conflicts: HashMap::default(),
-        applied: Applied::default(),
-        rows: 0,
-        manner,
-        touched: None,
-        began: false,
-    };
+    let mut execution = Execution { manner, ..Execution::new(shared, session, recorder, batch) };
     let names = &execution.session.settings;
     let fits = fit::check_batch(batch, &names.source_name, &names.target_name);
     let written = match manner.mode {
@@ -125,9 +116,19 @@ pub async fn apply<R: Recorder>(
 impl<'a, R: Recorder> Execution<'a, R> {
     /// For a transaction that writes no batch: a reopened decision.
     pub(super) fn new(shared: &'a Shared, session: &'a mut ApplySession, recorder: &'a R, batch: &'a Batch) -> Self {
-        let (conflicts, applied) = (HashMap::default(), Applied::default());
-        let (manner, touched) = (Manner::FIRST, None);
-        Execution { shared, session, recorder, batch, conflicts, applied, rows: 0, manner, touched, began: false }
+        Execution {
+            shared,
+            session,
+            recorder,
+            batch,
+            conflicts: HashMap::default(),
+            applied: Applied::default(),
+            rows: 0,
+            manner: Manner::FIRST,
+            rewritten: Vec::new(),
+            touched: None,
+            began: false,
+        }
     }
 
     /// Commits what was written, or rolls back.
@@ -308,7 +309,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
         }
     }
 
-    async fn read_at_target(&mut self, row: &Row, from: &Row) -> Result<Option<Row>, ApplyError> {
+    pub(super) async fn read_at_target(&mut self, row: &Row, from: &Row) -> Result<Option<Row>, ApplyError> {
         let mut pipeline = self.begin();
         let at = complete::queue_read(&mut pipeline, row, from);
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("reading a row that moved"))?;

@@ -11,7 +11,7 @@ use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::sets::{Kind, queue_set, rows_written};
 use crate::apply::shared::Shared;
-use crate::apply::unique::{self, Claim, Outcome};
+use crate::apply::unique::{Claim, Claimant, Outcome};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{Batch, Redecision, Reopened};
 use crate::conflict::{ChangeRef, LocalRow, conflict_type};
@@ -146,57 +146,36 @@ impl<R: Recorder> Execution<'_, R> {
         winner: Option<ChangeRef>,
         there: bool,
     ) -> Result<bool, ApplyError> {
-        self.command("SAVEPOINT pgconcord").await?;
-        let row = match &content {
-            Content::Put(row) => Some(row.clone()),
-            Content::Delete => None,
+        let row = match (content, completed) {
+            (Content::Delete, _) => None,
+            (Content::Put(_), Some(Completed::AtSource(row, change))) => {
+                Some(complete::read_at_source(self.shared, &row, change).await?)
+            }
+            (Content::Put(_), Some(Completed::Whole(row) | Completed::AtTarget(row))) => Some(row),
+            (Content::Put(row), None) => Some(row),
         };
-        let mut written = self.write_outcome(key_row, content, completed, there).await;
+        self.savepoint().await?;
+        let mut written = self.write_outcome(key_row, row.clone(), there).await;
         let table = key_row.table().clone();
         if matches!(written, Ok(true)) && table.defers() && self.duplicate(key_row).await?.is_some() {
             written = Err(ApplyError::Duplicate { table: table.to_string() });
         }
-        let error = match written {
-            Ok(done) => {
-                self.command("RELEASE SAVEPOINT pgconcord").await?;
-                return Ok(done);
-            }
-            Err(error) if unique::is_violation(&error) => error,
-            Err(error) => return Err(error),
+        let error = match self.end_savepoint(written).await? {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
         };
-        self.command("ROLLBACK TO SAVEPOINT pgconcord").await?;
         let (Some(row), Some(winner)) = (row, winner) else { return Err(error) };
-        let remote = note::side(&self.shared.coordinator(), winner)?;
-        let claim = Claim {
-            row,
-            key_row: key_row.clone(),
-            remote,
-            offset: winner.offset(),
-            rekeyed: false,
-            home: winner.source,
-        };
+        let by = Claimant::of(&self.shared.coordinator(), winner)?;
+        let claim = Claim { row, key_row: key_row.clone(), by };
         Ok(self.settle_unique(&claim, &error).await? == Outcome::Yields)
     }
 
     /// Whether it could be written; not if a row turned up.
-    async fn write_outcome(
-        &mut self,
-        key_row: &Row,
-        content: Content,
-        completed: Option<Completed>,
-        there: bool,
-    ) -> Result<bool, ApplyError> {
-        let content = match (content, completed) {
-            (Content::Put(_), Some(Completed::Whole(row) | Completed::AtTarget(row))) => Content::Put(row),
-            (Content::Put(_), Some(Completed::AtSource(row, change))) => {
-                Content::Put(complete::read_at_source(self.shared, &row, change).await?)
-            }
-            (content, _) => content,
-        };
-        let (kind, row) = match content {
-            Content::Delete => (Kind::Delete, key_row.clone()),
-            Content::Put(row) if there => (Kind::Update, row),
-            Content::Put(row) => (Kind::Insert, row),
+    async fn write_outcome(&mut self, key_row: &Row, row: Option<Row>, there: bool) -> Result<bool, ApplyError> {
+        let (kind, row) = match row {
+            None => (Kind::Delete, key_row.clone()),
+            Some(row) if there => (Kind::Update, row),
+            Some(row) => (Kind::Insert, row),
         };
         let sets = into_sets(vec![Write { net: 0, row, known: None }]);
         let mut pipeline = self.begin();

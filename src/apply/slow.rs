@@ -5,6 +5,7 @@
 //! all goes round once more.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
 use std::time::Instant;
 
 use crate::apply::batch::Write;
@@ -12,12 +13,12 @@ use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::merge::{Merged, Merging};
-use crate::apply::net::{Content, Folded, Row};
+use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::Recorder;
 use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::sql;
 use crate::conflict::merge::Value;
-use crate::conflict::{ChangeRef, Operation};
+use crate::conflict::{ChangeRef, Coordinator, Operation};
 use crate::model::{Link, Table};
 use crate::wire::Param;
 
@@ -162,28 +163,9 @@ impl<R: Recorder> Execution<'_, R> {
                 if !decision.write {
                     continue;
                 }
-                let hasher = &self.shared.catalog.hasher;
-                let ours = self.is_ours(decision.winner);
-                let content = match ours {
-                    true => net.content.clone(),
-                    false => complete::content_of(&coordinator, decision.winner, net.key, hasher)?,
-                };
+                let (content, completed) = self.outcome(&coordinator, net, decision.winner)?;
                 self.fits(&content, decision.winner)?;
                 self.note_missing(&coordinator, net, &decision, there)?;
-                let completed = match &content {
-                    Content::Put(row) if row.has_unchanged() && ours => {
-                        Some(complete::complete_net(&coordinator, link, net, row, hasher)?)
-                    }
-                    Content::Put(row) if row.has_unchanged() => Some(complete::complete(
-                        &coordinator,
-                        link.target,
-                        row.clone(),
-                        net.key,
-                        decision.winner,
-                        hasher,
-                    )?),
-                    _ => None,
-                };
                 wanted.push((Verdict { net: at, content, there }, completed, decision.winner));
             }
         }
@@ -197,6 +179,30 @@ impl<R: Recorder> Execution<'_, R> {
             verdicts.push(verdict);
         }
         Ok(verdicts)
+    }
+
+    /// What `winner` makes of a net change's key, and how its row is completed if a value was left out.
+    pub(super) fn outcome(
+        &self,
+        coordinator: &Coordinator,
+        net: &Net,
+        winner: ChangeRef,
+    ) -> io::Result<(Content, Option<Completed>)> {
+        let (link, hasher) = (self.batch.link, &self.shared.catalog.hasher);
+        let ours = self.is_ours(winner);
+        let content = match ours {
+            true => net.content.clone(),
+            false => complete::content_of(coordinator, winner, net.key, hasher)?,
+        };
+        let completed = match &content {
+            Content::Put(row) if !row.has_unchanged() => None,
+            Content::Put(row) if ours => Some(complete::complete_net(coordinator, link, net, row, hasher)?),
+            Content::Put(row) => {
+                Some(complete::complete(coordinator, link.target, row.clone(), net.key, winner, hasher)?)
+            }
+            Content::Delete => None,
+        };
+        Ok((content, completed))
     }
 
     /// Makes rows of tables whose columns are merged.

@@ -219,25 +219,38 @@ fn listed(table: &Table, columns: &[usize]) -> String {
     texts
 }
 
-/// Reads `columns` as text of the row whose key is given as text parameters, if the transaction that follows them made
-/// its version, or if that is older than the horizon that comes last (never, if that is NULL).
+/// What text that passes as bytes is encoded in on a control connection. In SQL_ASCII it is no text in particular, and one
+/// that speaks UTF-8 would have it refused.
+const ENCODING: &str =
+    "(CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END)::pg_catalog.name";
+
+/// The parameter of that number, a text that passes as bytes.
+pub fn from_bytes(number: usize) -> String {
+    format!("pg_catalog.convert_from(${number}::pg_catalog.bytea, {ENCODING})")
+}
+
+/// Reads `columns`, as bytes of their text, of the row whose key is given in parameters that pass as bytes, if the
+/// transaction that follows them made its version, or if that is older than the horizon that comes last (never, if that is
+/// NULL); both as bytes too.
 pub fn read_known(table: &Table, columns: &[usize]) -> String {
-    let texts: Vec<_> =
-        columns.iter().map(|c| format!("t.{}::pg_catalog.text", quote_identifier(&table.columns[*c].name))).collect();
+    let text = |c: &usize| {
+        let name = quote_identifier(&table.columns[*c].name);
+        format!("pg_catalog.convert_to(t.{name}::pg_catalog.text, {ENCODING})")
+    };
+    let texts: Vec<_> = columns.iter().map(text).collect();
     let matches = |(i, c): (usize, &usize)| {
         let column = &table.columns[*c];
-        format!("t.{} {} {}", quote_identifier(&column.name), column.equals, column.parameter(i + 1))
+        format!("t.{} {} {}", quote_identifier(&column.name), column.equals, column.value(&from_bytes(i + 1)))
     };
     let matches: Vec<_> = table.key.iter().enumerate().map(matches).collect();
     format!(
         "SELECT {} FROM {} AS t WHERE {} \
-         AND (t.xmin = ${}::pg_catalog.text::pg_catalog.xid \
-         OR pg_catalog.age(t.xmin) > pg_catalog.age(${}::pg_catalog.text::pg_catalog.xid))",
+         AND (t.xmin = {}::pg_catalog.xid OR pg_catalog.age(t.xmin) > pg_catalog.age({}::pg_catalog.xid))",
         texts.join(", "),
         table.sql_only(),
         matches.join(" AND "),
-        table.key.len() + 1,
-        table.key.len() + 2
+        from_bytes(table.key.len() + 1),
+        from_bytes(table.key.len() + 2)
     )
 }
 

@@ -6,11 +6,12 @@
 use crate::apply::batch::{Write, into_sets};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::Execution;
+use crate::apply::execute::{Execution, Mode};
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::sets::{Kind, queue_set, rows_written};
+use crate::apply::unique::{self, Claim, Claimant, Outcome, ROUNDS};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{ChangeRef, Made, Operation, Survivor};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
@@ -79,7 +80,28 @@ impl<R: Recorder> Execution<'_, R> {
             Some(Completed::AtSource(row, change)) => self.read_at_source(&row, change).await?,
         };
         let Some(row) = row else { return Ok(()) };
-        let sets = into_sets(vec![Write { net: 0, row, known: None }]);
+        for _ in 0..ROUNDS {
+            self.savepoint().await?;
+            let written = self.write_kept(&row).await;
+            let error = match self.end_savepoint(written).await? {
+                Ok(()) => {
+                    self.rewritten.push((row, outcome));
+                    return Ok(());
+                }
+                Err(error) if self.manner.mode == Mode::OneByOne => error,
+                Err(error) => return Err(error),
+            };
+            let by = Claimant::of(&self.shared.coordinator(), outcome)?;
+            let claim = Claim { row: row.clone(), key_row: row.clone(), by };
+            if self.settle_unique(&claim, &error).await? == Outcome::Yields {
+                return Ok(());
+            }
+        }
+        Err(unique::taken_in_turn())
+    }
+
+    async fn write_kept(&mut self, row: &Row) -> Result<(), ApplyError> {
+        let sets = into_sets(vec![Write { net: 0, row: row.clone(), known: None }]);
         for kind in [Kind::Update, Kind::Insert] {
             let mut pipeline = self.begin();
             let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);

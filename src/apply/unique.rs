@@ -5,16 +5,18 @@
 //! is replicated and ordered like any other change; its whole row is in the journal.
 
 use std::collections::HashMap;
+use std::io;
 
 use crate::apply::batch::Pieces;
+use crate::apply::complete::Completed;
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
-use crate::apply::net::{Content, Folded, Row};
+use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::shared::Shared;
 use crate::apply::sql::Guard;
 use crate::apply::{note, sets, slow, sql};
-use crate::conflict::Operation;
+use crate::conflict::{ChangeRef, Coordinator, Operation};
 use crate::model::table::{IndexKey, Table, UniqueIndex, quote_identifier};
 use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Tuple, Xid};
 use crate::node::NodeError;
@@ -62,24 +64,12 @@ impl<R: Recorder> Execution<'_, R> {
     /// Writes one change; makes room for it where another row has its unique value.
     async fn write_one(&mut self, folded: &Folded) -> Result<(), ApplyError> {
         for _ in 0..ROUNDS {
-            self.command("SAVEPOINT pgconcord").await?;
-            let error = match self.write_piece(folded).await {
-                Ok(()) => return self.command("RELEASE SAVEPOINT pgconcord").await,
-                Err(error) if is_violation(&error) => error,
-                Err(error) => return Err(error),
-            };
-            self.command("ROLLBACK TO SAVEPOINT pgconcord").await?;
+            self.savepoint().await?;
+            let written = self.write_piece(folded).await;
+            let Err(error) = self.end_savepoint(written).await? else { return Ok(()) };
             let mut yields = false;
             for net in &folded.nets {
-                if let Content::Put(row) = &net.content {
-                    let claim = Claim {
-                        row: row.clone(),
-                        key_row: net.key_row.clone(),
-                        remote: self.incoming(net),
-                        offset: net.place.1,
-                        rekeyed: net.rekeyed,
-                        home: self.batch.link.source,
-                    };
+                if let Some(claim) = self.claim(net).await? {
                     yields |= self.settle_unique(&claim, &error).await? == Outcome::Yields;
                 }
             }
@@ -87,21 +77,83 @@ impl<R: Recorder> Execution<'_, R> {
                 return Ok(());
             }
         }
-        Err(ApplyError::NotCommitted("a unique value that rows take in turn".into()))
+        Err(taken_in_turn())
     }
 
-    pub(super) async fn command(&mut self, text: &str) -> Result<(), ApplyError> {
+    /// The row that a net change's key was to have, with all its values; `None` if there was to be none.
+    async fn claim(&mut self, net: &Net) -> Result<Option<Claim>, ApplyError> {
+        let shared = self.shared;
+        let (winner, completed, by) = {
+            let mut coordinator = shared.coordinator();
+            let decision = coordinator.decide(self.batch.link, net.table.id, net.key)?;
+            let ours = self.is_ours(decision.winner);
+            if !ours && !decision.write {
+                return Ok(None);
+            }
+            let (content, completed) = self.outcome(&coordinator, net, decision.winner)?;
+            let Content::Put(row) = content else { return Ok(None) };
+            let later = ours && (decision.incoming.seq, decision.incoming.offset()) != net.place;
+            if completed.is_some() && later {
+                return Ok(None); // left to the batch's later change of the key
+            }
+            let by = self.claimant(&coordinator, net, decision.winner)?;
+            (decision.winner, completed.unwrap_or(Completed::Whole(row)), by)
+        };
+        let from = net.moved_from.as_ref().unwrap_or(&net.key_row);
+        let row = match completed {
+            Completed::Whole(row) => Some(row),
+            Completed::AtSource(row, change) => self.read_at_source(&row, change).await?,
+            Completed::AtTarget(row) => match self.read_at_target(&row, from).await? {
+                Some(row) => Some(row),
+                None => self.read_at_source(&row, winner).await?,
+            },
+        };
+        Ok(row.map(|row| Claim { row, key_row: net.key_row.clone(), by }))
+    }
+
+    /// Who made the row that a net change's key is to have.
+    pub(super) fn claimant(&self, coordinator: &Coordinator, net: &Net, winner: ChangeRef) -> io::Result<Claimant> {
+        if !self.is_ours(winner) {
+            return Claimant::of(coordinator, winner);
+        }
+        let (offset, rekeyed, home) = (net.place.1, net.rekeyed, self.batch.link.source);
+        Ok(Claimant { remote: self.incoming(net), offset, rekeyed, home })
+    }
+
+    /// Sets a savepoint before something that may violate a unique value.
+    pub(super) async fn savepoint(&mut self) -> Result<(), ApplyError> {
+        self.commands(&["SAVEPOINT pgconcord"]).await
+    }
+
+    /// Ends the last savepoint; what it gives back is what was written, or the violation for which all since is undone.
+    pub(super) async fn end_savepoint<T>(
+        &mut self,
+        written: Result<T, ApplyError>,
+    ) -> Result<Result<T, ApplyError>, ApplyError> {
+        match &written {
+            Ok(_) => self.commands(&["RELEASE SAVEPOINT pgconcord"]).await?,
+            Err(error) if is_violation(error) => {
+                self.commands(&["ROLLBACK TO SAVEPOINT pgconcord", "RELEASE SAVEPOINT pgconcord"]).await?;
+            }
+            Err(_) => return written.map(Ok),
+        }
+        Ok(written)
+    }
+
+    async fn commands(&mut self, texts: &[&str]) -> Result<(), ApplyError> {
         let mut pipeline = self.session.pipeline();
-        pipeline.query(text, &[], []);
-        pipeline.run().await.map(drop).map_err(ApplyError::pipeline(text.to_lowercase()))
+        for text in texts {
+            pipeline.query(text, &[], []);
+        }
+        pipeline.run().await.map(drop).map_err(ApplyError::pipeline(texts[0].to_lowercase()))
     }
 
     /// The incoming row can't be written: decides who loses. The loser goes at its home first, with nothing locked
     /// here; once that is done it may go here too, for waiting until it arrives could be waiting for a link that
     /// waits for this one.
     pub(super) async fn settle_unique(&mut self, claim: &Claim, error: &ApplyError) -> Result<Outcome, ApplyError> {
-        let Claim { row, key_row, home, .. } = claim;
-        let (stamp, lsn) = (claim.remote.stamp, claim.remote.lsn);
+        let Claim { row, key_row, by: Claimant { remote, home, .. } } = claim;
+        let (stamp, lsn) = (remote.stamp, remote.lsn);
         let holders = self.holders(row).await?;
         if holders.is_empty() {
             return Err(no_holder(error));
@@ -173,16 +225,16 @@ impl<R: Recorder> Execution<'_, R> {
     /// The conflict with the holders. Where several lose there is one entry for each, by the loser's key, so that
     /// every row that goes is on record.
     fn unique_conflict(&self, claim: &Claim, holders: &[Holder], loser: Loser<'_>) -> Conflict {
-        let kind = match (holders.len(), claim.remote.operation) {
+        let kind = match (holders.len(), claim.by.remote.operation) {
             (2.., _) => ConflictType::MultipleUniqueConflicts,
-            (_, Operation::Insert) if !claim.rekeyed => ConflictType::InsertExists,
+            (_, Operation::Insert) if !claim.by.rekeyed => ConflictType::InsertExists,
             _ => ConflictType::UpdateExists,
         };
         let unknown =
             Side { stamp: None, lsn: Lsn::ZERO, xid: Xid(0), operation: Operation::Insert, row: None, old: None };
         let (holder, resolution, result, who, home) = match loser {
             Loser::There(holder) => (holder, Resolution::ApplyRemote, &claim.row, "the row there", holder.home),
-            Loser::Incoming => (&holders[0], Resolution::KeepLocal, &holders[0].row, "the incoming row", claim.home),
+            Loser::Incoming => (&holders[0], Resolution::KeepLocal, &holders[0].row, "the incoming row", claim.by.home),
         };
         let key = match loser {
             Loser::There(holder) if holders.len() > 1 => &holder.row,
@@ -200,7 +252,7 @@ impl<R: Recorder> Execution<'_, R> {
                 indexes.join(", "),
                 self.shared.node(home).name
             )),
-            ..self.conflict(key, claim.remote.clone(), claim.offset)
+            ..self.conflict(key, Side { row: Some(claim.row.clone()), ..claim.by.remote.clone() }, claim.by.offset)
         }
     }
 
@@ -264,7 +316,14 @@ pub(super) struct Claim {
     pub row: Row,
     /// A row that has the key's cells.
     pub key_row: Row,
-    /// The change that made it.
+    /// Who made it.
+    pub by: Claimant,
+}
+
+/// Who made a row that wants a unique value.
+#[derive(Debug)]
+pub(super) struct Claimant {
+    /// The change.
     pub remote: Side,
     /// Offset of that change in its transaction.
     pub offset: u64,
@@ -272,6 +331,14 @@ pub(super) struct Claim {
     pub rekeyed: bool,
     /// Where the change was made.
     pub home: NodeId,
+}
+
+impl Claimant {
+    /// Of a change in the window.
+    pub fn of(coordinator: &Coordinator, change: ChangeRef) -> io::Result<Claimant> {
+        let remote = note::side(coordinator, change)?;
+        Ok(Claimant { remote, offset: change.offset(), rekeyed: false, home: change.source })
+    }
 }
 
 /// Who must go.
@@ -295,6 +362,11 @@ pub(super) enum Outcome {
 /// Whether a statement failed because of a unique value or an exclusion constraint.
 pub(super) fn is_violation(error: &ApplyError) -> bool {
     matches!(error, ApplyError::Duplicate { .. }) || matches!(error.code(), Some("23505" | "23P01"))
+}
+
+/// A row that makes room and never gets it.
+pub(super) fn taken_in_turn() -> ApplyError {
+    ApplyError::NotCommitted("a unique value that rows take in turn".into())
 }
 
 fn no_holder(error: &ApplyError) -> ApplyError {
@@ -326,9 +398,8 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
             what: format!("removing a row of {} whose unique value another row has", row.table()),
         })?;
         let table = row.table();
-        let text =
-            |column: &usize| sql::text_of(row.cell(*column)).map(|text| String::from_utf8_lossy(text).into_owned());
-        let texts: Vec<Option<String>> = index.columns.iter().chain(&table.key).map(text).collect();
+        let texts: Vec<Option<&[u8]>> =
+            index.columns.iter().chain(&table.key).map(|column| sql::text_of(row.cell(*column))).collect();
         let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
         let removed = control.client().execute(&removal_query(table, index, row), &parameters).await;
         let removed = removed.map_err(NodeError::doing("remove a row whose unique value another row has"))?;
@@ -340,15 +411,23 @@ pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Res
     Ok(())
 }
 
+/// A text parameter by its number, as an expression.
+type Parameter = fn(usize) -> String;
+
+/// A text that passes as text.
+fn from_text(number: usize) -> String {
+    format!("${number}::pg_catalog.text")
+}
+
 /// `t.a = $n::…` for each column, in a way that an index serves: NULLs are told apart beforehand.
-fn matches(table: &Table, columns: &[usize], row: &Row, first: usize) -> String {
+fn matches(table: &Table, columns: &[usize], row: &Row, first: usize, parameter: Parameter) -> String {
     let each = |(i, column): (usize, &usize)| {
         let is_null = sql::text_of(row.cell(*column)).is_none();
         let column = &table.columns[*column];
-        let (name, place) = (quote_identifier(&column.name), first + i);
+        let (name, text) = (quote_identifier(&column.name), parameter(first + i));
         match is_null {
-            true => format!("t.{name} IS NULL AND ${place}::pg_catalog.text IS NULL"),
-            false => format!("t.{name} {} {}", column.equals, column.parameter(place)),
+            true => format!("t.{name} IS NULL AND {text} IS NULL"),
+            false => format!("t.{name} {} {}", column.equals, column.value(&text)),
         }
     };
     columns.iter().enumerate().map(each).collect::<Vec<_>>().join(" AND ")
@@ -357,7 +436,7 @@ fn matches(table: &Table, columns: &[usize], row: &Row, first: usize) -> String 
 /// A further FROM item and the condition under which `t` stands against `row` in the index; the values of the index's
 /// columns are the first parameters.
 fn stands_against(table: &Table, index: &UniqueIndex, row: &Row) -> (Option<String>, String) {
-    let Some(rule) = &index.rule else { return (None, matches(table, &index.columns, row, 1)) };
+    let Some(rule) = &index.rule else { return (None, matches(table, &index.columns, row, 1, from_text)) };
     let value = |(i, column): (usize, &usize)| {
         let column = &table.columns[*column];
         format!("{} AS {}", column.parameter(i + 1), quote_identifier(&column.name))
@@ -393,17 +472,17 @@ fn removal_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
     let same = |(i, column): (usize, &usize)| {
         let is_left_out = row.cell(*column) == Some(Cell::Unchanged);
         let column = &table.columns[*column];
-        let (name, place) = (quote_identifier(&column.name), i + 1);
+        let (name, text) = (quote_identifier(&column.name), sql::from_bytes(i + 1));
         match is_left_out {
-            true => format!("${place}::pg_catalog.text IS NULL"),
+            true => format!("{text} IS NULL"),
             false => {
-                format!("t.{name}::pg_catalog.text IS NOT DISTINCT FROM ({})::pg_catalog.text", column.parameter(place))
+                format!("t.{name}::pg_catalog.text IS NOT DISTINCT FROM ({})::pg_catalog.text", column.value(&text))
             }
         }
     };
-    let key = matches(table, &table.key, row, 1 + index.columns.len());
+    let key = matches(table, &table.key, row, 1 + index.columns.len(), sql::from_bytes);
     let values = match index.rule {
-        None => matches(table, &index.columns, row, 1),
+        None => matches(table, &index.columns, row, 1, sql::from_bytes),
         Some(_) => index.columns.iter().enumerate().map(same).collect::<Vec<_>>().join(" AND "),
     };
     format!("DELETE FROM {} AS t WHERE {key} AND {values}", table.sql_only())
@@ -422,7 +501,7 @@ fn holder_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
         columns.join(", "),
         table.sql_only(),
         from.map(|from| format!(", {from}")).unwrap_or_default(),
-        matches(table, &table.key, row, 1 + index.columns.len())
+        matches(table, &table.key, row, 1 + index.columns.len(), from_text)
     )
 }
 

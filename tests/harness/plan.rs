@@ -26,6 +26,7 @@ pub struct Plan {
     pub(super) different: Vec<(usize, String)>,
     pub(super) settings: Vec<(usize, String, String)>,
     pub(super) clocks: Vec<(usize, i64)>,
+    pub(super) stepping: Option<(usize, PathBuf)>,
     pub(super) reach: Reach,
     pub(super) pgbench_scale: Option<u32>,
     pub(super) journal: Option<PathBuf>,
@@ -52,6 +53,7 @@ impl Plan {
             different: Vec::new(),
             settings: Vec::new(),
             clocks: Vec::new(),
+            stepping: None,
             reach: Reach::Direct,
             pgbench_scale: None,
             journal: None,
@@ -119,6 +121,12 @@ impl Plan {
         self
     }
 
+    /// A clock of one node's server that can be set: the file has the seconds that it is shifted by ("-5s").
+    pub fn clock_file(mut self, node: usize, file: impl Into<PathBuf>) -> Plan {
+        self.stepping = Some((node, file.into()));
+        self
+    }
+
     /// Puts a proxy before every server.
     pub fn proxied(mut self) -> Plan {
         self.reach = Reach::Proxied;
@@ -170,14 +178,17 @@ impl Plan {
             options = options.with(name, value);
         }
         for (_, seconds) in self.clocks.iter().filter(|(which, _)| *which == node) {
-            options.environment.extend(faketime(*seconds));
+            options.environment.extend(faketime("FAKETIME", format!("{seconds:+}s")));
+        }
+        for (_, file) in self.stepping.iter().filter(|(which, _)| *which == node) {
+            options.environment.extend(faketime("FAKETIME_TIMESTAMP_FILE", file.display().to_string()));
         }
         servers().start(directory, options).expect("a server")
     }
 }
 
 /// The environment that shifts a process's clock, and nothing but the clock that tells the date.
-fn faketime(seconds: i64) -> Vec<(String, String)> {
+fn faketime(name: &str, value: String) -> Vec<(String, String)> {
     let library = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
         .iter()
         .map(|place| PathBuf::from(place).join("faketime/libfaketime.so.1"))
@@ -186,7 +197,8 @@ fn faketime(seconds: i64) -> Vec<(String, String)> {
     let pair = |name: &str, value: String| (name.to_owned(), value);
     vec![
         pair("LD_PRELOAD", library.display().to_string()),
-        pair("FAKETIME", format!("{seconds:+}s")),
+        pair(name, value),
+        pair("FAKETIME_CACHE_DURATION", "1".into()),
         pair("FAKETIME_DONT_FAKE_MONOTONIC", "1".into()),
         pair("DONT_FAKE_MONOTONIC", "1".into()),
         pair("NO_FAKE_STAT", "1".into()),
