@@ -115,6 +115,11 @@ impl Config {
         origin_name(&self.cluster, source)
     }
 
+    /// The nodes' names, by [`NodeId`].
+    pub fn node_names(&self) -> Vec<&str> {
+        self.nodes.iter().map(|node| node.name.as_str()).collect()
+    }
+
     /// The node of that name.
     pub fn node(&self, name: &str) -> Option<&NodeConfig> {
         self.nodes.iter().find(|node| node.name == name)

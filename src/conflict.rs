@@ -13,6 +13,7 @@ pub mod marks;
 pub mod merge;
 pub mod reopen;
 pub mod resolve;
+pub mod switch;
 pub mod window;
 
 pub use batch::{Batch, Decision, Survivor};

@@ -16,7 +16,7 @@ use crate::apply::shared::{ApplySettings, ClockOffset, NodeShared, Shared, lock}
 use crate::apply::worker::LinkStats;
 use crate::config::Config;
 use crate::conflict::Coordinator;
-use crate::http;
+use crate::http::{self, Reload, Reloads};
 use crate::journal::{Journal, Lane, Retention};
 use crate::model::{Link, Lsn, NodeId};
 use crate::status::{NodeState, Status};
@@ -28,9 +28,11 @@ pub mod error;
 pub mod recorder;
 pub mod reporter;
 pub mod resolvers;
+pub mod rules;
 pub mod supervisor;
 
 pub use error::DaemonError;
+use rules::{Reloader, RuleBook};
 
 /// How long draining may take after the signal.
 const DRAIN: Duration = Duration::from_millis(2_500);
@@ -90,6 +92,8 @@ pub struct Daemon {
     pub spill: Arc<Spill>,
     /// Who each node was when it was first reached.
     pub identities: Vec<crate::node::control::NodeIdentity>,
+    /// The rules.
+    pub rules: RuleBook,
     /// By link.
     pub stats: HashMap<Link, Arc<LinkStats>>,
     /// What each slot may forget.
@@ -134,11 +138,16 @@ impl Daemon {
     }
 }
 
-/// Runs until `shutdown`, then drains.
+/// Runs until `shutdown`, then drains; `reload` asks for the rules to be read again, which is heard by `reloads`.
 ///
 /// # Errors
 /// What must be mended before the daemon can start.
-pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(), DaemonError> {
+pub async fn run(
+    config: Config,
+    shutdown: impl Future<Output = ()>,
+    reload: Reload,
+    reloads: Reloads,
+) -> Result<(), DaemonError> {
     let started_at = Utc::now();
     let listener = match config.http {
         Some(listen) => Some(http::bind(listen).await?),
@@ -151,7 +160,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         let stop = async move {
             let _ = until_closed.wait_for(|closed| *closed).await;
         };
-        serving.spawn(http::serve(listener, status_seen, stop));
+        serving.spawn(http::serve(listener, status_seen, reload, stop));
     }
     let journal = Journal::open(&config.journal.path, Retention::Age(config.journal.retention))?;
     let mut shutdown = std::pin::pin!(shutdown);
@@ -160,7 +169,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()>) -> Result<(
         () = &mut shutdown => return Ok(()),
     };
     let daemon = Arc::new(daemon);
-    let outcome = replicate(&daemon, &status, shutdown).await;
+    let outcome = replicate(&daemon, &status, reloads, shutdown).await;
     let _ = closed.send(true);
     let _ = tokio::time::timeout(Duration::from_millis(300), serving.join_next()).await;
     drop(daemon);
@@ -183,7 +192,8 @@ async fn start(
     };
     let nodes = config.nodes.iter().map(|node| NodeShared::new(node.id, node.name.clone())).collect();
     let confirmed: Vec<_> = contact.start.confirmed.iter().map(|lsn| watch::channel(*lsn).0).collect();
-    let coordinator = Coordinator::new(contact.start, contact.resolvers);
+    let rules = RuleBook::new(config.conflict_rules.clone(), contact.resolvers, contact.in_force.pending);
+    let coordinator = Coordinator::new(contact.start, contact.in_force.resolvers);
     let shared = Shared::new(config.cluster.clone(), Arc::new(contact.catalog), settings, nodes, coordinator);
     let count = config.nodes.len();
     let mut daemon = Daemon {
@@ -192,6 +202,7 @@ async fn start(
         journal,
         spill,
         identities: contact.identities,
+        rules,
         stats: HashMap::new(),
         confirmed,
         reports: Mutex::new(vec![NodeReport::new(); count]),
@@ -204,6 +215,7 @@ async fn start(
 async fn replicate(
     daemon: &Arc<Daemon>,
     status: &watch::Sender<Arc<Status>>,
+    reloads: Reloads,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let (phase, watched) = watch::channel(Phase::On);
@@ -213,6 +225,7 @@ async fn replicate(
     }
     let mut housekeeping = JoinSet::new();
     housekeeping.spawn(confirm::Confirmer::new(daemon.clone()).run());
+    housekeeping.spawn(Reloader::new(daemon.clone(), reloads).run());
     let mut shutdown = std::pin::pin!(shutdown);
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {

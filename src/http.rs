@@ -1,6 +1,7 @@
 //! What the daemon tells over HTTP, from its latest snapshot: health, readiness, status, metrics.
 //!
-//! Nothing here asks the daemon or a server anything, so no request can slow replication down.
+//! No page asks the daemon or a server anything, so no request can slow replication down. What is asked of the daemon
+//! (`POST /rules/reload`) waits for its answer.
 
 use std::future::Future;
 use std::io;
@@ -15,7 +16,10 @@ use crate::status::Status;
 
 pub mod client;
 mod metrics;
+mod reload;
 mod routes;
+
+pub use reload::{Answer, Reload, Reloads};
 
 /// The address could not be bound, or serving it ended.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +59,10 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, HttpError> {
 pub async fn serve(
     listener: TcpListener,
     status: watch::Receiver<Arc<Status>>,
+    reload: Reload,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), HttpError> {
-    routes::serve(listener, status, shutdown).await.map_err(HttpError::Serve)
+    routes::serve(listener, status, reload, shutdown).await.map_err(HttpError::Serve)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod oracle;
 pub mod random;
 pub mod rows;
 pub mod slow;
+pub mod switch;
 pub mod wal;
 pub mod workload;
 pub mod world;
@@ -57,6 +58,8 @@ pub enum Mutation {
     UnsettledLosers,
     /// A commit that wrote a reopened key counts as durable at once.
     RewrittenIsSafe,
+    /// Other rules take over at once, whatever is under way.
+    SwitchAtOnce,
     /// Rows that survive a truncation get the value that comes out by a commit of their own.
     SurvivorsLater,
 }
@@ -89,6 +92,8 @@ pub struct Settings {
     pub max_skew: i64,
     /// How conflicts are resolved.
     pub rule: TableRule,
+    /// How they are after some time: the rules are changed while changes are under way.
+    pub later: Option<TableRule>,
     /// What there is more of.
     pub focus: Focus,
     /// What is broken.
@@ -107,7 +112,17 @@ impl Settings {
             2 => Focus::Starts,
             _ => Focus::Nothing,
         };
-        Settings { seed, nodes, steps: 1500, max_skew, rule: TableRule::default(), focus, mutation: None, story: false }
+        Settings {
+            seed,
+            nodes,
+            steps: 1500,
+            max_skew,
+            rule: TableRule::default(),
+            later: None,
+            focus,
+            mutation: None,
+            story: false,
+        }
     }
 }
 
@@ -123,6 +138,8 @@ pub struct Tally {
     /// How many of them the window held at most, when it had just forgotten what it could and no link
     /// had many queued.
     pub most_kept: u64,
+    /// How many tables took a later rule.
+    pub switched: u64,
 }
 
 /// What is wrong.
@@ -197,6 +214,7 @@ pub fn run(settings: &Settings) -> Result<Tally, (Failure, Vec<String>)> {
                 conflicts: world.conflicts,
                 transactions,
                 most_kept: world.most_kept,
+                switched: world.switched,
             })
         }
         Err(failure) => Err((failure, world.story)),

@@ -30,6 +30,9 @@ pub struct Status {
     pub window: WindowStatus,
     /// The conflict journal.
     pub journal: JournalStatus,
+    /// Tables whose rule has changed and that are decided as before, until nothing of that is under way.
+    #[serde(default)]
+    pub rules_pending: Vec<String>,
 }
 
 /// How a node's stream is.
@@ -319,6 +322,7 @@ pub(crate) mod tests {
             links: vec![link("east", "west", LinkState::Retrying), link("west", "east", LinkState::Idle)],
             window: WindowStatus { keys: 12, transactions: 3, bytes_in_memory: 2_048, bytes_on_disk: 0 },
             journal: JournalStatus { entries: 9, pending: 1, bytes: 98_304, error: None },
+            rules_pending: Vec::new(),
         }
     }
 

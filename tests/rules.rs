@@ -4,7 +4,9 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::harness::{Plan, SOON, wait_for};
+use nix::sys::signal::Signal;
+
+use crate::harness::{Cluster, Plan, SOON, Sql, wait_for};
 
 const TABLES: &str = "
     CREATE TABLE booking (seat int PRIMARY KEY, name text);
@@ -85,19 +87,18 @@ fn rules_are_checked_against_the_tables_and_explained() {
     }
     let output = cluster.pgconcord(&["rules", "explain", "price"]);
     assert!(output.code == 0 && output.stdout.contains("the rule \"the head office sets prices\""), "{output}");
-    let file = cluster.directory().join("conflict-rules/rules.toml");
     let merge = "[[rule]]\nname = \"prices\"\ntables = [\"public.price\"]\nresolve = \"merge\"\ncolumns = { cent = \"delta\" }\n";
-    fs::write(&file, merge).expect("other rules");
+    cluster.set_rules(merge);
     let output = cluster.pgconcord(&["rules", "check", "--schedules", "10"]);
     assert_eq!(output.code, 1, "{output}");
     assert!(
         output.stdout.contains("there is no column \"cent\"") && output.stdout.contains("did you mean `cents`?"),
         "{output}"
     );
-    fs::write(&file, merge.replace("cent =", "item =")).expect("other rules");
+    cluster.set_rules(&merge.replace("cent =", "item ="));
     let output = cluster.pgconcord(&["rules", "check", "--json"]);
     assert!(output.code == 1 && output.stdout.contains("is a key column"), "{output}");
-    fs::write(&file, merge.replace("merge", "mreg")).expect("other rules");
+    cluster.set_rules(&merge.replace("merge", "mreg"));
     let output = cluster.pgconcord(&["rules", "check", "--offline"]);
     assert!(output.code == 2 && output.stderr.contains("rules.toml:4:11"), "{output}");
 }
@@ -145,9 +146,8 @@ fn a_table_that_a_resolver_does_not_suit_stops_the_start_with_what_to_do() {
     assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "west");
 }
 
-#[test]
-fn another_resolver_waits_until_nothing_is_under_way() {
-    let mut cluster = Plan::two().schema(TABLES).run();
+/// Both nodes write the row unseen; the west decides at once, the east only when the session that is returned is dropped.
+fn half_decided(cluster: &Cluster) -> Sql {
     let held = cluster.hold_link(WEST, EAST);
     cluster.rows(WEST, "INSERT INTO booking VALUES (1, 'west')");
     sleep(Duration::from_millis(20));
@@ -155,30 +155,97 @@ fn another_resolver_waits_until_nothing_is_under_way() {
     wait_for("the east's booking is applied", SOON, || {
         (cluster.value(WEST, "SELECT name FROM booking") == "east").then_some(())
     });
-    cluster.stop_daemon();
-    drop(held);
-    let rules = cluster.directory().join("conflict-rules/rules.toml");
-    let old = fs::read_to_string(&rules).expect("the rules");
-    let new = RULES.replace(", \"north\"]", "]");
-    fs::write(&rules, &new).expect("other rules");
-    cluster.launch_daemon();
-    let log = cluster.log_file();
-    wait_for("the log says why not", SOON, || {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        (text.contains("public.booking by \"first_update_wins\" now") && text.contains("last_update_wins"))
-            .then_some(())
+    held
+}
+
+/// Bookings are decided by another resolver, so say the nodes and the status.
+fn wait_for_resolver(cluster: &Cluster, resolver: &str) {
+    let keeps = "SELECT resolver FROM pgconcord.rules WHERE relation = 'public.booking'";
+    let kept = || [EAST, WEST].iter().all(|place| cluster.value(*place, keeps).contains(resolver));
+    wait_for("no table waits for its new rule", SOON, || {
+        (kept() && cluster.status()["rules_pending"].as_array().is_some_and(Vec::is_empty)).then_some(())
     });
-    drop(cluster.take_daemon());
-    fs::write(&rules, old).expect("the old rules");
+}
+
+/// The same conflict, by the new rules: the first booking stays.
+fn assert_the_first_booking_stays(cluster: &mut Cluster) {
+    let held = [cluster.hold_link(WEST, EAST), cluster.hold_link(EAST, WEST)];
+    cluster.rows(WEST, "INSERT INTO booking VALUES (2, 'west')");
+    sleep(Duration::from_millis(20));
+    cluster.rows(EAST, "INSERT INTO booking VALUES (2, 'east')");
+    drop(held);
+    cluster.settle();
+    cluster.wait_journal_settled();
+    assert_eq!(cluster.value(EAST, "SELECT name FROM booking WHERE seat = 2"), "west");
+    let entries = cluster.conflicts_of("public.booking", "2");
+    assert!(!entries.is_empty() && entries.iter().all(|entry| entry["resolver"] == "first_update_wins"), "{entries:?}");
+}
+
+/// What was decided by the old rules at one node is decided by them at the other.
+#[test]
+fn rules_that_were_changed_between_two_runs_wait_for_what_is_under_way() {
+    let mut cluster = Plan::two().schema(TABLES).run();
+    let held = half_decided(&cluster);
+    cluster.kill_daemon();
+    cluster.set_rules(&RULES.replace(", \"north\"]", "]"));
     cluster.start_daemon();
+    let waiting = cluster.status()["rules_pending"].to_string();
+    assert!(waiting.contains("public.booking"), "{waiting}");
+    assert!(cluster.pgconcord(&["status"]).stdout.contains("public.booking"));
+    cluster.kill_daemon();
+    cluster.start_daemon();
+    drop(held);
     cluster.settle();
     assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "east");
-    cluster.stop_daemon();
-    fs::write(&rules, new).expect("other rules");
+    wait_for_resolver(&cluster, "first_update_wins");
+    assert_the_first_booking_stays(&mut cluster);
+}
+
+#[test]
+fn rules_are_taken_over_while_the_daemon_runs() {
+    let mut cluster = Plan::two().schema(TABLES).run();
+    let held = half_decided(&cluster);
+    let new = RULES.replace(", \"north\"]", "]");
+    cluster.set_rules(&new);
+    let output = cluster.pgconcord(&["rules", "reload"]);
+    assert_eq!(output.code, 0, "{output}");
+    let waits = "decided as before until nothing of that is under way: public.booking";
+    assert!(output.stdout.contains(waits), "{output}");
+    assert!(output.stdout.contains("other conflicts than before come out of"), "{output}");
+    drop(held);
+    cluster.settle();
+    assert_eq!(cluster.value(EAST, "SELECT name FROM booking"), "east");
+    wait_for_resolver(&cluster, "first_update_wins");
+    assert_the_first_booking_stays(&mut cluster);
+
+    // rules that are wrong change nothing, be it in themselves or for the tables
+    cluster.set_rules("[[rule]]\nname = 'typo'\nresolve = 'lost_update_wins'\n");
+    let output = cluster.pgconcord(&["rules", "reload"]);
+    assert!(output.code == 2 && output.stderr.contains("rules.toml:3:11"), "{output}");
+    cluster.daemon().signal(Signal::SIGHUP);
+    let log = cluster.log_file();
+    wait_for("the log says what is wrong", SOON, || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        (text.contains("the rules stay as they are") && text.contains("rules.toml:3:11")).then_some(())
+    });
+    let unfit =
+        "[[rule]]\nname = 'adds up'\ntables = ['public.booking']\nresolve = 'merge'\ncolumns = { seats = 'delta' }\n";
+    cluster.set_rules(unfit);
+    let output = cluster.pgconcord(&["rules", "reload"]);
+    assert!(output.code == 1 && output.stderr.contains("did you mean `seat`?"), "{output}");
+    assert!(output.stderr.contains("the daemon keeps the rules that it has"), "{output}");
+
+    // SIGHUP does what the command does, and what a node keeps is what decides after kill -9
+    cluster.set_rules("[[rule]]\nname = 'newest'\nresolve = 'last_update_wins'\n");
+    cluster.daemon().signal(Signal::SIGHUP);
+    wait_for_resolver(&cluster, "last_update_wins");
+    cluster.set_rules(&new);
+    assert_eq!(cluster.pgconcord(&["rules", "reload"]).code, 0);
+    wait_for_resolver(&cluster, "first_update_wins");
+    cluster.kill_daemon();
     cluster.start_daemon();
-    cluster.without_seeing(&[
-        (WEST, "INSERT INTO booking VALUES (2, 'west')"),
-        (EAST, "INSERT INTO booking VALUES (2, 'east')"),
-    ]);
-    assert_eq!(cluster.value(EAST, "SELECT name FROM booking WHERE seat = 2"), "west");
+    assert_eq!(cluster.status()["rules_pending"].as_array().map(Vec::len), Some(0));
+    cluster.stop_daemon();
+    let output = cluster.pgconcord(&["rules", "reload"]);
+    assert!(output.code == 1 && output.text().contains("no daemon answers"), "{output}");
 }

@@ -65,6 +65,9 @@ pub enum ApplyError {
         /// The node.
         node: String,
     },
+    /// The batch began with other rules than those that count now.
+    #[error("the conflict rules are being changed; the batch is rolled back and tried again")]
+    RulesChanged,
     /// Two rows have what a deferrable constraint forbids.
     #[error("{table} has two rows that a deferrable constraint forbids")]
     Duplicate {
@@ -139,6 +142,7 @@ impl Classify for ApplyError {
             | ApplyError::NodeDown { .. }
             | ApplyError::MovedOn { .. }
             | ApplyError::InDoubt { .. }
+            | ApplyError::RulesChanged
             | ApplyError::UniqueLoser { .. }
             | ApplyError::Duplicate { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use crate::apply::batch::{Pieces, SET_ROWS, Write};
@@ -19,9 +20,9 @@ use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::sql;
 use crate::conflict::window::KeyHash;
-use crate::conflict::{Batch, ChangeRef, Decision, Operation};
+use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, Operation};
 use crate::model::bloom::Bloom;
-use crate::model::{KeyId, Lsn, Stamp, TouchKind, Xid};
+use crate::model::{KeyId, Lsn, Resolvers, Stamp, TouchKind, Xid};
 use crate::wire::{Outcome, Pipeline};
 
 /// How a batch is written.
@@ -78,6 +79,8 @@ pub struct Execution<'a, R> {
     pub(super) session: &'a mut ApplySession,
     pub(super) recorder: &'a R,
     pub(super) batch: &'a Batch,
+    /// What decides about each table, as of the beginning.
+    pub(super) resolvers: Arc<Resolvers>,
     pub(super) conflicts: HashMap<KeyId, Conflict, BuildHasherDefault<KeyHash>>,
     pub(super) applied: Applied,
     /// Rows of published tables written: without any the commit must be made visible in the stream.
@@ -121,6 +124,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             session,
             recorder,
             batch,
+            resolvers: shared.coordinator().resolvers().clone(),
             conflicts: HashMap::default(),
             applied: Applied::default(),
             rows: 0,
@@ -214,14 +218,15 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let link = self.batch.link;
         // Read before the look: what is older is in the window by then.
         let mut plan = Plan { horizon: self.shared.node(link.target).horizon(), ..Plan::default() };
-        let mut coordinator = self.shared.coordinator();
+        let shared = self.shared;
+        let mut coordinator = self.deciding(shared)?;
         for &at in nets {
             let net = &folded.nets[at];
             let own = ChangeRef::at(link.source, net.place, net.kind());
             let decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
                 Some(decision) => decision,
                 // A row that is made from several changes is made under its lock.
-                None if self.shared.resolvers.merge(net.table.id).is_some() => {
+                None if self.resolvers.merge(net.table.id).is_some() => {
                     plan.slow.push(at);
                     continue;
                 }
@@ -258,6 +263,15 @@ impl<'a, R: Recorder> Execution<'a, R> {
             }
         }
         Ok(plan)
+    }
+
+    /// The coordinator, for a decision.
+    ///
+    /// # Errors
+    /// [`ApplyError::RulesChanged`] if the batch began with other rules than those that count now.
+    pub(super) fn deciding<'s>(&self, shared: &'s Shared) -> Result<MutexGuard<'s, Coordinator>, ApplyError> {
+        let coordinator = shared.coordinator();
+        if coordinator.decides_by(&self.resolvers) { Ok(coordinator) } else { Err(ApplyError::RulesChanged) }
     }
 
     /// Whether a change is one of this batch.

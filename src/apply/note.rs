@@ -174,7 +174,7 @@ impl<R: Recorder> Execution<'_, R> {
             table: key.table().clone(),
             key: key.clone(),
             resolution: Resolution::ApplyRemote,
-            resolver: self.shared.resolvers.of(key.table().id).name(),
+            resolver: self.resolvers.of(key.table().id).name(),
             remote,
             local: None,
             result: None,

@@ -12,7 +12,7 @@ use crate::apply::unique::Removed;
 use crate::conflict::{Coordinator, Event};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
-use crate::model::{NodeId, Resolvers, Xid};
+use crate::model::{NodeId, Xid};
 use crate::node::control::Control;
 
 /// Settings of the apply stage.
@@ -137,8 +137,6 @@ pub struct Shared {
     pub settings: ApplySettings,
     /// By [`NodeId`].
     pub nodes: Vec<NodeShared>,
-    /// How conflicts are resolved.
-    pub resolvers: Resolvers,
     coordinator: Mutex<Coordinator>,
     nonces: AtomicU64,
     removed: Mutex<Removed>,
@@ -160,7 +158,6 @@ impl Shared {
             catalog,
             settings,
             nodes,
-            resolvers: coordinator.resolvers().clone(),
             coordinator: Mutex::new(coordinator),
             nonces: AtomicU64::new(start >> 1),
             removed: Mutex::default(),

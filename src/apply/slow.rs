@@ -102,7 +102,7 @@ impl<R: Recorder> Execution<'_, R> {
         nets.iter()
             .for_each(|net| tables.entry(ranks.get(&folded.nets[*net].table.id).copied()).or_default().push(*net));
         let mut statements = Vec::new();
-        let shared = self.shared;
+        let resolvers = self.resolvers.clone();
         let mut pipeline = self.begin();
         for nets in tables.values() {
             for nets in nets.chunks(crate::apply::batch::SET_ROWS) {
@@ -110,7 +110,7 @@ impl<R: Recorder> Execution<'_, R> {
                 let arrays = key_arrays(&folded.nets[nets[0]].table, &rows);
                 let types = vec![sql::TEXT_ARRAY; arrays.len()];
                 let table = &folded.nets[nets[0]].table;
-                let merges = shared.resolvers.merge(table.id).is_some();
+                let merges = resolvers.merge(table.id).is_some();
                 let columns: Vec<usize> = if merges { (0..table.columns.len()).collect() } else { Vec::new() };
                 let text = sql::lock(table, &columns);
                 let at = pipeline.query(&text, &types, arrays.iter().map(|array| Param::Binary(array)));
@@ -144,7 +144,8 @@ impl<R: Recorder> Execution<'_, R> {
         let mut wanted = Vec::new();
         let mut merging = Vec::new();
         {
-            let mut coordinator = self.shared.coordinator();
+            let shared = self.shared;
+            let mut coordinator = self.deciding(shared)?;
             for &at in left {
                 let net = &folded.nets[at];
                 let there = found.contains_key(&at);
@@ -153,7 +154,7 @@ impl<R: Recorder> Execution<'_, R> {
                 if decision.before.is_some_and(|before| before.source == link.target) {
                     self.session.busy.met(net.key, now);
                 }
-                if self.shared.resolvers.merge(net.table.id).is_some() {
+                if self.resolvers.merge(net.table.id).is_some() {
                     self.note_missing(&coordinator, net, &decision, there)?;
                     let made = coordinator.merge(link, &net.table, net.key, (net.first_place, net.place), there)?;
                     let standing = found.get(&at).map(|found| found.values.clone());

@@ -41,7 +41,7 @@ impl<R: Recorder> Execution<'_, R> {
 
         let mut kept: Vec<Vec<Kept>> = Vec::new();
         for id in &truncation.tables {
-            kept.push(match shared.resolvers.merge(*id) {
+            kept.push(match self.resolvers.merge(*id) {
                 Some(_) => self.merged_survivors(truncation, *id).await?,
                 None => self.survivors(truncation, *id)?,
             });
@@ -118,7 +118,7 @@ impl<R: Recorder> Execution<'_, R> {
     fn survivors(&mut self, truncation: &Truncation, table: TableId) -> Result<Vec<Kept>, ApplyError> {
         let link = self.batch.link;
         let hasher = &self.shared.catalog.hasher;
-        let coordinator = self.shared.coordinator();
+        let coordinator = self.deciding(self.shared)?;
         let mut kept = Vec::new();
         let mut conflicts = Vec::new();
         for Survivor { key, rival, outcome, standing } in coordinator.survivors(link, table, truncation.place)? {
@@ -149,7 +149,7 @@ impl<R: Recorder> Execution<'_, R> {
         let table = self.shared.catalog.table(table).clone();
         let mut plans = Vec::new();
         {
-            let coordinator = self.shared.coordinator();
+            let coordinator = self.deciding(self.shared)?;
             let mut conflicts = Vec::new();
             for Survivor { key, rival, outcome, .. } in coordinator.survivors(link, table.id, truncation.place)? {
                 let made = coordinator.merge_truncated(link, &table, key, truncation.place)?;

@@ -84,7 +84,7 @@ impl<R: Recorder> Execution<'_, R> {
     async fn claim(&mut self, net: &Net) -> Result<Option<Claim>, ApplyError> {
         let shared = self.shared;
         let (winner, completed, by) = {
-            let mut coordinator = shared.coordinator();
+            let mut coordinator = self.deciding(shared)?;
             let decision = coordinator.decide(self.batch.link, net.table.id, net.key)?;
             let ours = self.is_ours(decision.winner);
             if !ours && !decision.write {

@@ -1,4 +1,4 @@
-//! `pgconcord rules`: what conflict rules come to, before they decide anything.
+//! `pgconcord rules`: what conflict rules come to, before they decide anything; and how a running daemon takes them.
 
 use std::process::ExitCode;
 
@@ -8,6 +8,7 @@ use crate::model::{Deletes, Resolver, TableRule};
 
 mod check;
 mod explain;
+mod reload;
 
 /// Arguments of `pgconcord rules`.
 #[derive(clap::Args, Debug)]
@@ -22,6 +23,8 @@ enum Command {
     Check(check::Args),
     /// Tell which rule decides about a table, and why
     Explain(explain::Args),
+    /// Have the running daemon read the rules again, as SIGHUP does
+    Reload(reload::Args),
 }
 
 /// Runs the command.
@@ -33,6 +36,7 @@ pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Check(args) => check::run(&config, &args).await,
         Command::Explain(args) => explain::run(&config, &args),
+        Command::Reload(args) => reload::run(&config, &args).await,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Global, USAGE};
@@ -32,7 +33,18 @@ pub async fn run(global: Global, _args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => {}
         }
     };
+    let (reload, reloads) = mpsc::channel(1);
+    let mut hangup = signal(SignalKind::hangup())?;
+    let on_hangup = reload.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // the daemon says in its log what came of it
+            if on_hangup.send(oneshot::channel().0).await.is_err() {
+                break;
+            }
+        }
+    });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = config.cluster, "pgconcord starts");
-    daemon::run(config, shutdown).await?;
+    daemon::run(config, shutdown, reload, reloads).await?;
     Ok(ExitCode::SUCCESS)
 }

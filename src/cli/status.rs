@@ -97,6 +97,10 @@ fn text(status: &Status, paint: Paint) -> String {
         bytes(window.bytes_on_disk)
     );
     out += &format!("journal  {} conflicts, {} pending, {}\n", journal.entries, journal.pending, bytes(journal.bytes));
+    if !status.rules_pending.is_empty() {
+        let tables = status.rules_pending.join(", ");
+        out += &format!("rules    decided as before until nothing of that is under way: {}\n", shown(&tables));
+    }
     let complaints = status.complaints();
     if !complaints.is_empty() {
         out.push('\n');

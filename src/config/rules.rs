@@ -18,11 +18,13 @@ use crate::model::{Deletes, Resolver};
 mod facet;
 #[cfg(test)]
 mod malformed;
+mod record;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
 pub use facet::Facet;
+pub use record::{record, recorded};
 
 /// One `[[rule]]`: what it decides about which tables.
 #[derive(Clone, Debug)]

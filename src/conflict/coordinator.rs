@@ -93,7 +93,9 @@ pub struct Coordinator {
     /// changes may lie that are not decoded yet.
     pub(super) rewritten: Vec<KeyMap<Rewritten>>,
     pub(super) reasons: u64,
-    resolvers: Resolvers,
+    pub(super) resolvers: Arc<Resolvers>,
+    /// Between two rules: nothing is decided.
+    pub(super) switching: bool,
 }
 
 impl Coordinator {
@@ -120,7 +122,8 @@ impl Coordinator {
             reopened: vec![KeyMap::default(); nodes],
             rewritten: vec![KeyMap::default(); nodes],
             reasons: 0,
-            resolvers,
+            resolvers: Arc::new(resolvers),
+            switching: false,
         }
     }
 
@@ -171,9 +174,9 @@ impl Coordinator {
     }
 
     /// Whether batches may be applied at the node: its own stream has been read again, and every stream had been
-    /// once, for no decision is taken with a window that is not whole (R6).
+    /// once, for no decision is taken with a window that is not whole (R6); and the rules are not just being changed.
     pub fn is_ready(&self, node: NodeId) -> bool {
-        self.complete && self.rebuilt[node.index()]
+        self.complete && self.rebuilt[node.index()] && !self.switching
     }
 
     // === what was decoded ===
@@ -258,7 +261,7 @@ impl Coordinator {
     // === looking ===
 
     /// How conflicts of each table are resolved.
-    pub fn resolvers(&self) -> &Resolvers {
+    pub fn resolvers(&self) -> &Arc<Resolvers> {
         &self.resolvers
     }
 

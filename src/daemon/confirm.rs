@@ -126,7 +126,7 @@ impl Confirmer {
     /// Writes the cut at the first node that is connected.
     async fn write_cut(&self, cut: &Cut) -> Result<(), DaemonError> {
         let daemon = &self.daemon;
-        let names: Vec<&str> = daemon.config.nodes.iter().map(|node| node.name.as_str()).collect();
+        let names = daemon.config.node_names();
         let connected = daemon.shared.nodes.iter().find_map(|node| Some((node, node.control()?)));
         let Some((node, control)) = connected else {
             return Err(DaemonError::Operator("no node is connected".into()));

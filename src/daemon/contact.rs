@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::config::{Config, NodeConfig};
 use crate::daemon::error::DaemonError;
 use crate::daemon::reporter;
-use crate::daemon::resolvers;
+use crate::daemon::resolvers::{self, InForce};
 use crate::model::table::Catalog;
 use crate::model::{Class, Classify, Cut, Lsn, Resolvers};
 use crate::node::catalog::ClusterCatalog;
@@ -26,8 +26,10 @@ pub struct Contact {
     pub start: Cut,
     /// The tables.
     pub catalog: Catalog,
-    /// How conflicts of each table are resolved.
+    /// How conflicts of each table are resolved by the rules.
     pub resolvers: Resolvers,
+    /// How they are for now.
+    pub in_force: InForce,
 }
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
@@ -99,13 +101,13 @@ pub async fn reach_all(
     }
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
     let resolvers = resolvers::resolvers(&config.conflict_rules, &read.catalog)?;
-    resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
-    Ok(Contact { identities, start, catalog: read.catalog, resolvers })
+    let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
+    Ok(Contact { identities, start, catalog: read.catalog, resolvers, in_force })
 }
 
 /// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.
 async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> Result<Cut, DaemonError> {
-    let names: Vec<&str> = config.nodes.iter().map(|node| node.name.as_str()).collect();
+    let names = config.node_names();
     let mut cuts = Vec::new();
     for (node, control) in config.nodes.iter().zip(controls) {
         let read = control.read_cut(&config.cluster, &names).await;

@@ -1,5 +1,6 @@
 //! Conflicts → journal entries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -38,12 +39,12 @@ impl JournalRecorder {
     fn entry(&self, conflict: Conflict) -> NewEntry {
         let daemon = &self.0;
         let Conflict { link, table, key, remote, local, .. } = conflict;
-        let rules = &daemon.config.conflict_rules;
+        let rules = daemon.rules.of(table.id);
         let facet = Facet::of(conflict.conflict_type).unwrap_or(Facet::Writes);
-        let rule = rules::deciding(rules, &table.schema, &table.name, facet);
+        let rule = rules::deciding(&rules, &table.schema, &table.name, facet);
         let of_resolver = |rule: &&Rule| rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver);
         let rule = rule.filter(of_resolver);
-        let mask: Vec<&str> = rules::masked(rules, &table.schema, &table.name).collect();
+        let mask = daemon.rules.masked(&table);
         let json = |row: &Row| masked(json_row(&row.relation, &row.tuple), &mask);
         let json_old = |row: &Row| masked(json_old(row), &mask);
         let node = |stamp: &Stamp| daemon.name(stamp.node).to_owned();
@@ -92,9 +93,9 @@ fn json_old(row: &Row) -> JsonRow {
 }
 
 /// The row with [`MASK`] for the values of these columns, be they NULL or not.
-fn masked(mut row: JsonRow, mask: &[&str]) -> JsonRow {
+fn masked(mut row: JsonRow, mask: &BTreeSet<String>) -> JsonRow {
     for name in mask {
-        if let Some(value) = row.get_mut(*name) {
+        if let Some(value) = row.get_mut(name) {
             *value = Value::String(MASK.to_owned());
         }
     }
@@ -120,8 +121,9 @@ mod tests {
             let cells = [("id", Value::from("1")), ("email", email), ("phone", phone)];
             cells.map(|(name, value)| (name.to_owned(), value)).into_iter().collect::<JsonRow>()
         };
-        let found = masked(row("a@b.c".into(), Value::Null), &["email", "phone", "elsewhere"]);
+        let mask = ["email", "phone", "elsewhere"].map(str::to_owned).into();
+        let found = masked(row("a@b.c".into(), Value::Null), &mask);
         assert_eq!(found, row(MASK.into(), MASK.into()));
-        assert_eq!(masked(row("a@b.c".into(), Value::Null), &[]), row("a@b.c".into(), Value::Null));
+        assert_eq!(masked(row("a@b.c".into(), Value::Null), &BTreeSet::new()), row("a@b.c".into(), Value::Null));
     }
 }

@@ -38,6 +38,7 @@ pub fn starting(config: &Config, started_at: DateTime<Utc>) -> Status {
         links: Vec::new(),
         window: WindowStatus { keys: 0, transactions: 0, bytes_in_memory: 0, bytes_on_disk: 0 },
         journal: JournalStatus { entries: 0, pending: 0, bytes: 0, error: None },
+        rules_pending: Vec::new(),
     }
 }
 
@@ -71,6 +72,7 @@ pub fn snapshot(daemon: &Daemon) -> Status {
             bytes: journal.bytes,
             error: journal.error,
         },
+        rules_pending: daemon.rules.pending().iter().map(|id| daemon.shared.catalog.table(*id).to_string()).collect(),
     }
 }
 

@@ -1,16 +1,15 @@
 //! Rules → what decides about each table. What comes out of a set of changes must not depend on what type of conflict a
 //! node sees in it (R1), so a table has one resolver; nor on when it is decided, so a resolver changes only while nothing
-//! that was decided is still under way.
+//! that was decided is still under way (see [`crate::daemon::rules`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
 
-use crate::config::rules::{Facet, deciding};
+use crate::config::rules::{self, Facet, deciding};
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
-use crate::model::{Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableRule};
+use crate::model::{Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
 use crate::node::control::Control;
 
 pub mod fit;
@@ -118,27 +117,34 @@ pub fn lost_masks(rules: &[Rule], catalog: &Catalog) -> Vec<Misfit> {
     lost
 }
 
-/// Writes the resolvers at every node; another resolver than before is taken only where nothing that it would decide has
-/// been decided anywhere.
+/// What decides about each table at the start.
+#[derive(Debug)]
+pub struct InForce {
+    /// What decides now.
+    pub resolvers: Resolvers,
+    /// Tables that are still decided as they were before the rules changed, because something is under way.
+    pub pending: BTreeSet<TableId>,
+}
+
+/// Compares the rules with what the nodes keep, and has the nodes keep what is new. A table whose rule was another one when
+/// changes were applied that other nodes still wait for keeps that rule for now.
 ///
 /// # Errors
-/// If something has, or a node does not answer.
+/// If a table has to keep a rule that can't be told or can't hold any more, or a node does not answer.
 pub async fn keep(
     config: &Config,
     controls: &[Control],
     start: &Cut,
     catalog: &Catalog,
     resolvers: &Resolvers,
-) -> Result<(), DaemonError> {
-    let named = |table: &Arc<Table>| (table.to_string(), text(resolvers.rule(table.id), config));
-    let rules: BTreeMap<String, String> = catalog.tables().iter().map(named).collect();
-    let mut changed = BTreeMap::new();
+) -> Result<InForce, DaemonError> {
+    let names = config.node_names();
+    let mut before = BTreeMap::new();
     let mut under_way = false;
     for (node, control) in config.nodes.iter().zip(controls) {
         let failed = |error| DaemonError::Node { node: node.name.clone(), error };
-        let before = control.read_rules(&config.cluster).await.map_err(failed)?;
-        let differs = |(table, old): &(String, String)| rules.get(table).is_some_and(|new| new != old);
-        changed.extend(before.into_iter().filter(differs));
+        // where nodes differ nothing was decided by the newer rule yet, and the last one is written last
+        before.extend(control.read_rules(&config.cluster).await.map_err(failed)?);
         let confirmed = |source: &str| {
             let place = config.nodes.iter().position(|node| node.name == source);
             place.map_or(Lsn::MAX, |place| start.confirmed[place])
@@ -146,38 +152,56 @@ pub async fn keep(
         let progress = control.progress(&config.cluster).await.map_err(failed)?;
         under_way |= progress.iter().any(|row| row.lsn > confirmed(&row.source));
     }
-    if let Some((table, old)) = changed.first_key_value().filter(|_| under_way) {
-        return Err(DaemonError::Operator(format!(
-            "the rules resolve conflicts of {table} by \"{}\" now, and did so by \"{old}\" when changes were applied that other \
-             nodes still wait for; decided by both, rows would differ. Put the old rule back and start pgconcord; while \
-             nobody writes and `pgconcord status` shows nothing queued, stop it with SIGTERM; then change the rule",
-            rules[table]
-        )));
+    let mut pending = BTreeSet::new();
+    let mut in_force = Vec::new();
+    let mut written = BTreeMap::new();
+    for table in catalog.tables() {
+        let rule = resolvers.rule(table.id);
+        let text = rules::record(rule, &names);
+        match before.get(&table.to_string()).filter(|old| under_way && **old != text) {
+            None => {
+                in_force.push(rule.clone());
+                written.insert(table.to_string(), text);
+            }
+            Some(old) => {
+                in_force.push(
+                    rules::recorded(old, &names).filter(|old| fits(old, table)).ok_or_else(|| stuck(table, old))?,
+                );
+                pending.insert(table.id);
+            }
+        }
     }
     for (node, control) in config.nodes.iter().zip(controls) {
-        let written = control.write_rules(&config.cluster, &rules).await;
+        let written = control.write_rules(&config.cluster, &written).await;
         written.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?;
     }
-    Ok(())
+    if let Some(table) = pending.first() {
+        tracing::info!(
+            tables = pending.len(),
+            first = %catalog.table(*table),
+            "rules have changed; these tables are decided as before until nothing of that is under way"
+        );
+    }
+    Ok(InForce { resolvers: Resolvers::new(in_force), pending })
 }
 
-/// What decides as the rules give it: compared with what the nodes keep, so equal rules have equal texts.
-fn text(rule: &TableRule, config: &Config) -> String {
-    let resolver = match &rule.resolver {
-        Resolver::LastUpdateWins | Resolver::FirstUpdateWins => rule.resolver.name().to_owned(),
-        Resolver::OriginPriority(order) => {
-            let names: Vec<_> = order.iter().map(|node| config.nodes[node.index()].name.as_str()).collect();
-            format!("{} {}", rule.resolver.name(), names.join(", "))
-        }
-        Resolver::Merge(merge) => {
-            let columns = merge.columns.iter().map(|(name, how)| format!(", {name} {}", how.name()));
-            format!("{} others {}{}", rule.resolver.name(), merge.others.name(), columns.collect::<String>())
-        }
+/// Whether the table can be decided about by a rule that it was decided by before.
+fn fits(rule: &TableRule, table: &Table) -> bool {
+    let merges = match &rule.resolver {
+        Resolver::Merge(merge) => fit::merge(merge, table).1.is_empty(),
+        _ => true,
     };
-    match rule.deletes {
-        Deletes::ByResolver => resolver,
-        deletes => format!("{resolver}; deletes {}", deletes.name()),
-    }
+    merges && fit::whole_rows(rule, table).is_none()
+}
+
+fn stuck(table: &Table, old: &str) -> DaemonError {
+    DaemonError::Operator(format!(
+        "conflicts of {table} were decided by [{}] when changes were applied that other nodes still wait for, and as nodes \
+         and columns are now they can't be; decided otherwise, rows would differ. Put back what was changed beside the \
+         rules and start pgconcord; while nobody writes and `pgconcord status` shows nothing queued, stop it with SIGTERM; \
+         then change it",
+        old.replace('\n', ", ")
+    ))
 }
 
 #[cfg(test)]

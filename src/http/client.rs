@@ -1,14 +1,15 @@
-//! Asks a running daemon for its snapshot.
+//! Asks a running daemon for its snapshot, and to read its rules again.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
+use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::http::Answer;
 use crate::model::{Class, Classify};
 use crate::status::Status;
 
@@ -52,9 +53,24 @@ impl Classify for ClientError {
 /// The snapshot of the daemon that listens at `listen`.
 pub async fn status(listen: SocketAddr) -> Result<Status, ClientError> {
     let address = reachable(listen);
-    let late = || ClientError::NoAnswer { address, reason: format!("nothing came within {} s", TIMEOUT.as_secs()) };
-    let body = tokio::time::timeout(TIMEOUT, get(address)).await.map_err(|_| late())??;
+    let (status, body) = ask(address, Method::GET, "/status").await?;
+    if status != StatusCode::OK {
+        return Err(ClientError::NotADaemon { address, reason: format!("HTTP status {status}") });
+    }
     serde_json::from_slice(&body).map_err(|error| ClientError::NotADaemon { address, reason: error.to_string() })
+}
+
+/// Has the daemon that listens at `listen` read its rules again.
+pub async fn reload(listen: SocketAddr) -> Result<Answer, ClientError> {
+    let address = reachable(listen);
+    let (status, body) = ask(address, Method::POST, "/rules/reload").await?;
+    let said = String::from_utf8_lossy(&body).trim_end().to_owned();
+    match status {
+        StatusCode::OK => Ok(Ok(said)),
+        StatusCode::UNPROCESSABLE_ENTITY => Ok(Err(said)),
+        StatusCode::SERVICE_UNAVAILABLE => Err(ClientError::NoAnswer { address, reason: said }),
+        _ => Err(ClientError::NotADaemon { address, reason: format!("HTTP status {status}") }),
+    }
 }
 
 /// A daemon that listens everywhere is reached on this machine.
@@ -67,21 +83,25 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-async fn get(address: SocketAddr) -> Result<Bytes, ClientError> {
+async fn ask(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    let late = || ClientError::NoAnswer { address, reason: format!("nothing came within {} s", TIMEOUT.as_secs()) };
+    tokio::time::timeout(TIMEOUT, exchange(address, method, path)).await.map_err(|_| late())?
+}
+
+async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
     let no_answer = |reason: String| ClientError::NoAnswer { address, reason };
     let stream = TcpStream::connect(address).await.map_err(|error| no_answer(error.to_string()))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| no_answer(error.to_string()))?;
     tokio::spawn(connection); // ends with the sender; its error is the request's, too
-    let request = Request::get("/status").header(header::HOST, address.to_string()).body(Empty::<Bytes>::new());
+    let request = Request::builder().method(method).uri(path).header(header::HOST, address.to_string());
+    let request = request.body(Empty::<Bytes>::new());
     let request = request.map_err(|error| no_answer(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(|error| no_answer(error.to_string()))?;
-    if response.status() != StatusCode::OK {
-        return Err(ClientError::NotADaemon { address, reason: format!("HTTP status {}", response.status()) });
-    }
+    let status = response.status();
     match Limited::new(response.into_body(), LONGEST).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
+        Ok(body) => Ok((status, body.to_bytes())),
         Err(error) => Err(no_answer(error.to_string())),
     }
 }

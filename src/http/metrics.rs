@@ -66,7 +66,7 @@ impl Page<'_> {
         self.0.encode_descriptor("build", "The daemon", None, MetricType::Info)?.encode_info(&labels)?;
         let (window, journal) = (&status.window, &status.journal);
         let started = status.started_at.timestamp_micros() as f64 / 1e6;
-        let gauges: [Gauge; 11] = [
+        let gauges: [Gauge; 12] = [
             ("start_time", "When the daemon started, since 1970", SECONDS, started),
             ("snapshot_age", "Age of the numbers on this page", SECONDS, age.as_secs_f64()),
             ("ready", "1 while every node streams and every link applies", None, flag(status.ready)),
@@ -77,6 +77,7 @@ impl Page<'_> {
             ("journal_entries", "Conflicts in the journal", None, journal.entries as f64),
             ("journal_pending", "Conflicts whose batch is not known to be committed", None, journal.pending as f64),
             ("journal_size", "What the journal takes on disk", BYTES, journal.bytes as f64),
+            ("rules_pending", "Tables that wait for their new rule", None, status.rules_pending.len() as f64),
             ("journal_failing", "1 while the journal cannot be written", None, flag(journal.error.is_some())),
         ];
         gauges.into_iter().try_for_each(|(name, help, unit, value)| self.gauges(name, help, unit, [(vec![], value)]))

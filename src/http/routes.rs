@@ -9,12 +9,13 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::http::metrics;
+use crate::http::reload::{self, Reload};
 use crate::status::Status;
 
 /// The daemon makes a snapshot every second; one that is late by so much tells of a loop that hangs.
@@ -28,6 +29,8 @@ const INDEX: &str = "pgconcord
 /metrics  OpenMetrics, for Prometheus
 /healthz  200 while the daemon works
 /readyz   200 while every node streams and every link applies
+
+POST /rules/reload   reads the conflict rules again, as `pgconcord rules reload` does
 ";
 
 /// The latest snapshot and when it came.
@@ -73,7 +76,8 @@ impl Latest {
 }
 
 /// All pages over `latest`.
-pub(super) fn router(latest: Latest) -> Router {
+pub(super) fn router(latest: Latest, reload: Reload) -> Router {
+    let asked = Router::new().route("/rules/reload", post(reload::reload)).with_state(reload);
     Router::new()
         .route("/", get(|| async { INDEX }))
         .route("/healthz", get(healthz))
@@ -82,17 +86,19 @@ pub(super) fn router(latest: Latest) -> Router {
         .route("/metrics", get(metrics_page))
         .fallback(|| async { (StatusCode::NOT_FOUND, "no such page; / lists them\n") })
         .with_state(latest)
+        .merge(asked)
 }
 
 pub(super) async fn serve(
     listener: TcpListener,
     status: watch::Receiver<Arc<Status>>,
+    reload: Reload,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let latest = Latest::new(status);
     let follow = tokio::spawn(latest.clone().follow());
     let (stopping, stopped) = oneshot::channel();
-    let server = axum::serve(listener, router(latest)).with_graceful_shutdown(async move {
+    let server = axum::serve(listener, router(latest, reload)).with_graceful_shutdown(async move {
         shutdown.await;
         let _ = stopping.send(());
     });

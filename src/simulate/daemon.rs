@@ -10,8 +10,6 @@ use crate::simulate::random::Random;
 use crate::simulate::wal::Kind;
 use crate::simulate::world::{World, tell};
 
-/// There are never more.
-const MOST_TABLES: usize = 2;
 /// A queue that keeps few transactions in the window.
 const SHORT: u64 = 10;
 
@@ -48,12 +46,12 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts from the last cut.
-    pub fn new(start: Cut, rule: TableRule, random: &mut Random) -> Daemon {
+    /// Starts from the last cut with what the nodes keep of rules.
+    pub fn new(start: Cut, rules: Vec<TableRule>, random: &mut Random) -> Daemon {
         let nodes = start.confirmed.len();
         let stream = |random: &mut Random| Stream { echo: random.permille(300), ..Stream::default() };
         Daemon {
-            coordinator: Coordinator::new(start, Resolvers::new(vec![rule; MOST_TABLES])),
+            coordinator: Coordinator::new(start, Resolvers::new(rules)),
             streams: (0..nodes).map(|_| stream(random)).collect(),
             horizons: vec![Horizon::default(); nodes],
         }
@@ -208,7 +206,7 @@ impl World {
         if self.links().all(|link| coordinator.queued(link) <= SHORT) {
             self.most_kept = self.most_kept.max(kept);
         }
-        Ok(())
+        self.begin_switch()
     }
 
     fn applied_everywhere(&self, source: NodeId) -> Lsn {

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::Arc;
 
 use crate::apply::batch::Pieces;
 use crate::apply::net::{Folded, Net};
 use crate::conflict::window::Seq;
 use crate::conflict::{Batch, ChangeRef, Decision, Reopened};
-use crate::model::{Link, Lsn, NodeId, TableId, TouchKind, Xid};
+use crate::model::{Link, Lsn, NodeId, Resolvers, TableId, TouchKind, Xid};
 use crate::simulate::complete::{Value, value};
 use crate::simulate::node::{Done, Guard};
 use crate::simulate::rows::{Key, Row};
@@ -67,6 +68,8 @@ pub struct Job {
     pub batch: Batch,
     /// What for.
     pub purpose: Purpose,
+    /// What decides about each table, as of the beginning.
+    pub resolvers: Arc<Resolvers>,
     /// Its transaction at the target.
     pub xid: Xid,
     /// Where it is.
@@ -120,7 +123,9 @@ impl World {
     /// If the coordinator has one or an invariant is broken.
     pub fn step_job(&mut self, target: NodeId) -> Result<bool, Failure> {
         let Some(mut job) = self.jobs[target.index()].take() else { return Ok(self.begin_job(target)?) };
+        let decides = matches!(job.stage, Stage::Look | Stage::Empty | Stage::Slow);
         let step = match job.stage {
+            _ if decides && !self.daemon.coordinator.decides_by(&job.resolvers) => Step::Abort,
             Stage::Tables => self.lock_tables(&mut job),
             Stage::Look => self.look(&mut job)?,
             Stage::Fast => self.write_guarded(&mut job),
@@ -199,6 +204,7 @@ impl World {
         Job {
             batch,
             purpose,
+            resolvers: self.daemon.coordinator.resolvers().clone(),
             xid,
             stage,
             horizon,
@@ -274,7 +280,7 @@ impl World {
         for (table, place) in job.tables.clone() {
             let mut left = Vec::new();
             for met in self.daemon.coordinator.survivors(link, table, place)? {
-                if self.merges() {
+                if self.merges(table) {
                     left.extend(self.merged_survivor(link, met, table, place)?);
                     continue;
                 }
@@ -304,7 +310,7 @@ impl World {
     fn look(&mut self, job: &mut Job) -> Result<Step, Failure> {
         let Some(key) = job.keys.pop_front() else { return Ok(Step::Next(Stage::Fast)) };
         let id = self.schema.key_id(key);
-        if self.merges() && !self.daemon.coordinator.window().is_uncontested(key.table, id) {
+        if self.merges(key.table) && !self.daemon.coordinator.window().is_uncontested(key.table, id) {
             job.slow.push_back(key); // is made under its lock
             return Ok(Step::Next(Stage::Look));
         }

@@ -5,16 +5,16 @@ use std::io;
 use crate::conflict::json;
 use crate::conflict::merge::{ColumnPlan, Made, Place, Value};
 use crate::conflict::{Survivor, Window};
-use crate::model::{ColumnMerge, Link, Resolver, TableId};
+use crate::model::{ColumnMerge, Link, TableId};
 use crate::simulate::Failure;
 use crate::simulate::job::{Job, Purpose, Stage, Step};
 use crate::simulate::rows::{Body, Key, Row};
 use crate::simulate::world::{World, tell};
 
 impl World {
-    /// Whether rows are made from several changes.
-    pub fn merges(&self) -> bool {
-        matches!(self.settings.rule.resolver, Resolver::Merge(_))
+    /// Whether the table's rows are made from several changes.
+    pub fn merges(&self, table: TableId) -> bool {
+        self.daemon.coordinator.resolvers().merge(table).is_some()
     }
 
     /// Writes what the window makes of a key, whose row is locked if it is there.

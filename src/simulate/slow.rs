@@ -32,7 +32,7 @@ impl World {
         if existing.is_some() && !node.holds(job.xid, key) {
             return Ok(Step::Next(Stage::Lock)); // it appeared meanwhile
         }
-        if self.merges() {
+        if self.merges(key.table) {
             return self.write_merged(job, key, existing);
         }
         let existing = job.parked.get(&key).copied().or(existing);

@@ -112,6 +112,54 @@ fn columns_merge_alike_everywhere() {
     }
 }
 
+fn all_rules(nodes: usize) -> Vec<TableRule> {
+    let order: Vec<_> = NodeId::all(nodes).rev().collect();
+    let deletes = |deletes| TableRule { deletes, ..TableRule::default() };
+    let mut rules = vec![
+        TableRule::default(),
+        Resolver::FirstUpdateWins.into(),
+        Resolver::OriginPriority(order.into()).into(),
+        deletes(Deletes::DeleteWins),
+        deletes(Deletes::UpdateWins),
+    ];
+    rules.extend([ColumnMerge::LastUpdateWins, ColumnMerge::Delta, ColumnMerge::Greatest].map(merge_by));
+    rules
+}
+
+/// A schedule in the middle of which the rules change.
+fn switching(seed: u64) -> Settings {
+    let nodes = 2 + (seed % 3) as usize;
+    let rules = all_rules(nodes);
+    let count = rules.len() as u64;
+    let (from, to) = (seed / 3 % count, seed / 3 / count % count);
+    let rule = |place: u64| rules[place as usize].clone();
+    Settings { rule: rule(from), later: (from != to).then(|| rule(to)), ..Settings::new(nodes, seed) }
+}
+
+#[test]
+fn rules_change_alike_everywhere_while_changes_are_under_way() {
+    let (mut switched, mut bad) = (0, Vec::new());
+    let schedules = number("PGCONCORD_SEEDS", SCHEDULES * 2);
+    for seed in 0..schedules {
+        match run(&switching(seed)) {
+            Ok(tally) => switched += tally.switched,
+            Err((Failure::Held { .. }, _)) => {}
+            Err(_) => bad.push(seed),
+        }
+    }
+    println!("{switched} tables took a later rule in {schedules} schedules");
+    assert!(switched > schedules / 4, "{switched} switches prove little");
+    if let Some(first) = bad.first() {
+        panic!("{}\n{:?}, seeds {bad:?}", tell(&switching(*first)), switching(*first));
+    }
+}
+
+#[test]
+fn rules_that_change_at_once_come_out_differently() {
+    let mut settings = (0..20_000).map(|seed| Settings { mutation: Some(Mutation::SwitchAtOnce), ..switching(seed) });
+    assert!(settings.any(|settings| fails(&settings)), "nothing broke");
+}
+
 /// Each rule that is broken must show: else the simulation would prove nothing about it.
 #[test]
 fn without_a_rule_some_schedule_fails() {

@@ -62,6 +62,14 @@ pub struct World {
     pub conflicts: u64,
     /// See [`crate::simulate::Tally`].
     pub most_kept: u64,
+    /// What the nodes keep of rules, by table.
+    pub rules: Vec<TableRule>,
+    /// Tables that are between two rules.
+    pub switching: Vec<TableId>,
+    /// See [`crate::simulate::Tally`].
+    pub switched: u64,
+    /// Steps that have been done.
+    pub steps: usize,
     set_up: Vec<Lsn>,
     /// How likely each step is.
     pub mood: Mood,
@@ -83,7 +91,7 @@ impl World {
         let tables = 1 + u32::from(random.permille(300));
         let drawn = if random.permille(200) { Identity::Full } else { Identity::Default };
         // What other resolvers do not take: see daemon/resolvers.rs.
-        let newest = settings.rule == TableRule::default();
+        let newest = settings.later.iter().chain([&settings.rule]).all(|rule| *rule == TableRule::default());
         let identity = if newest { drawn } else { Identity::Full };
         let large = if random.permille(300) { 1 + random.below(3) } else { usize::MAX };
         let schema = Schema::new(tables, identity, large);
@@ -117,11 +125,16 @@ impl World {
             node.set_up(start.clone());
             node.skew = *random.pick(&SKEWS);
         }
+        let rules = vec![settings.rule.clone(); tables as usize];
         let slowest = if settings.focus == Focus::HotKey { 500 } else { 950 }; // else what is kept is what is queued
         let lag = (0..count * count).map(|_| random.below(slowest)).collect();
         let mood = Mood::new(settings.focus, &mut random);
         World {
-            daemon: Daemon::new(Cut::at(start.clone()), settings.rule.clone(), &mut random),
+            daemon: Daemon::new(Cut::at(start.clone()), rules.clone(), &mut random),
+            rules,
+            switching: Vec::new(),
+            switched: 0,
+            steps: 0,
             jobs: (0..count).map(|_| None).collect(),
             now: 1000,
             locals: Vec::new(),
@@ -161,6 +174,10 @@ impl World {
 
     fn step(&mut self) -> Result<(), Failure> {
         self.now += self.random.below(5) as i64;
+        self.steps += 1;
+        if !self.switching.is_empty() && self.random.permille(150) {
+            self.end_switch();
+        }
         let node = NodeId(self.random.below(self.nodes.len()) as u8);
         let burst = 1 + self.random.below(4);
         match self.mood.draw(&mut self.random) {
@@ -280,7 +297,8 @@ impl World {
         }
         self.losers.clear();
         self.settled.clear();
-        self.daemon = Daemon::new(start, self.settings.rule.clone(), &mut self.random);
+        self.switching.clear();
+        self.daemon = Daemon::new(start, self.rules.clone(), &mut self.random);
     }
 
     /// How reluctant a link is.

@@ -55,7 +55,6 @@ impl Cluster {
         let journal = plan.journal.clone().unwrap_or_else(|| directory.path().join("pgconcord.db"));
         let rules = directory.path().join("conflict-rules");
         fs::create_dir(&rules).expect("a directory for the rules");
-        fs::write(rules.join("rules.toml"), &plan.rules).expect("the rules");
         let cluster = Cluster {
             daemon: None,
             nodes,
@@ -68,6 +67,7 @@ impl Cluster {
             _alone: alone,
         };
         cluster.write_config();
+        cluster.set_rules(&plan.rules);
         (0..cluster.nodes.len()).for_each(|place| cluster.create_database(&plan, place));
         cluster
     }
@@ -120,6 +120,11 @@ impl Cluster {
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.directory.path().join("pgconcord.toml")
+    }
+
+    /// Writes the file of conflict rules; a running daemon has the old ones until it is told.
+    pub fn set_rules(&self, text: &str) {
+        fs::write(self.directory().join("conflict-rules/rules.toml"), text).expect("the rules");
     }
 
     /// The directory of configuration, journal and log.

@@ -81,7 +81,9 @@ fn a_merge_names_what_differs_from_the_default_and_spares_the_key() {
     assert_eq!(misfits, []);
     let named = [("qty", ColumnMerge::Delta), ("doc", ColumnMerge::JsonMerge)];
     assert_eq!(found, merge(&named, ColumnMerge::LastUpdateWins).into());
-    assert_eq!(text(&found, &Config::sample()), "merge others last_update_wins, doc json_merge, qty delta");
+    let names = Config::sample();
+    let record = rules::record(&found, &names.node_names());
+    assert_eq!(rules::recorded(&record, &names.node_names()), Some(found));
 }
 
 #[test]
@@ -156,14 +158,4 @@ fn a_mask_names_a_column_that_is_no_key() {
     other.columns.remove(2);
     let catalog = Catalog::new(vec![table("a"), other], KeyHasher::with_seed(1));
     assert!(resolvers(&[masked("public.*", "note")], &catalog).is_ok(), "one of its tables has it");
-}
-
-#[test]
-fn equal_rules_have_equal_texts_and_others_do_not() {
-    let config = Config::sample();
-    let of = |deletes| text(&TableRule { resolver: Resolver::FirstUpdateWins, deletes }, &config);
-    assert_eq!(of(Deletes::ByResolver), "first_update_wins");
-    assert_eq!(of(Deletes::UpdateWins), "first_update_wins; deletes update_wins");
-    let order = Resolver::OriginPriority([NodeId(1), NodeId(0)].into());
-    assert_eq!(text(&order.into(), &config), "origin_priority west, east");
 }

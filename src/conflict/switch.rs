@@ -1,0 +1,62 @@
+//! Other rules while changes are under way (R1): no two nodes may decide one conflict by different rules.
+//!
+//! A table takes its new rule at a moment when nothing that was decided about it can be decided again, or still has to be
+//! decided elsewhere: no key of it in the window was changed by two nodes, none waits to be decided again, and no
+//! truncation of it is known. A conflict of which one half is still to come is decided by the new rule alone, at every node.
+//! Between that look and the moment when the nodes keep the new rule nothing is decided at all: whichever rule a crash
+//! leaves on record, it is the only one that anything still under way has met.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use crate::conflict::coordinator::Coordinator;
+use crate::model::{Resolvers, TableId};
+
+impl Coordinator {
+    /// Stops deciding if any of these tables can take another rule now; returns those that can. What is in flight is
+    /// either committed as it was decided or, at its next decision, given up and tried later; see
+    /// [`Coordinator::decides_by`].
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn begin_switch(&mut self, tables: &[TableId]) -> io::Result<Vec<TableId>> {
+        if !self.is_rebuilt() || self.switching {
+            return Ok(Vec::new());
+        }
+        let entangled = self.entangled()?;
+        let free: Vec<_> = tables.iter().filter(|table| !entangled.contains(table)).copied().collect();
+        self.switching = !free.is_empty();
+        Ok(free)
+    }
+
+    /// Goes on deciding; by other rules, if there are some.
+    pub fn end_switch(&mut self, resolvers: Option<Resolvers>) {
+        self.switching = false;
+        if let Some(resolvers) = resolvers {
+            self.resolvers = Arc::new(resolvers);
+        }
+    }
+
+    /// Whether decisions are taken now, and by these very rules.
+    pub fn decides_by(&self, resolvers: &Arc<Resolvers>) -> bool {
+        !self.switching && Arc::ptr_eq(&self.resolvers, resolvers)
+    }
+
+    /// Tables about which something was or may be decided that is not final everywhere.
+    fn entangled(&self) -> io::Result<BTreeSet<TableId>> {
+        let window = self.window();
+        let mut tables: BTreeSet<TableId> = window.truncates().map(|(table, _)| table).collect();
+        tables.extend(self.reopened.iter().flat_map(|due| due.values()).map(|due| due.table));
+        tables.extend(self.rewritten.iter().flat_map(|keys| keys.values()).map(|rewritten| rewritten.table));
+        for key in window.contested() {
+            let history = window.indexed(key)?;
+            let any = self.nodes().find_map(|source| history.of(source).last().copied());
+            if let Some(change) = any {
+                let record = window.transaction(change).transaction.change_at(change.offset())?;
+                tables.insert(record.relation.table_id());
+            }
+        }
+        Ok(tables)
+    }
+}
