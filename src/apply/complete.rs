@@ -167,7 +167,7 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
     let (settled, xid) = {
         let coordinator = shared.coordinator();
         let standing = coordinator.standing(id, table, key)?;
-        let settled = standing.is_certain && !coordinator.is_reopened(id, key);
+        let settled = standing.is_certain && coordinator.is_ready(id) && !coordinator.is_reopened(id, key);
         if settled && standing.change != Some(change) {
             return Err(moved_on());
         }

@@ -184,22 +184,23 @@ impl Shared {
         self.nonces.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Hands what a node's stream delivered to the coordinator, then wakes whoever waits for it.
+    /// Hands what a node's stream delivered to the coordinator, in order, then wakes whoever waits for it.
     ///
     /// # Errors
     /// If a spilled transaction can't be read.
-    pub fn deliver(&self, node: NodeId, event: Event) -> Result<(), ApplyError> {
-        let news = matches!(event, Event::Transaction(_));
+    pub fn deliver(&self, node: NodeId, events: impl IntoIterator<Item = Event>) -> Result<(), ApplyError> {
+        let mut news = 0;
         let arrived = {
             let mut coordinator = self.coordinator();
-            coordinator.deliver(node, event)?;
+            for event in events {
+                news += u64::from(matches!(event, Event::Transaction(_)));
+                coordinator.deliver(node, event)?;
+            }
             coordinator.take_barriers()
         };
-        if news {
-            self.node(node).unread.fetch_add(1, Ordering::Relaxed);
-        }
+        self.node(node).unread.fetch_add(news, Ordering::Relaxed);
         self.release(arrived);
-        if news {
+        if news > 0 {
             self.wake_all();
         }
         Ok(())

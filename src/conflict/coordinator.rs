@@ -41,6 +41,8 @@ pub(super) struct LinkState {
     pub(super) cursor: Seq,
     /// The position in the target's progress row.
     pub(super) applied: Lsn,
+    /// It has been read since the start.
+    is_known: bool,
     pub(super) in_flight: Option<InFlight>,
 }
 
@@ -81,8 +83,8 @@ pub struct Coordinator {
     pub(super) settled: Vec<Lsn>,
     /// Whether the node's stream has been read again up to where it was when we connected.
     rebuilt: Vec<bool>,
-    /// Whether that was so for every node at one time since the start.
-    complete: bool,
+    /// By node: and what was applied anywhere by then is in the window, too.
+    ready: Vec<bool>,
     /// While a commit of ours at the node is on its way, what its later changes had seen is not known.
     pub(super) committing: Vec<usize>,
     pub(super) waiting: Vec<VecDeque<Event>>,
@@ -115,7 +117,7 @@ impl Coordinator {
             confirmed,
             settled,
             rebuilt: vec![false; nodes],
-            complete: false,
+            ready: vec![false; nodes],
             committing: vec![0; nodes],
             waiting: vec![VecDeque::new(); nodes],
             arrived: Vec::new(),
@@ -133,7 +135,7 @@ impl Coordinator {
     /// back from there; those of commits that the server may have lost are dropped.
     pub fn disconnected(&mut self, node: NodeId) {
         let slot = self.confirmed[node.index()];
-        self.rebuilt[node.index()] = false;
+        (self.rebuilt[node.index()], self.ready[node.index()]) = (false, false);
         self.waiting[node.index()].clear();
         self.committing[node.index()] = 0;
         self.marks[node.index()].cut(slot);
@@ -150,22 +152,37 @@ impl Coordinator {
         let log = self.window.log(link.source);
         let cursor = log.iter().take_while(|logged| logged.transaction.end_lsn <= applied).count() as Seq + log.first();
         let state = self.link_mut(link);
-        state.applied = applied;
+        (state.applied, state.is_known) = (applied, true);
         state.cursor = cursor;
     }
 
-    /// The node's stream has been read again up to a barrier sent after connecting. Decisions there that may not
-    /// have known of a local change are taken again; the first time once every node's stream is read.
+    /// The node's stream has been read again up to a barrier sent after connecting. Once what was applied anywhere is known,
+    /// too, decisions there that may not have known of a local change are taken again.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
     pub fn rebuilt(&mut self, node: NodeId) -> io::Result<()> {
         self.rebuilt[node.index()] = true;
-        if self.complete {
-            return self.reopen_unknown(|target| target == node);
+        self.make_ready()
+    }
+
+    /// Nodes become ready whose own stream has been read again, once of every stream that is read which was applied
+    /// anywhere: an author may have seen it, and through it what he did not apply himself.
+    fn make_ready(&mut self) -> io::Result<()> {
+        let is_read = |link: &Link| {
+            let LinkState { is_known, applied, .. } = self.link(*link);
+            *is_known && self.window.log(link.source).decoded >= *applied
+        };
+        if !self.all_links().iter().all(is_read) {
+            return Ok(());
         }
-        self.complete = self.is_rebuilt();
-        if self.complete { self.reopen_unknown(|_| true) } else { Ok(()) }
+        for target in self.nodes() {
+            if self.rebuilt[target.index()] && !self.ready[target.index()] {
+                self.ready[target.index()] = true;
+                self.reopen_unknown(target)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether every node's stream has been read again.
@@ -173,10 +190,10 @@ impl Coordinator {
         self.rebuilt.iter().all(|rebuilt| *rebuilt)
     }
 
-    /// Whether batches may be applied at the node: its own stream has been read again, and every stream had been
-    /// once, for no decision is taken with a window that is not whole (R6); and the rules are not just being changed.
+    /// Whether batches may be applied at the node: its own changes are in the window, and whatever any author may have seen
+    /// (R6); and the rules are not just being changed.
     pub fn is_ready(&self, node: NodeId) -> bool {
-        self.complete && self.rebuilt[node.index()] && !self.switching
+        self.ready[node.index()] && !self.switching
     }
 
     // === what was decoded ===
@@ -204,7 +221,7 @@ impl Coordinator {
             }
             Event::Transaction(transaction) => self.admit_transaction(transaction)?,
         }
-        Ok(())
+        if self.ready == self.rebuilt { Ok(()) } else { self.make_ready() }
     }
 
     fn admit_transaction(&mut self, transaction: Arc<Transaction>) -> io::Result<()> {
@@ -221,8 +238,8 @@ impl Coordinator {
                 link.cursor = seq + 1;
             }
         }
-        if !self.complete {
-            return Ok(());
+        if !self.ready[source.index()] {
+            return Ok(()); // looked at when it is
         }
         self.reopen_decided(source, seq)?;
         self.renew_reopened(source, seq)?;

@@ -54,15 +54,15 @@ pub(super) struct Rewritten {
 impl Coordinator {
     /// The node's stream has been read again: what was applied there and is not settled may not have known every local
     /// change.
-    pub(super) fn reopen_unknown(&mut self, at: impl Fn(NodeId) -> bool) -> io::Result<()> {
+    pub(super) fn reopen_unknown(&mut self, node: NodeId) -> io::Result<()> {
         let contested: Vec<KeyId> = self.window.contested().collect();
         for key in contested {
-            self.reopen_contested(key, &at)?;
+            self.reopen_contested(key, node)?;
         }
-        let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| at(change.source)).collect();
-        truncates.into_iter().try_for_each(|(table, change)| {
-            self.reopen_after_truncate(table, change, self.settled[change.source.index()])
-        })
+        let truncates: Vec<_> = self.window.truncates().filter(|(_, change)| change.source == node).collect();
+        truncates
+            .into_iter()
+            .try_for_each(|(table, change)| self.reopen_after_truncate(table, change, self.settled[node.index()]))
     }
 
     /// A local change came to light: where a change that its author had not seen is applied at its node already,
@@ -111,9 +111,9 @@ impl Coordinator {
 
     /// After the window was built again: wherever two changes of a key did not see each other, the node of one
     /// may have decided on the other without knowing its own.
-    pub(super) fn reopen_contested(&mut self, key: KeyId, at: &impl Fn(NodeId) -> bool) -> io::Result<()> {
+    pub(super) fn reopen_contested(&mut self, key: KeyId, node: NodeId) -> io::Result<()> {
         let history = self.window.indexed(key)?;
-        for link in self.all_links().into_iter().filter(|link| at(link.target)) {
+        for link in self.all_links().into_iter().filter(|link| link.target == node) {
             let Some(theirs) = history.latest(link.source, self.link(link).cursor) else { continue };
             let Some(local) = history.latest(link.target, self.window.log(link.target).end()) else { continue };
             let unsettled = self.settled_end(link);

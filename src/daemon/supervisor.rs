@@ -26,9 +26,9 @@ use crate::stream::{Echo, SourceEvent, SourceSettings, stream};
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
-/// Events between the reader and the coordinator: the coordinator takes each in microseconds, so this only
+/// Pieces of events between the reader and the coordinator: the coordinator takes each in microseconds, so this only
 /// smooths; beyond it the server's own buffers wait.
-const EVENTS: usize = 1_024;
+const PIECES: usize = 16;
 /// How often a node with local changes has its horizon moved.
 const HORIZON_EVERY: Duration = Duration::from_millis(200);
 /// How often the node's clock, log and slot are looked at.
@@ -91,8 +91,9 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
 
     let nonce = daemon.shared.nonce();
     let settings = source_settings(daemon, id);
-    let (events, received) = mpsc::channel(EVENTS);
-    let reading = read(daemon.clone(), settings, nonce, events);
+    let (events, received) = mpsc::channel(PIECES);
+    let last_own = last_own_commit(daemon, id).await.map_err(named)?;
+    let reading = read(daemon.clone(), settings, last_own, events);
     let pumping = pump(daemon.clone(), id, received, phase.clone());
     let worker = Worker::new(daemon.shared.clone(), id, inbound, JournalRecorder(daemon.clone()));
     tokio::select! {
@@ -230,22 +231,34 @@ fn source_settings(daemon: &Daemon, id: NodeId) -> SourceSettings {
     }
 }
 
-/// Reads the stream: first with our own commits, up to the barrier; then without.
+/// Where our last commit at the node ends. None of an earlier connection can come after: each held its origin, which our
+/// sessions have now.
+async fn last_own_commit(daemon: &Daemon, id: NodeId) -> Result<Lsn, NodeError> {
+    let Some(control) = daemon.shared.node(id).control() else { return Ok(Lsn::MAX) };
+    let others = daemon.config.nodes.iter().filter(|node| node.id != id);
+    let origins: Vec<String> = others.map(|node| daemon.config.origin_name(&node.name)).collect();
+    control.last_own_commit(&origins).await
+}
+
+/// Reads the stream: first with our own commits, up to the last of them; then without, for which the server has less to do,
+/// and large transactions as they come about.
 async fn read(
     daemon: Arc<Daemon>,
     settings: SourceSettings,
-    nonce: u64,
-    events: mpsc::Sender<SourceEvent>,
+    last_own: Lsn,
+    events: mpsc::Sender<Vec<SourceEvent>>,
 ) -> Result<(), DaemonError> {
     let id = settings.node;
     let failed = |error| DaemonError::Source { node: daemon.name(id).to_owned(), error };
     let confirmed = || daemon.confirmed[id.index()].subscribe();
     let start = daemon.shared.coordinator().confirmed()[id.index()];
-    stream(&settings, Echo::Any, start, Some(nonce), confirmed(), events.clone()).await.map_err(failed)?;
-    if events.is_closed() {
-        return Ok(());
+    if last_own > start {
+        stream(&settings, Echo::Any, start, Some(last_own), confirmed(), events.clone()).await.map_err(failed)?;
+        if events.is_closed() {
+            return Ok(());
+        }
     }
-    // What the barrier's own events left in the channel is delivered before anything of the second stream.
+    // What the first stream left in the channel is delivered before anything of the second one.
     let start = daemon.shared.coordinator().window().log(id).decoded;
     stream(&settings, Echo::None, start, None, confirmed(), events).await.map_err(failed)
 }
@@ -254,27 +267,31 @@ async fn read(
 async fn pump(
     daemon: Arc<Daemon>,
     id: NodeId,
-    mut received: mpsc::Receiver<SourceEvent>,
+    mut received: mpsc::Receiver<Vec<SourceEvent>>,
     mut phase: watch::Receiver<Phase>,
 ) -> Result<(), DaemonError> {
     loop {
-        let event = tokio::select! {
-            event = received.recv() => event,
+        let events = tokio::select! {
+            events = received.recv() => events,
             _ = until(&mut phase, |phase| phase == Phase::Close) => None,
         };
-        let Some(event) = event else { return Ok(()) };
-        let event = match event {
-            SourceEvent::Transaction(transaction) => Event::Transaction(transaction),
-            // A streamed commit does not tell its position, and none is streamed while marks are read.
-            SourceEvent::OwnCommit { origin_lsn: Lsn::ZERO, .. } => continue,
-            SourceEvent::OwnCommit { origin, origin_lsn, end_lsn, .. } => {
-                Event::OwnCommit { source: origin, applied: origin_lsn, at: end_lsn }
-            }
-            SourceEvent::Barrier { nonce, .. } => Event::Barrier(nonce),
-            SourceEvent::Position(lsn) => Event::Position(lsn),
-        };
-        daemon.shared.deliver(id, event)?;
+        let Some(events) = events else { return Ok(()) };
+        daemon.shared.deliver(id, events.into_iter().filter_map(event))?;
     }
+}
+
+/// A stream's event as the coordinator takes it.
+fn event(event: SourceEvent) -> Option<Event> {
+    Some(match event {
+        SourceEvent::Transaction(transaction) => Event::Transaction(transaction),
+        // A streamed commit does not tell its position, and none is streamed while marks are read.
+        SourceEvent::OwnCommit { origin_lsn: Lsn::ZERO, .. } => return None,
+        SourceEvent::OwnCommit { origin, origin_lsn, end_lsn, .. } => {
+            Event::OwnCommit { source: origin, applied: origin_lsn, at: end_lsn }
+        }
+        SourceEvent::Barrier { nonce, .. } => Event::Barrier(nonce),
+        SourceEvent::Position(lsn) => Event::Position(lsn),
+    })
 }
 
 /// Waits until the stream has been read again, then applies until the daemon drains, then until it closes.

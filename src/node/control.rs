@@ -129,6 +129,11 @@ const IDENTIFY: &str = "SELECT (SELECT system_identifier::text FROM pg_control_s
 /// The control file's timeline is that of the last checkpoint, which after a promotion is the old one for a
 /// while; the name of the current WAL file has the true one.
 const TIMELINE: &str = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
+/// Where the last commit of any of our origins ends. The server forgets that when it starts again, unless it commits or
+/// recovers one; then it may be anywhere before now.
+const LAST_OWN_COMMIT: &str = "SELECT coalesce(max(CASE WHEN local_lsn = '0/0' AND remote_lsn <> '0/0' \
+     THEN pg_current_wal_insert_lsn() ELSE local_lsn END), '0/0') FROM pg_replication_origin_status \
+     WHERE external_id = ANY($1)";
 const BARRIER: &str = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS xmin, \
      pg_logical_emit_message(true, $1, $2::text) AS lsn";
 /// By way of JSON, for the columns differ by version.
@@ -225,6 +230,12 @@ impl Control {
         let rows = self.client.query(READ_RULES, &[&cluster]).await;
         let rows = rows.map_err(NodeError::doing("read pgconcord.rules"))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    /// Where the last commit of these origins ends, or a position behind it.
+    pub async fn last_own_commit(&self, origins: &[String]) -> Result<Lsn, NodeError> {
+        let row = self.client.query_one(LAST_OWN_COMMIT, &[&origins]).await;
+        Ok(lsn(row.map_err(NodeError::doing("read where our last commit ended"))?.get(0)))
     }
 
     /// Whether the connection has ended.

@@ -22,6 +22,8 @@ pub struct Stream {
     next: usize,
     /// The barrier up to which it is read again.
     rereading: Option<u64>,
+    /// Up to here our own commits are sent: the last one before the stream began.
+    own_until: Lsn,
     /// PostgreSQL 15 and before: our own commits come back at all times.
     echo: bool,
 }
@@ -75,7 +77,7 @@ impl World {
         };
         stream.next += 1;
         let own_shown =
-            (stream.rereading.is_some() || stream.echo) && self.settings.mutation != Some(Mutation::ForgetMarks);
+            (entry.end <= stream.own_until || stream.echo) && self.settings.mutation != Some(Mutation::ForgetMarks);
         let event = match &entry.kind {
             Kind::Local(transaction) => Event::Transaction(Arc::clone(transaction)),
             Kind::Own { source, applied } if own_shown => {
@@ -144,6 +146,7 @@ impl World {
         stream.connected = true;
         stream.next = self.nodes[node.index()].wal.at(confirmed);
         stream.rereading = Some(self.nonce);
+        stream.own_until = self.nodes[node.index()].wal.last_own();
         self.daemon.horizons[node.index()] = Horizon::default();
         for source in NodeId::all(self.nodes.len()).filter(|source| *source != node) {
             let applied = self.nodes[node.index()].progress()[source.index()];

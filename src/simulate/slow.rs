@@ -113,7 +113,7 @@ impl World {
         if let (Some(Mutation::AnyBody), Some(version)) = (self.settings.mutation, version) {
             return AtHome::Stands(sent.with(version.row.body));
         }
-        let settled = standing.is_certain && !coordinator.is_reopened(home, id);
+        let settled = standing.is_certain && coordinator.is_ready(home) && !coordinator.is_reopened(home, id);
         // A row that nobody has decoded yet says nothing: the server may still lose it.
         if settled && standing.change != Some(change) {
             return AtHome::MovedOn;

@@ -54,6 +54,12 @@ pub struct Wal {
 const RECORD: u64 = 8;
 
 impl Wal {
+    /// Where our last commit ends, flushed or not; 0/0 if there is none.
+    pub fn last_own(&self) -> Lsn {
+        let own = self.entries.iter().rev().find(|entry| matches!(entry.kind, Kind::Own { .. }));
+        own.map_or(Lsn::ZERO, |entry| entry.end)
+    }
+
     /// An empty log that begins at `insert`.
     pub fn new(insert: Lsn) -> Wal {
         Wal { entries: Vec::new(), flushed: 0, insert, flush: insert }
