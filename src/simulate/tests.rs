@@ -105,6 +105,14 @@ fn counters_add_up_alike_everywhere() {
     (2..5).for_each(|nodes| converge_by(nodes, &merge_by(ColumnMerge::Delta), SCHEDULES / 2));
 }
 
+/// What a change of a row was based on that is taken away is forgotten before the change is: see docs/limits.md.
+#[test]
+#[ignore = "a known fault: a counter whose row a crash brought back, and that a user changed before it was deleted again"]
+fn a_counter_that_a_crash_brought_back_comes_out_alike() {
+    let settings = Settings { rule: merge_by(ColumnMerge::Delta), ..Settings::new(2, 5514) };
+    assert!(!fails(&settings), "{}", tell(&settings));
+}
+
 #[test]
 fn columns_merge_alike_everywhere() {
     for how in [ColumnMerge::LastUpdateWins, ColumnMerge::Greatest, ColumnMerge::Least, ColumnMerge::JsonMerge] {
@@ -139,7 +147,7 @@ fn switching(seed: u64) -> Settings {
 #[test]
 fn rules_change_alike_everywhere_while_changes_are_under_way() {
     let (mut switched, mut bad) = (0, Vec::new());
-    let schedules = number("PGCONCORD_SEEDS", SCHEDULES * 2);
+    let schedules = number("PGCONCORD_SEEDS", SCHEDULES);
     for seed in 0..schedules {
         match run(&switching(seed)) {
             Ok(tally) => switched += tally.switched,
