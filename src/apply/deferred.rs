@@ -57,7 +57,7 @@ impl<R: Recorder> Execution<'_, R> {
                 return Err(duplicate);
             }
             let by = {
-                let mut coordinator = self.deciding(self.shared)?;
+                let mut coordinator = self.deciding()?;
                 match written {
                     Written::Of(change) => Claimant::of(&coordinator, change)?,
                     Written::For(net) => {

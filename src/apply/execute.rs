@@ -117,7 +117,7 @@ pub async fn apply<R: Recorder>(
 }
 
 impl<'a, R: Recorder> Execution<'a, R> {
-    /// For a transaction that writes no batch: a reopened decision.
+    /// Nothing is written yet; as a batch is tried first.
     pub(super) fn new(shared: &'a Shared, session: &'a mut ApplySession, recorder: &'a R, batch: &'a Batch) -> Self {
         Execution {
             shared,
@@ -218,8 +218,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let link = self.batch.link;
         // Read before the look: what is older is in the window by then.
         let mut plan = Plan { horizon: self.shared.node(link.target).horizon(), ..Plan::default() };
-        let shared = self.shared;
-        let mut coordinator = self.deciding(shared)?;
+        let mut coordinator = self.deciding()?;
         for &at in nets {
             let net = &folded.nets[at];
             let own = ChangeRef::at(link.source, net.place, net.kind());
@@ -269,8 +268,8 @@ impl<'a, R: Recorder> Execution<'a, R> {
     ///
     /// # Errors
     /// [`ApplyError::RulesChanged`] if the batch began with other rules than those that count now.
-    pub(super) fn deciding<'s>(&self, shared: &'s Shared) -> Result<MutexGuard<'s, Coordinator>, ApplyError> {
-        let coordinator = shared.coordinator();
+    pub(super) fn deciding(&self) -> Result<MutexGuard<'a, Coordinator>, ApplyError> {
+        let coordinator = self.shared.coordinator();
         if coordinator.decides_by(&self.resolvers) { Ok(coordinator) } else { Err(ApplyError::RulesChanged) }
     }
 

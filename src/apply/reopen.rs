@@ -108,7 +108,7 @@ impl<R: Recorder> Execution<'_, R> {
     fn decide_reopened(&self, reopened: Reopened) -> Result<(Redecision, Option<Due>), ApplyError> {
         let target = self.batch.link.target;
         let hasher = &self.shared.catalog.hasher;
-        let mut coordinator = self.deciding(self.shared)?;
+        let mut coordinator = self.deciding()?;
         let decision = coordinator.decide_again(self.batch.link, reopened)?;
         let Some(winner) = decision.winner else { return Ok((decision, None)) };
         let content = complete::content_of(&coordinator, winner, reopened.key, hasher)?;
@@ -129,7 +129,7 @@ impl<R: Recorder> Execution<'_, R> {
     /// What a row becomes that is made from several changes, if that is not what stands.
     async fn merge_reopened(&mut self, reopened: Reopened, key_row: &Row) -> Result<Option<Due>, ApplyError> {
         let table = key_row.table();
-        let made = self.deciding(self.shared)?.merge_again(self.batch.link.target, table, reopened.key)?;
+        let made = self.deciding()?.merge_again(self.batch.link.target, table, reopened.key)?;
         let plan = Merging { made, key_row: key_row.clone(), standing: None };
         Ok(match self.merged(&[plan]).await?.pop() {
             Some(Merged::Write(content, _)) => Some((content, None)),

@@ -144,8 +144,7 @@ impl<R: Recorder> Execution<'_, R> {
         let mut wanted = Vec::new();
         let mut merging = Vec::new();
         {
-            let shared = self.shared;
-            let mut coordinator = self.deciding(shared)?;
+            let mut coordinator = self.deciding()?;
             for &at in left {
                 let net = &folded.nets[at];
                 let there = found.contains_key(&at);

@@ -118,7 +118,7 @@ impl<R: Recorder> Execution<'_, R> {
     fn survivors(&mut self, truncation: &Truncation, table: TableId) -> Result<Vec<Kept>, ApplyError> {
         let link = self.batch.link;
         let hasher = &self.shared.catalog.hasher;
-        let coordinator = self.deciding(self.shared)?;
+        let coordinator = self.deciding()?;
         let mut kept = Vec::new();
         let mut conflicts = Vec::new();
         for Survivor { key, rival, outcome, standing } in coordinator.survivors(link, table, truncation.place)? {
@@ -149,7 +149,7 @@ impl<R: Recorder> Execution<'_, R> {
         let table = self.shared.catalog.table(table).clone();
         let mut plans = Vec::new();
         {
-            let coordinator = self.deciding(self.shared)?;
+            let coordinator = self.deciding()?;
             let mut conflicts = Vec::new();
             for Survivor { key, rival, outcome, .. } in coordinator.survivors(link, table.id, truncation.place)? {
                 let made = coordinator.merge_truncated(link, &table, key, truncation.place)?;

@@ -82,6 +82,9 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     measure_clock(daemon, id, &watcher).await.map_err(named)?;
     daemon.shared.coordinator().disconnected(id);
     let inbound = open_sessions(daemon, id).await?;
+    let settings = source_settings(daemon, id);
+    // No commit of an earlier connection can come after: each held its origin, which our sessions have now.
+    let last_own = control.last_own_commit(settings.own_origins.keys()).await.map_err(named)?;
     daemon.shared.node(id).set_control(Some(control));
     daemon.report(id, |report| {
         report.state = NodeState::Rebuilding;
@@ -90,9 +93,7 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     });
 
     let nonce = daemon.shared.nonce();
-    let settings = source_settings(daemon, id);
     let (events, received) = mpsc::channel(PIECES);
-    let last_own = last_own_commit(daemon, id).await.map_err(named)?;
     let reading = read(daemon.clone(), settings, last_own, events);
     let pumping = pump(daemon.clone(), id, received, phase.clone());
     let worker = Worker::new(daemon.shared.clone(), id, inbound, JournalRecorder(daemon.clone()));
@@ -229,15 +230,6 @@ fn source_settings(daemon: &Daemon, id: NodeId) -> SourceSettings {
         spill: daemon.spill.clone(),
         application_name: format!("pgconcord {}", config.cluster),
     }
-}
-
-/// Where our last commit at the node ends. None of an earlier connection can come after: each held its origin, which our
-/// sessions have now.
-async fn last_own_commit(daemon: &Daemon, id: NodeId) -> Result<Lsn, NodeError> {
-    let Some(control) = daemon.shared.node(id).control() else { return Ok(Lsn::MAX) };
-    let others = daemon.config.nodes.iter().filter(|node| node.id != id);
-    let origins: Vec<String> = others.map(|node| daemon.config.origin_name(&node.name)).collect();
-    control.last_own_commit(&origins).await
 }
 
 /// Reads the stream: first with our own commits, up to the last of them; then without, for which the server has less to do,

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::{mpsc, oneshot};
 
 /// A daemon that has not reached all of its nodes yet does not answer.
-pub(super) const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What a reload comes to: what changes, or what is wrong with the new rules.
 pub type Answer = Result<String, String>;

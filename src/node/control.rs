@@ -233,7 +233,8 @@ impl Control {
     }
 
     /// Where the last commit of these origins ends, or a position behind it.
-    pub async fn last_own_commit(&self, origins: &[String]) -> Result<Lsn, NodeError> {
+    pub async fn last_own_commit(&self, origins: impl Iterator<Item = &String>) -> Result<Lsn, NodeError> {
+        let origins: Vec<&String> = origins.collect();
         let row = self.client.query_one(LAST_OWN_COMMIT, &[&origins]).await;
         Ok(lsn(row.map_err(NodeError::doing("read where our last commit ended"))?.get(0)))
     }
