@@ -3,11 +3,11 @@
 //! Reading may wait for whoever takes the events; feedback never does: it has a task of its own.
 //!
 //! A reader that wakes for every message costs the machine more than the messages do, and has the server send each by
-//! itself. So when messages come fast it pauses between reads, and what comes meanwhile comes in larger pieces: a backlog
-//! of 500,000 inserts in one transaction took 3.6 s instead of 4.6, of 100,000 transactions of one insert 1.3 s instead of
-//! 2.1, of 50,000 of pgbench 1.4 s instead of 2.6, with a fraction of the daemon's CPU (PostgreSQL 15, start and apply
-//! included). A larger receive buffer undoes that (4 MB: 4.1, 3.0 and 1.5 s); a small one of fixed size gains a little
-//! more (128 kB: 2.9, 1.2, 1.5 s), but would make a distant server slow. When messages come slowly each is taken at once.
+//! itself. So when messages come fast it pauses between reads, and what comes meanwhile comes in larger pieces. With
+//! pauses and without, medians of five runs (benches/replication at scale 0.5, PostgreSQL 15, 2 cores): A1 3.8 and 4.2 s,
+//! A2 1.4 and 2.5 s, A4 1.6 and 2.4 s; CPU of the daemon in A2 6 and 19 s per million rows. The receive buffer is left to
+//! the kernel: a larger one was slower, and a small one of fixed size would make a distant server slow. When messages come
+//! slowly each is taken at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
