@@ -66,6 +66,8 @@ pub struct JournalConfig {
     pub path: PathBuf,
     /// How long settled entries are kept.
     pub retention: Duration,
+    /// Bytes that the file's contents may take; beyond, the oldest settled entries go.
+    pub max_size: u64,
 }
 
 /// What the daemon may use, and how long it waits.
@@ -149,7 +151,7 @@ impl Config {
             tables: TableFilter::all(),
             rules_path: PathBuf::new(),
             conflict_rules: Vec::new(),
-            journal: JournalConfig { path: PathBuf::new(), retention: Duration::ZERO },
+            journal: JournalConfig { path: PathBuf::new(), retention: Duration::ZERO, max_size: 0 },
             limits: Limits::default(),
             http: None,
             warnings: Report::default(),

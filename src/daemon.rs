@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::apply::shared::{ApplySettings, ClockOffset, NodeShared, Shared, lock};
 use crate::apply::worker::LinkStats;
-use crate::config::Config;
+use crate::config::{Config, JournalConfig};
 use crate::conflict::Coordinator;
 use crate::http::{self, Reload, Reloads};
 use crate::journal::{Journal, Lane, Retention};
@@ -162,7 +162,7 @@ pub async fn run(
         };
         serving.spawn(http::serve(listener, status_seen, reload, stop));
     }
-    let journal = Journal::open(&config.journal.path, Retention::Age(config.journal.retention))?;
+    let journal = Journal::open(&config.journal.path, retention(&config.journal))?;
     let mut shutdown = std::pin::pin!(shutdown);
     let daemon = tokio::select! {
         daemon = start(config, journal.clone(), started_at, &status) => daemon?,
@@ -175,6 +175,11 @@ pub async fn run(
     drop(daemon);
     journal.close().await?;
     outcome
+}
+
+/// What the configuration lets the journal keep.
+pub fn retention(journal: &JournalConfig) -> Retention {
+    Retention { age: Some(journal.retention), size: Some(journal.max_size) }
 }
 
 async fn start(

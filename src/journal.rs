@@ -30,7 +30,7 @@ mod writer;
 
 pub use entry::{JsonRow, Lane, LocalSide, NewEntry, Operation, Side, Status, json_cell, json_key, json_row};
 pub use error::JournalError;
-pub use prune::prune_older;
+pub use prune::{Prunable, prune};
 pub use query::{Entry, EntryLocal, EntryRemote, Filter, KeyFilter, TableFilter};
 pub use reader::Reader;
 pub use stats::{Count, Hours};
@@ -38,13 +38,18 @@ pub use stats::{Count, Hours};
 use store::Store;
 use writer::{Command, Request, Shared, Writer};
 
-/// How long resolved entries are kept. Pending and held ones stay until they are dealt with.
+/// How long, and in how much space, resolved entries are kept. Pending and held ones stay until they are dealt with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Retention {
+pub struct Retention {
+    /// Since they were found; `None`: for ever.
+    pub age: Option<Duration>,
+    /// Bytes that the file's contents may take; beyond, the oldest go until an eighth of it is free. `None`: any.
+    pub size: Option<u64>,
+}
+
+impl Retention {
     /// Nothing is removed.
-    Forever,
-    /// Since they were found.
-    Age(Duration),
+    pub const FOREVER: Retention = Retention { age: None, size: None };
 }
 
 /// What `status` shows of the journal.
@@ -69,8 +74,8 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal at `path`, making it if there is none, and starts its writer, which prunes at once and
-    /// every hour. Blocks for the time that takes.
+    /// Opens the journal at `path`, making it if there is none, and starts its writer, which prunes at once,
+    /// every hour, and when the file is larger than it may be. Blocks for the time that takes.
     pub fn open(path: &Path, retention: Retention) -> Result<Journal, JournalError> {
         let store = Store::open(path)?;
         let (sender, receiver) = mpsc::channel(writer::QUEUE);
@@ -105,7 +110,7 @@ impl Journal {
         self.ask(Command::DiscardAfter(lane.clone(), batch)).await
     }
 
-    /// Removes resolved entries past their retention now instead of within the hour. Returns how many.
+    /// Removes resolved entries beyond their retention now instead of within the hour. Returns how many.
     pub async fn prune(&self) -> Result<u64, JournalError> {
         self.ask(Command::Prune).await
     }

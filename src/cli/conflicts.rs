@@ -7,10 +7,12 @@ use chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
 use crate::cli::Global;
 use crate::cli::text::{Align, Paint, cut, emit, shown, table};
-use crate::journal::{Entry, Filter, JsonRow, KeyFilter, Reader, Status, TableFilter, prune_older};
+use crate::daemon::retention;
+use crate::journal::{Entry, Filter, JsonRow, KeyFilter, Reader, Status, TableFilter};
 use crate::model::ConflictType;
 
 mod export;
+mod prune;
 mod show;
 mod stats;
 mod tail;
@@ -35,8 +37,8 @@ enum Command {
     Stats(stats::Args),
     /// The latest, then each one as it is settled; ends on Ctrl-C
     Tail(tail::Args),
-    /// Remove resolved ones that are old; pending and held ones stay
-    Prune(PruneArgs),
+    /// Remove resolved ones that are old or too many; pending and held ones stay
+    Prune(prune::Args),
     /// All of them as JSON lines or CSV, for other programs
     Export(export::Args),
 }
@@ -98,16 +100,6 @@ struct ShowArgs {
     json: bool,
 }
 
-#[derive(clap::Args, Debug)]
-struct PruneArgs {
-    /// Those found longer ago than this: 12h, 30d, 8w
-    #[arg(long, value_name = "SPAN", value_parser = age)]
-    older_than: std::time::Duration,
-    /// Only say how many there are
-    #[arg(long)]
-    dry_run: bool,
-}
-
 /// Entries that a list shows where no limit is given: two screens.
 const LIMIT: u32 = 50;
 /// Columns for a key in a list; `show` has it whole.
@@ -118,10 +110,10 @@ const WRITE: usize = 1 << 16;
 
 /// Runs the command.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
-    let path = match args.journal {
-        Some(path) => path,
+    let (path, retention) = match args.journal {
+        Some(path) => (path, None),
         None => match global.load() {
-            Ok(config) => config.journal.path,
+            Ok(config) => (config.journal.path.clone(), Some(retention(&config.journal))),
             Err(code) => return Ok(code),
         },
     };
@@ -129,7 +121,7 @@ pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
         Command::List(args) => list(&Reader::open(&path)?, args),
         Command::Show(args) => show_one(&Reader::open(&path)?, &args),
         Command::Tail(args) => tail::run(&path, &args).await,
-        Command::Prune(args) => prune(&path, &args),
+        Command::Prune(args) => prune::run(&path, retention, &args),
         Command::Stats(args) => stats::run(&Reader::open(&path)?, args),
         Command::Export(args) => export::run(&Reader::open(&path)?, args),
     }
@@ -235,26 +227,6 @@ fn show_one(journal: &Reader, args: &ShowArgs) -> anyhow::Result<ExitCode> {
 fn key(key: &JsonRow) -> String {
     let cells: Vec<String> = key.iter().map(|(name, value)| format!("{}={}", shown(name), show::cell(value))).collect();
     if cells.is_empty() { "(all rows)".to_owned() } else { cells.join(", ") }
-}
-
-fn prune(path: &std::path::Path, args: &PruneArgs) -> anyhow::Result<ExitCode> {
-    let now = Utc::now();
-    // first, so that a name that is not there is an error and no new journal
-    let found = Reader::open(path)?.prunable(now, args.older_than)?;
-    let line = match args.dry_run {
-        true => format!("{found} conflicts would be removed from {}\n", path.display()),
-        false => {
-            let removed = prune_older(path, now, args.older_than)?;
-            format!("{removed} conflicts removed from {}\n", path.display())
-        }
-    };
-    emit(&line)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn age(text: &str) -> Result<std::time::Duration, String> {
-    let age = span(text).and_then(|span| span.to_std().ok());
-    age.ok_or_else(|| "write a span such as 12h, 30d or 8w".to_owned())
 }
 
 fn status(text: &str) -> Result<Status, String> {

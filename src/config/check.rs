@@ -18,6 +18,10 @@ use crate::wire::Conninfo;
 
 /// Retention of the journal where the file says nothing: 90 days.
 const RETENTION: std::time::Duration = std::time::Duration::from_secs(90 * 86_400);
+/// Size of the journal where the file says nothing: 4 GB, some three million conflicts of ordinary rows.
+const JOURNAL_SIZE: u64 = 4 << 30;
+/// The least size of the journal that makes sense: some hundred conflicts of wide rows.
+const LEAST_JOURNAL_SIZE: u64 = 16 << 20;
 /// The least memory that makes sense: one window of messages and one large row.
 const LEAST_MEMORY: u64 = 16 << 20;
 
@@ -245,24 +249,31 @@ fn named(files: Result<Vec<PathBuf>, String>, span: Range<usize>, problems: &mut
 }
 
 fn journal(root: &mut Section<'_>, base: &Path, problems: &mut Vec<Problem>) -> JournalConfig {
-    let mut journal = JournalConfig { path: base.join("pgconcord.db"), retention: RETENTION };
+    let mut journal = JournalConfig { path: base.join("pgconcord.db"), retention: RETENTION, max_size: JOURNAL_SIZE };
     if let Some(mut section) = root.section("journal", problems) {
         if let Some(path) = section.text("path", problems) {
             journal.path = base.join(path.value);
         }
         journal.retention = section.parsed("retention", duration, problems).unwrap_or(journal.retention);
+        let max_size = |text: &str| at_least(text, LEAST_JOURNAL_SIZE);
+        journal.max_size = section.parsed("max_size", max_size, problems).unwrap_or(journal.max_size);
         section.finish(problems);
     }
     journal
 }
 
+/// A size of `least` bytes or more.
+fn at_least(text: &str, least: u64) -> Result<u64, String> {
+    match size(text)? {
+        bytes if bytes < least => Err(format!("at least {} MB are needed", least >> 20)),
+        bytes => Ok(bytes),
+    }
+}
+
 fn limits(root: &mut Section<'_>, base: &Path, problems: &mut Vec<Problem>) -> Limits {
     let mut limits = Limits::default();
     let Some(mut section) = root.section("limits", problems) else { return limits };
-    let memory = |text: &str| match size(text)? {
-        bytes if bytes < LEAST_MEMORY => Err(format!("at least {} MB are needed", LEAST_MEMORY >> 20)),
-        bytes => Ok(bytes),
-    };
+    let memory = |text: &str| at_least(text, LEAST_MEMORY);
     let wait = |text: &str| match duration(text)? {
         time if time.is_zero() => Err("it must be more than nothing".to_owned()),
         time => Ok(time),
@@ -319,6 +330,7 @@ path = "rules"
 [journal]
 path = "log.db"
 retention = "30d"
+max_size = "1GB"
 
 [limits]
 max_clock_skew = "2s"
@@ -369,6 +381,7 @@ listen = "127.0.0.1:7432"
             ("\"west\"", "\"east\"", "two nodes called \"east\""),
             ("\"shop\"", "\"Shop-1\"", "use a-z, 0-9 and _ only"),
             ("\"30d\"", "\"a month\"", "`retention` can't be read"),
+            ("\"1GB\"", "\"1MB\"", "at least 16 MB are needed"),
             ("\"64MB\"", "64", "`memory` is a string"),
             ("\"public.*\"", "\"public.[\"", "no table pattern"),
             ("\"127.0.0.1:7432\"", "\"localhost\"", "an IP address and a port"),

@@ -1,8 +1,5 @@
 //! What the writer does to the file, as SQL: record, settle, discard, prune. Each may be done twice.
 
-use std::time::Duration;
-
-use chrono::{DateTime, Utc};
 use rusqlite::{Transaction, named_params, params};
 use serde_json::Value;
 
@@ -120,22 +117,27 @@ pub(super) fn discard_after(transaction: &Transaction<'_>, lane: &Lane, batch: u
     Ok(Tally { changed: changed as u64, entries: -signed(changed), pending: -signed(changed) })
 }
 
-/// Removes up to `most` of the oldest resolved entries found more than `age` before `now`. What is pending or held
-/// is still to be dealt with and stays.
-pub(super) fn prune(
-    transaction: &Transaction<'_>,
-    now: DateTime<Utc>,
-    age: Duration,
-    most: u32,
-) -> rusqlite::Result<Tally> {
-    let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+/// Removes up to `most` of the resolved entries found before `before`, in microseconds since 1970, the oldest first.
+/// What is pending or held is still to be dealt with and stays.
+pub(super) fn prune(transaction: &Transaction<'_>, before: i64, most: u32) -> rusqlite::Result<Tally> {
     let changed = transaction
         .prepare_cached(
             "DELETE FROM entry WHERE id IN (
-                 SELECT id FROM entry WHERE detected_at < ?1 AND status = 'resolved' ORDER BY detected_at LIMIT ?2)",
+                 SELECT id FROM entry INDEXED BY entry_listing
+                 WHERE detected_at < ?1 AND status = 'resolved' ORDER BY detected_at, id LIMIT ?2)",
         )?
-        .execute(params![now.timestamp_micros().saturating_sub(age), most])?;
+        .execute(params![before, most])?;
     Ok(Tally { changed: changed as u64, entries: -signed(changed), pending: 0 })
+}
+
+/// Bytes of the file that are in use: without the pages that are free, which the next entries take.
+pub(super) fn used(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT (pages.page_count - free.freelist_count) * size.page_size
+             FROM pragma_page_count AS pages, pragma_freelist_count AS free, pragma_page_size AS size",
+        )?
+        .query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
 }
 
 /// Entries and pending ones in the file.

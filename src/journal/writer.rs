@@ -14,14 +14,14 @@ use tokio::sync::{mpsc, oneshot};
 use crate::journal::Retention;
 use crate::journal::entry::{Lane, NewEntry};
 use crate::journal::error::JournalError;
-use crate::journal::prune::PORTION;
+use crate::journal::prune::{After, PORTION, Pruning};
 use crate::journal::record::{self, Tally};
 use crate::journal::store::Store;
 
 /// Requests waiting: each link waits for its answer, so a cluster of eight nodes (56 links) never fills this; more
 /// links wait at the queue's door.
 pub(super) const QUEUE: usize = 64;
-/// Retention is counted in days; an hour late does not matter.
+/// Age is counted in days; an hour late does not matter. Size is looked at after every write.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 
 type Reply = oneshot::Sender<Result<u64, JournalError>>;
@@ -59,12 +59,17 @@ pub(super) struct Writer {
     retention: Retention,
     requests: mpsc::Receiver<Request>,
     next_prune: Instant,
-    pruning: Option<Pruning>,
+    pruning: Option<UnderWay>,
+    /// Whether the file is too large and nothing in it may go; looked at again when pruning is due or
+    /// something was settled.
+    stuck: bool,
 }
 
 /// Pruning under way, and who waits for its end.
 #[derive(Default)]
-struct Pruning {
+struct UnderWay {
+    /// `None` before the first portion.
+    what: Option<Pruning>,
     removed: u64,
     waiting: Vec<Reply>,
 }
@@ -87,7 +92,7 @@ impl Writer {
         let shared = Arc::new(Mutex::new(Shared::default()));
         let file = Journaled { path, store: Some(store), shared: shared.clone() };
         file.recount()?;
-        Ok((Writer { file, retention, requests, next_prune: Instant::now(), pruning: None }, shared))
+        Ok((Writer { file, retention, requests, next_prune: Instant::now(), pruning: None, stuck: false }, shared))
     }
 
     /// The thread: until it is told to close or every handle is gone. `runtime` keeps time while it waits.
@@ -105,10 +110,12 @@ impl Writer {
                         }
                     }
                     if !work.is_empty() {
+                        let before = self.file.shared().clone();
                         self.file.serve(work);
+                        self.make_room(&before);
                     }
                 }
-                Next::Prune => self.prune(),
+                Next::Prune => self.prune(PORTION),
                 Next::Stop => break,
             }
         }
@@ -138,24 +145,50 @@ impl Writer {
         }
     }
 
-    /// One portion; answers those who wait when there is no more.
-    fn prune(&mut self) {
+    /// Where the file is too large, removes about twice as many entries as came since `before`: requests that never
+    /// leave the thread a free moment must not let it grow.
+    fn make_room(&mut self, before: &Shared) {
+        let Some(size) = self.retention.size else { return };
+        let (entries, pending) = {
+            let now = self.file.shared();
+            (now.entries, now.pending)
+        };
+        self.stuck &= pending >= before.pending; // what has been settled since may go
+        let added = entries.saturating_sub(before.entries);
+        let used = self.file.store.as_ref().and_then(|store| record::used(store.connection()).ok());
+        if used.is_some_and(|used| used > size) && !self.stuck {
+            self.prune(u32::try_from(added.saturating_mul(2)).unwrap_or(u32::MAX).max(PORTION));
+        }
+    }
+
+    /// One portion of at most `most`; answers those who wait when there is no more.
+    fn prune(&mut self, most: u32) {
         self.next_prune = Instant::now() + PRUNE_EVERY;
         let mut pruning = self.pruning.take().unwrap_or_default();
-        let done = match self.retention {
-            Retention::Forever => Ok(Tally::default()),
-            Retention::Age(age) => {
-                self.file.transact(|transaction| record::prune(transaction, Utc::now(), age, PORTION))
-            }
-        };
+        let (what, retention) = (pruning.what, self.retention);
+        let done = self.file.transact(|transaction| {
+            let what = match what {
+                Some(what) => what,
+                None => Pruning::new(Utc::now(), retention, record::used(transaction)?),
+            };
+            Ok((what, what.portion(transaction, most)?))
+        });
         match done {
-            Ok(tally) => {
-                self.file.note(&[tally]);
-                pruning.removed += tally.changed;
-                if tally.changed == u64::from(PORTION) {
-                    self.pruning = Some(pruning);
+            Ok((what, portion)) => {
+                self.file.note(&[portion.tally]);
+                pruning.removed += portion.tally.changed;
+                if portion.after == After::More {
+                    self.pruning = Some(UnderWay { what: Some(what), ..pruning });
                     return;
                 }
+                let stuck = portion.after == After::Stuck;
+                if stuck && !self.stuck {
+                    tracing::warn!(
+                        path = %self.file.path.display(),
+                        "the conflict journal stays larger than [journal] max_size: all that is in it is pending or held"
+                    );
+                }
+                self.stuck = stuck;
                 if pruning.removed > 0
                     && let Some(store) = &self.file.store
                 {

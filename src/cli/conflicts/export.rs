@@ -163,7 +163,7 @@ mod tests {
     fn a_file_appears_whole_or_not_at_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("pgconcord.db");
-        drop(Journal::open(&path, Retention::Forever).unwrap());
+        drop(Journal::open(&path, Retention::FOREVER).unwrap());
         let journal = Reader::open(&path).unwrap();
         let out = directory.path().join("out.csv");
         assert_eq!(to_file(&journal, &Filter::default(), Format::Csv, &out).unwrap(), 0);

@@ -28,6 +28,7 @@ path = "conflict-rules"            # every *.toml in it, in name order; the firs
 [journal]
 path = "pgconcord.db"              # SQLite: every conflict and what was done about it
 retention = "90d"
+max_size = "4GB"                   # beyond it the oldest resolved conflicts go; pending and held ones stay
 
 [limits]
 max_clock_skew = "1s"              # clocks further apart raise an alarm
