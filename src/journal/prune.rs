@@ -55,6 +55,12 @@ impl Pruning {
         }
     }
 
+    /// Whether free pages go back to the file system afterwards, where the file has `length` bytes. What is removed to
+    /// make room is about to be used again, unless the file is larger than `retention` allows.
+    pub(super) fn gives_back(self, retention: Retention, length: u64) -> bool {
+        self.goal.is_none() || retention.size.is_some_and(|size| length > size)
+    }
+
     /// Removes up to `most` entries.
     pub(super) fn portion(self, transaction: &Transaction<'_>, most: u32) -> rusqlite::Result<Portion> {
         let mut tally = record::prune(transaction, self.before, most)?;
@@ -95,9 +101,7 @@ pub fn prune(path: &Path, now: DateTime<Utc>, retention: Retention) -> Result<u6
             break;
         }
     }
-    if removed > 0 {
-        store.shrink();
-    }
+    while removed > 0 && store.shrink() {}
     Ok(removed)
 }
 

@@ -140,6 +140,16 @@ pub(super) fn used(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
 }
 
+/// Bytes of the file, once what is in the write-ahead file is in it.
+pub(super) fn length(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT pages.page_count * size.page_size
+             FROM pragma_page_count AS pages, pragma_page_size AS size",
+        )?
+        .query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+}
+
 /// Entries and pending ones in the file.
 pub(super) fn count(connection: &rusqlite::Connection) -> rusqlite::Result<(u64, u64)> {
     let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0).map(i64::unsigned_abs));

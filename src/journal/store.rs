@@ -22,6 +22,9 @@ pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// of SQLite's own, so that on a disk that fills up there is still room to fold it in.
 const WAL_PAGES: i64 = 256;
 
+/// Free pages of 4 kB that are given back in one transaction: milliseconds, as for a portion of pruning.
+const GIVEN_BACK: u32 = 1000;
+
 /// The newest format that this program knows.
 pub(super) fn format() -> i64 {
     i64::try_from(MIGRATIONS.len()).expect("a handful of migrations")
@@ -92,12 +95,30 @@ impl Store {
         self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
-    /// Gives pages that are free back to the file system; best effort, since free pages are used again anyway.
-    pub(super) fn shrink(&self) {
-        let shrunk = self.connection.execute_batch("PRAGMA incremental_vacuum; PRAGMA optimize");
-        if let Err(error) = shrunk {
-            tracing::debug!(%error, path = %self.path.display(), "the journal's free pages stay");
+    /// Gives some of the pages that are free back to the file system, and tells whether there are more. Best effort,
+    /// since free pages are used again anyway.
+    pub(super) fn shrink(&self) -> bool {
+        match self.give_back() {
+            Ok(more) => more,
+            Err(error) => {
+                tracing::debug!(%error, path = %self.path.display(), "the journal's free pages stay");
+                false
+            }
         }
+    }
+
+    fn give_back(&self) -> rusqlite::Result<bool> {
+        let free = || self.connection.query_row("PRAGMA freelist_count", [], |row| row.get::<_, u32>(0));
+        let before = free()?;
+        // each step of the statement frees one page: it has to be run to its end
+        let mut vacuum = self.connection.prepare_cached(&format!("PRAGMA incremental_vacuum({GIVEN_BACK})"))?;
+        let mut steps = vacuum.query([])?;
+        while steps.next()?.is_some() {}
+        let left = free()?;
+        if left == 0 {
+            self.connection.execute_batch("PRAGMA optimize")?;
+        }
+        Ok(left > 0 && left < before)
     }
 
     /// Folds the write-ahead file into the database, wherever that was moved to: SQLite's own close would not.

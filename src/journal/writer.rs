@@ -68,10 +68,19 @@ pub(super) struct Writer {
 /// Pruning under way, and who waits for its end.
 #[derive(Default)]
 struct UnderWay {
-    /// `None` before the first portion.
-    what: Option<Pruning>,
+    stage: Stage,
     removed: u64,
     waiting: Vec<Reply>,
+}
+
+/// How far pruning has come.
+#[derive(Clone, Copy, Default)]
+enum Stage {
+    #[default]
+    Begun,
+    Removing(Pruning),
+    /// Free pages go back to the file system.
+    GivingBack,
 }
 
 /// What there is to do next.
@@ -165,20 +174,20 @@ impl Writer {
     fn prune(&mut self, most: u32) {
         self.next_prune = Instant::now() + PRUNE_EVERY;
         let mut pruning = self.pruning.take().unwrap_or_default();
-        let (what, retention) = (pruning.what, self.retention);
+        let (stage, retention) = (pruning.stage, self.retention);
         let done = self.file.transact(|transaction| {
-            let what = match what {
-                Some(what) => what,
-                None => Pruning::new(Utc::now(), retention, record::used(transaction)?),
+            let what = match stage {
+                Stage::Removing(what) => what,
+                Stage::Begun | Stage::GivingBack => Pruning::new(Utc::now(), retention, record::used(transaction)?),
             };
-            Ok((what, what.portion(transaction, most)?))
+            Ok((what, what.portion(transaction, most)?, record::length(transaction)?))
         });
         match done {
-            Ok((what, portion)) => {
+            Ok((what, portion, length)) => {
                 self.file.note(&[portion.tally]);
                 pruning.removed += portion.tally.changed;
                 if portion.after == After::More {
-                    self.pruning = Some(UnderWay { what: Some(what), ..pruning });
+                    self.pruning = Some(UnderWay { stage: Stage::Removing(what), ..pruning });
                     return;
                 }
                 let stuck = portion.after == After::Stuck;
@@ -190,9 +199,11 @@ impl Writer {
                 }
                 self.stuck = stuck;
                 if pruning.removed > 0
-                    && let Some(store) = &self.file.store
+                    && (matches!(stage, Stage::GivingBack) || what.gives_back(retention, length))
+                    && self.file.store.as_ref().is_some_and(Store::shrink)
                 {
-                    store.shrink();
+                    self.pruning = Some(UnderWay { stage: Stage::GivingBack, ..pruning });
+                    return;
                 }
                 answer(pruning.waiting, || self.file.recount().map(|()| pruning.removed));
             }
