@@ -142,7 +142,7 @@ pub(super) type Values = Vec<Box<dyn ToSql>>;
 
 /// A WHERE clause with its values.
 #[derive(Default)]
-struct Condition {
+pub(super) struct Condition {
     clauses: Vec<String>,
     values: Vec<Box<dyn ToSql>>,
 }
@@ -156,6 +156,12 @@ impl Condition {
         for _ in columns {
             self.values.extend(values.iter().map(|value| Box::new(value.clone()) as Box<dyn ToSql>));
         }
+    }
+
+    /// `WHERE …`, or nothing, with the values of its marks.
+    pub(super) fn into_sql(self) -> (String, Values) {
+        let keyword = if self.clauses.is_empty() { "" } else { "WHERE " };
+        (format!("{keyword}{}", self.clauses.join(" AND ")), self.values)
     }
 
     fn add(&mut self, clause: &str, values: impl IntoIterator<Item = Box<dyn ToSql>>) {
@@ -209,6 +215,14 @@ impl Reader {
 
     /// What follows FROM for the entries that `filter` admits, whatever its limit.
     pub(super) fn admitted(&self, filter: &Filter) -> rusqlite::Result<(String, Values)> {
+        // Without statistics SQLite might take another index and sort the rows.
+        let index = if filter.keys.is_empty() { "INDEXED BY entry_listing" } else { "" };
+        let (condition, values) = self.condition(filter)?.into_sql();
+        Ok((format!("entry {index} {condition}"), values))
+    }
+
+    /// What `filter` asks of an entry.
+    pub(super) fn condition(&self, filter: &Filter) -> rusqlite::Result<Condition> {
         let mut condition = Condition::default();
         if !filter.tables.is_empty() {
             condition.any_of(&["relation"], &self.relations(&filter.tables)?);
@@ -234,10 +248,7 @@ impl Reader {
                 values,
             );
         }
-        // Without statistics SQLite might take another index and sort the rows.
-        let index = if filter.keys.is_empty() { "INDEXED BY entry_listing" } else { "" };
-        let filtered = if condition.clauses.is_empty() { String::new() } else { "WHERE ".to_owned() };
-        Ok((format!("entry {index} {filtered}{}", condition.clauses.join(" AND ")), condition.values))
+        Ok(condition)
     }
 
     fn relations(&self, tables: &[TableFilter]) -> rusqlite::Result<Vec<i64>> {

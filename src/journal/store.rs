@@ -13,7 +13,11 @@ use crate::journal::error::JournalError;
 pub(super) const APPLICATION_ID: i64 = 0x7067_6363;
 
 /// One script a format, the first makes the file; applied in order, each in a transaction with its `user_version`.
-const MIGRATIONS: &[&str] = &[include_str!("../../sql/journal_1.sql"), include_str!("../../sql/journal_2.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../sql/journal_1.sql"),
+    include_str!("../../sql/journal_2.sql"),
+    include_str!("../../sql/journal_3.sql"),
+];
 
 /// How long another writer may hold the file before we say so: a manual prune's portions take far less.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
