@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+mod decide;
 mod entry;
 mod error;
 mod follow;
@@ -28,7 +29,8 @@ mod stats;
 mod store;
 mod writer;
 
-pub use entry::{JsonRow, Lane, LocalSide, NewEntry, Operation, Side, Status, json_cell, json_key, json_row};
+pub use decide::decide;
+pub use entry::{JsonRow, Lane, LocalSide, MASK, NewEntry, Operation, Side, Status, json_cell, json_key, json_row};
 pub use error::JournalError;
 pub use prune::{Prunable, prune};
 pub use query::{Entry, EntryLocal, EntryRemote, Filter, KeyFilter, TableFilter};
@@ -59,6 +61,8 @@ pub struct Counters {
     pub entries: u64,
     /// Those whose batch is not known to be committed.
     pub pending: u64,
+    /// Rows that wait for a person, as of some seconds ago.
+    pub held: u64,
     /// Bytes on disk, the write-ahead file included.
     pub bytes: u64,
     /// Why the last request failed; `None` once one succeeds again.
@@ -130,6 +134,7 @@ impl Journal {
         Counters {
             entries: shared.entries,
             pending: shared.pending,
+            held: shared.held,
             bytes: size(&self.path) + size(Path::new(&wal)),
             error: shared.error,
         }

@@ -215,6 +215,9 @@ pub struct JournalStatus {
     pub entries: u64,
     /// Those whose batch is not known to be committed.
     pub pending: u64,
+    /// Rows that wait for a person.
+    #[serde(default)]
+    pub held: u64,
     /// Bytes on disk.
     pub bytes: u64,
     /// Why it can't be written, while it can't.
@@ -321,7 +324,7 @@ pub(crate) mod tests {
             ],
             links: vec![link("east", "west", LinkState::Retrying), link("west", "east", LinkState::Idle)],
             window: WindowStatus { keys: 12, transactions: 3, bytes_in_memory: 2_048, bytes_on_disk: 0 },
-            journal: JournalStatus { entries: 9, pending: 1, bytes: 98_304, error: None },
+            journal: JournalStatus { entries: 9, pending: 1, held: 2, bytes: 98_304, error: None },
             rules_pending: Vec::new(),
         }
     }

@@ -18,6 +18,8 @@ mod conflicts;
 mod convergence;
 /// The daemon, the servers and the connections between them, cut down under load.
 mod crashes;
+/// What people decide about conflicts.
+mod decisions;
 /// `pgconcord demo`.
 mod demo;
 /// What people get wrong: the message, and that nothing is lost.

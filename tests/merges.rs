@@ -93,6 +93,7 @@ fn the_examples_do_what_they_say() {
             id bigint PRIMARY KEY, name text, email text, settings jsonb NOT NULL DEFAULT '{}', last_seen timestamptz);
         CREATE TABLE price (item int PRIMARY KEY, cents int);
         CREATE TABLE customer (id int PRIMARY KEY, name text);
+        CREATE TABLE contract (id int PRIMARY KEY, price int);
         CREATE TABLE event (id int PRIMARY KEY, payload text);
         ALTER TABLE inventory REPLICA IDENTITY FULL; ALTER TABLE cart REPLICA IDENTITY FULL;
         ALTER TABLE profile REPLICA IDENTITY FULL; ALTER TABLE price REPLICA IDENTITY FULL;
@@ -100,10 +101,12 @@ fn the_examples_do_what_they_say() {
         INSERT INTO inventory VALUES ('bolt', 10, 1, '2026-01-01 00:00Z');
         INSERT INTO cart VALUES (1, '{tea}', '{ten,five}', NULL);
         INSERT INTO profile VALUES (1, 'Ann', 'ann@example.org', '{\"theme\": \"dark\"}', NULL);
-        INSERT INTO price VALUES (1, 100); INSERT INTO customer VALUES (1, 'Bob'), (2, 'Cy');";
+        INSERT INTO price VALUES (1, 100); INSERT INTO customer VALUES (1, 'Bob'), (2, 'Cy');
+        INSERT INTO contract VALUES (1, 1);";
     let rules = [
         include_str!("../conflict-rules/examples/append_only.toml"),
         include_str!("../conflict-rules/examples/carts.toml"),
+        include_str!("../conflict-rules/examples/contracts.toml"),
         include_str!("../conflict-rules/examples/inventory.toml"),
         include_str!("../conflict-rules/examples/profiles.toml"),
         include_str!("../conflict-rules/examples/regional.toml"),
@@ -115,6 +118,7 @@ fn the_examples_do_what_they_say() {
         (1, "INSERT INTO event VALUES (1, 'first'); UPDATE price SET cents = 90; DELETE FROM customer"),
         (0, "INSERT INTO event VALUES (1, 'second'); UPDATE price SET cents = 80; UPDATE customer SET name = 'Di' WHERE id = 1"),
         (1, "UPDATE price SET cents = 70; UPDATE inventory SET qty = qty - 4, price = 2, updated_at = '2026-02-01 00:00Z'"),
+        (0, "UPDATE contract SET price = 2"), (1, "UPDATE contract SET price = 3"),
         (0, "UPDATE inventory SET qty = qty - 3, updated_at = '2026-01-15 00:00Z'"),
         (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}'; UPDATE profile SET name = 'Anne'"),
         (1, "UPDATE cart SET items = items || '{jam}', note = 'soon'; UPDATE profile SET email = 'a@example.org', settings = settings || '{\"lang\": \"en\"}'"),
@@ -130,6 +134,9 @@ fn the_examples_do_what_they_say() {
     everywhere(&cluster, "SELECT cents FROM price", "80");
     everywhere(&cluster, "SELECT string_agg(name, ' ') FROM customer", "Di");
     everywhere(&cluster, "SELECT payload FROM event", "first");
+    everywhere(&cluster, "SELECT price FROM contract", "3");
+    let held = cluster.conflicts(&["--status", "held"]);
+    assert!(held.len() == 2 && held.iter().all(|entry| entry["table"] == "public.contract"), "{held:?}");
     let entries = cluster.conflicts_of("public.profile", "1");
     assert!(!entries.is_empty());
     for entry in entries {

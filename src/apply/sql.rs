@@ -226,7 +226,12 @@ const ENCODING: &str =
 
 /// The parameter of that number, a text that passes as bytes.
 pub fn from_bytes(number: usize) -> String {
-    format!("pg_catalog.convert_from(${number}::pg_catalog.bytea, {ENCODING})")
+    text_of_bytes(&format!("${number}"))
+}
+
+/// The text that these bytes are, given as a parameter or a literal of bytea.
+pub fn text_of_bytes(bytes: &str) -> String {
+    format!("pg_catalog.convert_from({bytes}::pg_catalog.bytea, {ENCODING})")
 }
 
 /// Reads `columns`, as bytes of their text, of the row whose key is given in parameters that pass as bytes, if the

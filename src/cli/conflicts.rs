@@ -11,6 +11,7 @@ use crate::daemon::retention;
 use crate::journal::{Entry, Filter, JsonRow, KeyFilter, Reader, Status, TableFilter};
 use crate::model::ConflictType;
 
+mod decide;
 mod export;
 mod prune;
 mod show;
@@ -29,6 +30,15 @@ pub struct Args {
 
 #[derive(clap::Subcommand, Debug)]
 enum Command {
+    #[command(flatten)]
+    OfFile(OfFile),
+    #[command(flatten)]
+    Decide(decide::Command),
+}
+
+/// Commands that need nothing but the journal's file.
+#[derive(clap::Subcommand, Debug)]
+enum OfFile {
     /// The conflicts on record, newest first
     List(ListArgs),
     /// One conflict: both sides and the result, column by column
@@ -110,6 +120,10 @@ const WRITE: usize = 1 << 16;
 
 /// Runs the command.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
+    let command = match args.command {
+        Command::OfFile(command) => command,
+        Command::Decide(command) => return decide::run(&global, args.journal, command).await,
+    };
     let (path, retention) = match args.journal {
         Some(path) => (path, None),
         None => match global.load() {
@@ -117,13 +131,13 @@ pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
             Err(code) => return Ok(code),
         },
     };
-    match args.command {
-        Command::List(args) => list(&Reader::open(&path)?, args),
-        Command::Show(args) => show_one(&Reader::open(&path)?, &args),
-        Command::Tail(args) => tail::run(&path, &args).await,
-        Command::Prune(args) => prune::run(&path, retention, &args),
-        Command::Stats(args) => stats::run(&Reader::open(&path)?, args),
-        Command::Export(args) => export::run(&Reader::open(&path)?, args),
+    match command {
+        OfFile::List(args) => list(&Reader::open(&path)?, args),
+        OfFile::Show(args) => show_one(&Reader::open(&path)?, &args),
+        OfFile::Tail(args) => tail::run(&path, &args).await,
+        OfFile::Prune(args) => prune::run(&path, retention, &args),
+        OfFile::Stats(args) => stats::run(&Reader::open(&path)?, args),
+        OfFile::Export(args) => export::run(&Reader::open(&path)?, args),
     }
 }
 
@@ -215,12 +229,18 @@ fn list_row(entry: &Entry) -> Vec<String> {
 }
 
 fn show_one(journal: &Reader, args: &ShowArgs) -> anyhow::Result<ExitCode> {
-    let Some(entry) = journal.get(args.id)? else {
-        eprintln!("pgconcord: no conflict {} is on record; `pgconcord conflicts list` shows which are", args.id);
-        return Ok(ExitCode::FAILURE);
-    };
+    let Some(entry) = entry(journal, args.id)? else { return Ok(ExitCode::FAILURE) };
     emit(&if args.json { show::json(&entry)? } else { show::text(&entry, Paint::for_stdout()) })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The conflict of that number; says so if there is none.
+fn entry(journal: &Reader, id: i64) -> anyhow::Result<Option<Entry>> {
+    let found = journal.get(id)?;
+    if found.is_none() {
+        eprintln!("pgconcord: no conflict {id} is on record; `pgconcord conflicts list` shows which are");
+    }
+    Ok(found)
 }
 
 /// `id=5, region=eu`.

@@ -97,6 +97,10 @@ fn text(status: &Status, paint: Paint) -> String {
         bytes(window.bytes_on_disk)
     );
     out += &format!("journal  {} conflicts, {} pending, {}\n", journal.entries, journal.pending, bytes(journal.bytes));
+    if journal.held > 0 {
+        let rows = if journal.held == 1 { "row waits" } else { "rows wait" };
+        out += &format!("held     {} {rows} for a person: pgconcord conflicts list --status held\n", journal.held);
+    }
     if !status.rules_pending.is_empty() {
         let tables = status.rules_pending.join(", ");
         out += &format!("rules    decided as before until nothing of that is under way: {}\n", shown(&tables));
@@ -201,6 +205,7 @@ west → east  idle      16/B374D848  16/B3740000  54.1 kB, 12 s       3        
 
 window   12 keys of 3 transactions, 2.0 kB in memory, 0 B on disk
 journal  9 conflicts, 1 pending, 96.0 kB
+held     2 rows wait for a person: pgconcord conflicts list --status held
 
 node west is down: connection refused: start the server
 link east → west is retrying

@@ -116,6 +116,16 @@ impl<'a> Section<'a> {
         Some(value)
     }
 
+    /// `true` or `false` under `key`, with where it stands.
+    pub fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Typed<bool>> {
+        let value = self.get(key)?;
+        let read = value.get_ref().as_bool();
+        if read.is_none() {
+            problems.push(wrong_type(key, value, "true or false"));
+        }
+        read.map(|read| Typed { value: read, span: value.span() })
+    }
+
     /// A whole number from 1 on.
     pub fn count(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<usize> {
         let value = self.get(key)?;

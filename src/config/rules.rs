@@ -39,8 +39,21 @@ pub struct Rule {
     pub resolve: Option<Resolver>,
     /// What counts between a delete and a change; `None` if it says nothing about that.
     pub deletes: Option<Deletes>,
+    /// What becomes of the conflicts that it decides.
+    pub afterwards: Afterwards,
     /// Columns whose values are written to no journal and no log.
     pub mask: Vec<String>,
+}
+
+/// What becomes of a conflict once a rule has decided it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Afterwards {
+    /// It is resolved.
+    #[default]
+    Resolved,
+    /// It is held in the journal until a person has looked at it. What the rule says stands meanwhile, so that rows are
+    /// alike everywhere all the time.
+    Held,
 }
 
 /// Where a rule stands.
@@ -157,8 +170,8 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
     let decision = resolve::read(&mut section, nodes, problems);
     later(&mut section, problems);
     section.finish(problems);
-    let (resolve, deletes) = decision?;
-    (problems.len() == before).then_some(Rule { name: name?.value, place, tables, resolve, deletes, mask })
+    let resolve::Decision { resolve, deletes, afterwards } = decision?;
+    (problems.len() == before).then_some(Rule { name: name?.value, place, tables, resolve, deletes, afterwards, mask })
 }
 
 /// Keys of later versions, which are right but not built.

@@ -10,14 +10,11 @@ use crate::apply::ApplyError;
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{self, Conflict, Recorder};
 use crate::config::Rule;
-use crate::config::rules::{self, Facet};
+use crate::config::rules::{self, Afterwards, Facet};
 use crate::conflict::Operation;
 use crate::daemon::Daemon;
-use crate::journal::{self, JsonRow, LocalSide, NewEntry, Side, json_key, json_row};
-use crate::model::{Link, Stamp};
-
-/// What stands in the journal for a value that rules keep out of it.
-const MASK: &str = "***";
+use crate::journal::{self, JsonRow, LocalSide, MASK, NewEntry, Side, json_key, json_row};
+use crate::model::{Link, Resolution, Stamp};
 
 /// Writes to the daemon's journal.
 #[derive(Clone, Debug)]
@@ -44,6 +41,10 @@ impl JournalRecorder {
         let rule = rules::deciding(&rules, &table.schema, &table.name, facet);
         let of_resolver = |rule: &&Rule| rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver);
         let rule = rule.filter(of_resolver);
+        let is_decided =
+            matches!(conflict.resolution, Resolution::ApplyRemote | Resolution::KeepLocal | Resolution::Merge)
+                && Facet::of(conflict.conflict_type).is_some();
+        let held = is_decided && rule.is_some_and(|rule| rule.afterwards == Afterwards::Held);
         let mask = daemon.rules.masked(&table);
         let json = |row: &Row| masked(json_row(&row.relation, &row.tuple), &mask);
         let json_old = |row: &Row| masked(json_old(row), &mask);
@@ -57,7 +58,7 @@ impl JournalRecorder {
             schema: table.schema.clone(),
             table: table.name.clone(),
             key: json_key(&key.relation, &key.tuple),
-            resolution: conflict.resolution,
+            resolution: if held { Resolution::Hold } else { conflict.resolution },
             resolver: conflict.resolver.to_owned(),
             rule: rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone()),
             remote: Side {

@@ -37,7 +37,7 @@ pub fn starting(config: &Config, started_at: DateTime<Utc>) -> Status {
         nodes: config.nodes.iter().map(|each| node(&each.name)).collect(),
         links: Vec::new(),
         window: WindowStatus { keys: 0, transactions: 0, bytes_in_memory: 0, bytes_on_disk: 0 },
-        journal: JournalStatus { entries: 0, pending: 0, bytes: 0, error: None },
+        journal: JournalStatus { entries: 0, pending: 0, held: 0, bytes: 0, error: None },
         rules_pending: Vec::new(),
     }
 }
@@ -69,6 +69,7 @@ pub fn snapshot(daemon: &Daemon) -> Status {
         journal: JournalStatus {
             entries: journal.entries,
             pending: journal.pending,
+            held: journal.held,
             bytes: journal.bytes,
             error: journal.error,
         },

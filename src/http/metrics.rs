@@ -66,7 +66,7 @@ impl Page<'_> {
         self.0.encode_descriptor("build", "The daemon", None, MetricType::Info)?.encode_info(&labels)?;
         let (window, journal) = (&status.window, &status.journal);
         let started = status.started_at.timestamp_micros() as f64 / 1e6;
-        let gauges: [Gauge; 12] = [
+        let gauges: [Gauge; 13] = [
             ("start_time", "When the daemon started, since 1970", SECONDS, started),
             ("snapshot_age", "Age of the numbers on this page", SECONDS, age.as_secs_f64()),
             ("ready", "1 while every node streams and every link applies", None, flag(status.ready)),
@@ -76,6 +76,7 @@ impl Page<'_> {
             ("window_disk", "What the window takes on disk", BYTES, window.bytes_on_disk as f64),
             ("journal_entries", "Conflicts in the journal", None, journal.entries as f64),
             ("journal_pending", "Conflicts whose batch is not known to be committed", None, journal.pending as f64),
+            ("journal_held", "Rows whose conflicts wait for a person", None, journal.held as f64),
             ("journal_size", "What the journal takes on disk", BYTES, journal.bytes as f64),
             ("rules_pending", "Tables that wait for their new rule", None, status.rules_pending.len() as f64),
             ("journal_failing", "1 while the journal cannot be written", None, flag(journal.error.is_some())),

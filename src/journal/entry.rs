@@ -13,6 +13,9 @@ use crate::model::{Cell, ConflictType, Lsn, Relation, Resolution, Stamp, Tuple, 
 /// one that is binary or no UTF-8.
 pub type JsonRow = Map<String, Value>;
 
+/// What stands in the journal for a value that rules keep out of it.
+pub const MASK: &str = "***";
+
 /// One direction of replication by the nodes' names, which outlive their places in the configuration.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Lane {

@@ -152,11 +152,40 @@ pub(super) fn length(connection: &rusqlite::Connection) -> rusqlite::Result<u64>
 
 /// Entries and pending ones in the file.
 pub(super) fn count(connection: &rusqlite::Connection) -> rusqlite::Result<(u64, u64)> {
-    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0).map(i64::unsigned_abs));
     Ok((
-        number("SELECT count(*) FROM entry")?,
-        number("SELECT count(*) FROM entry INDEXED BY entry_pending WHERE status = 'pending'")?,
+        number(connection, "SELECT count(*) FROM entry")?,
+        number(connection, "SELECT count(*) FROM entry INDEXED BY entry_pending WHERE status = 'pending'")?,
     ))
+}
+
+/// Rows of which an entry is held.
+pub(super) fn held(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
+    number(
+        connection,
+        "SELECT count(*) FROM (SELECT DISTINCT relation, key FROM entry INDEXED BY entry_held WHERE status = 'held')",
+    )
+}
+
+/// Changes if another connection has written the file. <https://www.sqlite.org/pragma.html#pragma_data_version>
+pub(super) fn data_version(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
+    number(connection, "PRAGMA data_version")
+}
+
+fn number(connection: &rusqlite::Connection, sql: &str) -> rusqlite::Result<u64> {
+    connection.prepare_cached(sql)?.query_row([], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+}
+
+/// Adds to the note of entry `id` what a person decided about its row; it and all entries about that row that are held
+/// are resolved then. How many these are.
+pub(super) fn decide(transaction: &Transaction<'_>, id: i64, what: &str) -> rusqlite::Result<usize> {
+    let noted = "status = 'resolved', note = coalesce(note || '; ', '') || ?2";
+    let other = format!(
+        "UPDATE entry INDEXED BY entry_held SET {noted} || ' (conflict ' || ?1 || ')'
+         WHERE (relation, key) = (SELECT relation, key FROM entry WHERE id = ?1) AND id <> ?1 AND status = 'held'"
+    );
+    let one = format!("UPDATE entry SET {noted} WHERE id = ?1 AND status IN ('held', 'resolved')");
+    let others = transaction.prepare_cached(&other)?.execute(params![id, what])?;
+    Ok(others + transaction.prepare_cached(&one)?.execute(params![id, what])?)
 }
 
 /// Microseconds since 1970, as the file has them.

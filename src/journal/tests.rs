@@ -165,6 +165,51 @@ async fn a_held_change_is_not_called_resolved() {
 }
 
 #[tokio::test]
+async fn a_decision_settles_what_is_held_about_its_row_and_nothing_else() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let held = |n, lane, key: &str| NewEntry {
+        resolution: Resolution::Hold,
+        key: object(json!({ "id": key })),
+        lane,
+        ..entry(n, 1)
+    };
+    let (there, back) = (lane("east", "west"), lane("west", "east"));
+    let entries = [held(1, there.clone(), "5"), held(2, back.clone(), "5"), held(3, there.clone(), "6"), entry(4, 2)];
+    journal.pending(entries.to_vec()).await.unwrap();
+    assert_eq!(decide(&path, 1, "pending").unwrap(), 0);
+    journal.settle(&there, 1).await.unwrap();
+    journal.settle(&back, 1).await.unwrap();
+    assert_eq!(decide(&path, 1, "it stays").unwrap(), 2, "each link has an entry about one conflict");
+    assert_eq!(decide(&path, 1, "or not").unwrap(), 1);
+    assert_eq!((decide(&path, 4, "pending").unwrap(), decide(&path, 99, "unknown").unwrap()), (0, 0));
+    let reader = Reader::open(&path).unwrap();
+    let found = |id| reader.get(id).unwrap().map(|entry| (entry.status, entry.note)).unwrap();
+    assert_eq!(found(1), (Status::Resolved, Some("it stays; or not".to_owned())));
+    assert_eq!(found(2), (Status::Resolved, Some("it stays (conflict 1)".to_owned())));
+    assert_eq!(found(3), (Status::Held, None));
+}
+
+#[tokio::test]
+async fn rows_that_wait_are_counted_whoever_decides() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let held = NewEntry { resolution: Resolution::Hold, ..entry(1, 1) };
+    journal.pending(vec![held.clone(), NewEntry { lane: lane("west", "east"), ..held }]).await.unwrap();
+    journal.settle(&lane("east", "west"), 1).await.unwrap();
+    journal.settle(&lane("west", "east"), 1).await.unwrap();
+    let until = async |held| {
+        while journal.counters().held != held {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, until(1)).await.expect("one row, though each link has an entry about it");
+    decide(&path, 1, "done").unwrap();
+    tokio::time::timeout(limit, until(0)).await.expect("what another process did is seen");
+}
+
+#[tokio::test]
 async fn links_that_write_at_once_all_get_their_answer() {
     let (_directory, path) = place();
     let journal = Journal::open(&path, FOREVER).unwrap();

@@ -23,6 +23,8 @@ use crate::journal::store::Store;
 pub(super) const QUEUE: usize = 64;
 /// Age is counted in days; an hour late does not matter. Size is looked at after every write.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// How often what is held is counted.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 type Reply = oneshot::Sender<Result<u64, JournalError>>;
 
@@ -49,6 +51,7 @@ pub(super) struct Request {
 pub(super) struct Shared {
     pub(super) entries: u64,
     pub(super) pending: u64,
+    pub(super) held: u64,
     /// Why the last request failed; `None` once one succeeds.
     pub(super) error: Option<String>,
 }
@@ -87,6 +90,7 @@ enum Stage {
 enum Next {
     Requests(Vec<Request>),
     Prune,
+    Look,
     Stop,
 }
 
@@ -99,8 +103,9 @@ impl Writer {
         requests: mpsc::Receiver<Request>,
     ) -> Result<(Writer, Arc<Mutex<Shared>>), JournalError> {
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let file = Journaled { path, store: Some(store), shared: shared.clone() };
+        let mut file = Journaled { path, store: Some(store), shared: shared.clone(), held: Held::Stale, looked: None };
         file.recount()?;
+        file.look();
         Ok((Writer { file, retention, requests, next_prune: Instant::now(), pruning: None, stuck: false }, shared))
     }
 
@@ -125,8 +130,10 @@ impl Writer {
                     }
                 }
                 Next::Prune => self.prune(PORTION),
+                Next::Look => {}
                 Next::Stop => break,
             }
+            self.file.look();
         }
         self.file.store = None; // the last connection that closes folds the -wal file into the database
         answer(closing, || Ok(0));
@@ -137,7 +144,7 @@ impl Writer {
         let first = if self.pruning.is_some() {
             self.requests.try_recv()
         } else {
-            let due = tokio::time::Instant::from_std(self.next_prune);
+            let due = tokio::time::Instant::from_std(self.next_prune.min(Instant::now() + LOOK_EVERY));
             let waited = runtime.block_on(async { tokio::time::timeout_at(due, self.requests.recv()).await });
             match waited {
                 Ok(request) => request.ok_or(TryRecvError::Disconnected),
@@ -149,6 +156,7 @@ impl Writer {
                 let rest = std::iter::from_fn(|| self.requests.try_recv().ok()).take(QUEUE - 1);
                 Next::Requests(std::iter::once(request).chain(rest).collect())
             }
+            Err(TryRecvError::Empty) if self.pruning.is_none() && self.next_prune > Instant::now() => Next::Look,
             Err(TryRecvError::Empty) => Next::Prune,
             Err(TryRecvError::Disconnected) => Next::Stop,
         }
@@ -228,6 +236,17 @@ struct Journaled {
     /// `None` after a failure that a new connection may get over.
     store: Option<Store>,
     shared: Arc<Mutex<Shared>>,
+    held: Held,
+    looked: Option<Instant>,
+}
+
+/// Whether the number of rows that wait for a person is right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// Entries were settled since.
+    Stale,
+    /// While others leave the file at this `data_version`.
+    Counted(u64),
 }
 
 impl Journaled {
@@ -238,6 +257,9 @@ impl Journaled {
         match done {
             Ok(tallies) => {
                 self.note(&tallies);
+                if work.iter().any(|request| matches!(request.command, Command::Settle(..))) {
+                    self.held = Held::Stale;
+                }
                 work.into_iter().zip(tallies).for_each(|(it, tally)| drop(it.reply.send(Ok(tally.changed))));
             }
             Err(_) if work.len() > 1 => work.into_iter().for_each(|request| self.serve(vec![request])),
@@ -286,6 +308,22 @@ impl Journaled {
             (shared.entries, shared.pending) = (entries, pending);
         }
         Ok(())
+    }
+
+    /// Counts what is held, if it is time and that may have changed, be it by another process.
+    fn look(&mut self) {
+        if self.looked.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let Some(store) = &self.store else { return };
+        let Ok(version) = record::data_version(store.connection()) else { return };
+        if self.held != Held::Counted(version)
+            && let Ok(held) = record::held(store.connection())
+        {
+            self.shared().held = held;
+            self.held = Held::Counted(version);
+        }
     }
 
     fn note(&self, tallies: &[Tally]) {

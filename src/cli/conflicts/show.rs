@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthStr;
 
 use crate::cli::conflicts::key;
 use crate::cli::text::{Paint, cut, pad, seconds, shown, wrap};
-use crate::journal::{Entry, JsonRow, Operation};
+use crate::journal::{Entry, JsonRow, Operation, Status};
 use crate::model::Resolution;
 
 /// The widest that a value's column gets; longer values go on in the next line.
@@ -73,7 +73,21 @@ fn outcome(entry: &Entry) -> String {
         Resolution::KeepLocal => format!("what {} had won{}", local.0, margin(local.1, remote.1)),
         Resolution::Merge => "a row made from both was written".to_owned(),
         Resolution::Skip => "nothing had to be written, both ends wanted the same".to_owned(),
-        Resolution::Hold => format!("the change waits at {} for a person", entry.target),
+        Resolution::Hold => {
+            let stands = if entry.result == entry.remote.row {
+                format!("the change of {} stands", remote.0)
+            } else if entry.local.as_ref().is_some_and(|local| local.row == entry.result) {
+                format!("what {} had stands", local.0)
+            } else {
+                "a row made from both stands".to_owned()
+            };
+            match entry.status {
+                Status::Resolved => format!("{stands}, and a person has decided since"),
+                Status::Pending | Status::Held => {
+                    format!("{stands} until a person decides: pgconcord conflicts resolve {}", entry.id)
+                }
+            }
+        }
         Resolution::Error => format!("the link {} → {} stopped", entry.source, entry.target),
     }
 }

@@ -267,7 +267,7 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::rules::Place;
+    use crate::config::rules::{Afterwards, Place};
     use crate::config::{TableFilter, tables::glob};
     use crate::model::Deletes;
     use crate::model::Table;
@@ -276,7 +276,8 @@ mod tests {
     fn rule(name: &str, tables: &str, resolve: Resolver) -> Rule {
         let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");
         let deletes = Some(Deletes::ByResolver);
-        Rule { name: name.into(), place: Place::default(), tables, resolve: Some(resolve), deletes, mask: Vec::new() }
+        let (place, afterwards) = (Place::default(), Afterwards::default());
+        Rule { name: name.into(), place, tables, resolve: Some(resolve), deletes, afterwards, mask: Vec::new() }
     }
 
     fn told(findings: &[Finding]) -> String {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::rules::described;
 use crate::cli::text::emit;
-use crate::config::rules::{Facet, deciding, masked};
+use crate::config::rules::{Afterwards, Facet, deciding, masked};
 use crate::config::{Config, Rule};
 use crate::model::{Deletes, Resolver, TableRule};
 
@@ -80,6 +80,7 @@ impl Decision<'_> {
             "types": self.facet.types().iter().map(|each| each.name()).collect::<Vec<_>>(),
             "rule": self.rule.map(rule),
             "pattern": self.rule.and_then(|rule| rule.tables.matching(schema, table)),
+            "held": self.rule.is_some_and(|rule| rule.afterwards == Afterwards::Held),
             "passed_over": self.passed_over.iter().map(|each| rule(each)).collect::<Vec<_>>(),
         })
     }
@@ -96,6 +97,9 @@ impl Decision<'_> {
         };
         let pattern = rule.tables.matching(schema, table).unwrap_or("*");
         let mut text = format!("{when}the rule {:?} ({}), by its pattern {pattern:?}.\n", rule.name, rule.place);
+        if rule.afterwards == Afterwards::Held {
+            text += "    What comes out stands, and the conflict is held until a person decides: pgconcord conflicts resolve.\n";
+        }
         for other in &self.passed_over {
             text += &format!("    {:?} ({}) comes later and is passed over.\n", other.name, other.place);
         }

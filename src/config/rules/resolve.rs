@@ -5,16 +5,23 @@ use std::ops::Range;
 
 use crate::config::reader::{Section, Typed, suggestion};
 use crate::config::report::Problem;
+use crate::config::rules::Afterwards;
 use crate::config::rules::facet::{self, Facet, Facets};
 use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
 
 /// Resolvers of later versions: their names are right, so no other spelling is suggested.
-const LATER: &[&str] = &["keep_local", "apply_remote", "hold", "error", "skip", "function"];
+const LATER: &[&str] = &["keep_local", "apply_remote", "error", "skip", "function"];
+/// As `resolve`: the last update stands until a person has decided.
+const HOLD: &str = "hold";
 
-/// What a rule says about each facet.
-pub(super) type Decision = (Option<Resolver>, Option<Deletes>);
+/// What a rule says about each facet, and what becomes of what it decides.
+pub(super) struct Decision {
+    pub resolve: Option<Resolver>,
+    pub deletes: Option<Deletes>,
+    pub afterwards: Afterwards,
+}
 
-/// Reads `types`, `resolve`, `priority`, `columns`, `others` and `deletes`. `None` only with a problem noted.
+/// Reads `types`, `resolve`, `priority`, `columns`, `others`, `deletes` and `hold`. `None` only with a problem noted.
 pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
     let before = problems.len();
     let facets = facet::read(section, problems);
@@ -23,6 +30,11 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     let typed = section.text("resolve", problems);
     let wrong = typed.is_none() && section.get("resolve").is_some();
     let resolver = resolver(section, typed.as_ref(), nodes, problems);
+    let afterwards = afterwards(section, typed.as_ref(), problems);
+    if let Some(span) = section.get("hold").map(|value| value.span()).filter(|_| typed.is_none() && deletes.is_none()) {
+        let problem = Problem::error(span, "`hold` has no meaning for a rule that decides nothing");
+        problems.push(problem.help("remove it, or write resolve = \"hold\""));
+    }
     let facets = facets?;
     match &typed {
         Some(typed) if !facets.facets.contains(&Facet::Writes) && resolver.is_some() => {
@@ -46,7 +58,21 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     }
     let by_resolver = facets.facets.contains(&Facet::Deletes) && resolver.is_some();
     let deletes = deletes.map(|typed| typed.value).or(by_resolver.then_some(Deletes::ByResolver));
-    Some((resolver, deletes))
+    Some(Decision { resolve: resolver, deletes, afterwards })
+}
+
+fn afterwards(section: &mut Section<'_>, resolve: Option<&Typed<String>>, problems: &mut Vec<Problem>) -> Afterwards {
+    let by_resolver = resolve.is_some_and(|typed| typed.value == HOLD);
+    match section.flag("hold", problems) {
+        Some(Typed { value: false, span }) if by_resolver => {
+            let problem = Problem::error(span, "the rule resolves by hold and says that nothing is held");
+            problems.push(problem.help("remove it, or write resolve = \"last_update_wins\""));
+            Afterwards::Held
+        }
+        Some(typed) if typed.value => Afterwards::Held,
+        _ if by_resolver => Afterwards::Held,
+        _ => Afterwards::Resolved,
+    }
 }
 
 fn deletes(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Typed<Deletes>> {
@@ -107,7 +133,7 @@ fn resolver(
     }
     let typed = typed?;
     match typed.value.as_str() {
-        "last_update_wins" => Some(Resolver::LastUpdateWins),
+        "last_update_wins" | HOLD => Some(Resolver::LastUpdateWins),
         "first_update_wins" => Some(Resolver::FirstUpdateWins),
         "origin_priority" => origin_priority(typed, order, nodes, problems),
         "merge" => merge.map(|merge| Resolver::Merge(merge.into())),
@@ -119,12 +145,17 @@ fn resolver(
 }
 
 fn known(name: &str) -> bool {
-    Resolver::NAMES.contains(&name)
+    names().contains(&name)
+}
+
+/// What `resolve` may be.
+fn names() -> Vec<&'static str> {
+    Resolver::NAMES.into_iter().chain([HOLD]).collect()
 }
 
 fn unknown(typed: &Typed<String>, name: &str) -> Problem {
     let (title, help) = if LATER.contains(&name) {
-        let help = format!("this version has {}", Resolver::NAMES.join(", "));
+        let help = format!("this version has {}", names().join(", "));
         (format!("the resolver {name:?} is not available in this version"), help)
     } else if Deletes::ALL.iter().any(|(each, _)| *each == name) {
         (format!("{name:?} is no resolver: it says what counts against a delete"), format!("write deletes = {name:?}"))
@@ -132,7 +163,7 @@ fn unknown(typed: &Typed<String>, name: &str) -> Problem {
         let help = format!("write resolve = \"merge\" and columns = {{ a_column = {name:?} }}");
         (format!("{name:?} merges a column, not a row"), help)
     } else {
-        (format!("there is no resolver {name:?}"), suggestion(name, &Resolver::NAMES))
+        (format!("there is no resolver {name:?}"), suggestion(name, &names()))
     };
     Problem::error(typed.span.clone(), title).help(help)
 }

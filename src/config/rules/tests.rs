@@ -85,6 +85,24 @@ fn each_resolver_is_read() {
 }
 
 #[test]
+fn a_rule_may_hold_what_it_decides() {
+    let hold = rule("resolve = \"hold\"");
+    assert_eq!((hold.resolve, hold.afterwards), (Some(Resolver::LastUpdateWins), Afterwards::Held));
+    let first = rule("resolve = \"first_update_wins\"\nhold = true");
+    assert_eq!((first.resolve, first.afterwards), (Some(Resolver::FirstUpdateWins), Afterwards::Held));
+    assert_eq!(rule("deletes = \"update_wins\"\nhold = true").afterwards, Afterwards::Held);
+    assert_eq!(rule("resolve = \"last_update_wins\"\nhold = false").afterwards, Afterwards::Resolved);
+    for (lines, says) in [
+        ("resolve = \"hold\"\nhold = false", "says that nothing is held"),
+        ("mask = [\"email\"]\nhold = true", "a rule that decides nothing"),
+        ("resolve = \"hold\"\nhold = \"yes\"", "true or false"),
+        ("resolve = \"hold\"\npriority = [\"east\"]", "`priority` has no meaning for hold"),
+    ] {
+        assert!(refused(lines).contains(says), "{lines}: {}", refused(lines));
+    }
+}
+
+#[test]
 fn deletes_are_read_by_themselves_and_beside_a_resolver() {
     for (lines, resolve, deletes) in [
         ("resolve = \"last_update_wins\"", true, Some(Deletes::ByResolver)),
@@ -115,7 +133,7 @@ fn masks_of_all_rules_for_a_table_hold() {
 
 #[test]
 fn a_resolver_of_a_later_version_is_refused_by_name() {
-    for name in ["keep_local", "apply_remote", "hold", "error", "skip", "function"] {
+    for name in ["keep_local", "apply_remote", "error", "skip", "function"] {
         let shown = refused(&format!("resolve = \"{name}\""));
         assert!(shown.contains(&format!("the resolver \"{name}\" is not available in this version")), "{shown}");
     }

@@ -155,7 +155,7 @@ fn fitting(sql_type: &str) -> String {
 }
 
 /// "did you mean `x`?", or the columns that there are.
-pub(super) fn like(name: &str, table: &Table) -> String {
+pub fn like(name: &str, table: &Table) -> String {
     let names = || table.columns.iter().map(|column| column.name.as_str());
     let near = names().map(|each| (strsim::jaro_winkler(name, each), each)).max_by(|a, b| a.0.total_cmp(&b.0));
     match near {

@@ -1,7 +1,7 @@
 //! What rules come to for tables, and what is refused.
 
 use super::*;
-use crate::config::rules::Place;
+use crate::config::rules::{Afterwards, Place};
 use crate::config::{TableFilter, tables};
 use crate::model::key::KeyHasher;
 use crate::model::{ColumnMerge, Merge, NodeId, TableId, UniqueIndex};
@@ -10,7 +10,7 @@ fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Del
     let globs = vec![tables::glob(tables).expect("a pattern")];
     let tables = TableFilter::new(globs, vec![]).expect("a filter");
     let place = Place { file: "rules.toml".into(), line: 1 };
-    Rule { name: name.into(), place, tables, resolve, deletes, mask: Vec::new() }
+    Rule { name: name.into(), place, tables, resolve, deletes, afterwards: Afterwards::default(), mask: Vec::new() }
 }
 
 fn whole(name: &str, tables: &str, resolve: Resolver) -> Rule {

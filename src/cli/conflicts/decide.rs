@@ -1,0 +1,459 @@
+//! `conflicts resolve` and `conflicts undo`: a person decides about a row.
+//!
+//! What comes out is written at one node like a user's change. So it reaches the others by replication, after all that
+//! this node had seen, and comes out alike everywhere; nothing is decided past the rules.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use chrono::Utc;
+use serde_json::Value;
+
+use crate::cli::conflicts::{key, show};
+use crate::cli::text::{emit, shown};
+use crate::cli::{Global, USAGE};
+use crate::journal::{self, Entry, JsonRow, MASK, Reader, Status};
+use crate::model::Resolution;
+
+mod site;
+
+use site::Site;
+
+/// Commands that write rows at a node.
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    /// Decide about one: keep a side, set values, or delete the row; written at one node, it reaches the others
+    Resolve(ResolveArgs),
+    /// Bring the row back that did not win, if nobody has changed it since
+    Undo(UndoArgs),
+}
+
+/// Arguments of `conflicts resolve`.
+#[derive(clap::Args, Debug)]
+#[group(id = "decision", required = true, multiple = true, args = ["keep", "set", "drop"])]
+pub(super) struct ResolveArgs {
+    /// The number that `conflicts list` shows
+    id: i64,
+    /// The row as this side had it; where that side had deleted it, it is deleted
+    #[arg(long, value_name = "SIDE")]
+    keep: Option<Side>,
+    /// Values for columns, as a JSON object: '{"qty": 5, "note": null}'; the others stay, or are those of --keep
+    #[arg(long, value_name = "JSON", value_parser = values)]
+    set: Option<JsonRow>,
+    /// Delete the row
+    #[arg(long, conflicts_with_all = ["keep", "set"])]
+    drop: bool,
+    /// Write even if the row is no longer as the conflict left it
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+/// Arguments of `conflicts undo`.
+#[derive(clap::Args, Debug)]
+pub(super) struct UndoArgs {
+    /// The number that `conflicts list` shows
+    id: i64,
+    #[command(flatten)]
+    how: HowArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct HowArgs {
+    /// The node to write at, from where it reaches the others; the one where the conflict was found, if not given
+    #[arg(long, value_name = "NODE")]
+    at: Option<String>,
+    /// Print the statement and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// One of the two that met.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Side {
+    /// The change that arrived
+    Remote,
+    /// What it met
+    Local,
+}
+
+/// What a person wants.
+#[derive(Clone, PartialEq, Debug)]
+enum Wish {
+    /// What a side had, with these values instead of its own.
+    Keep(Side, JsonRow),
+    /// These values of the row that is there.
+    Set(JsonRow),
+    /// What did not win.
+    Undo,
+    /// No row.
+    Drop,
+}
+
+/// What is to be written, as far as the journal tells.
+#[derive(Clone, PartialEq, Debug)]
+struct Decision {
+    /// The row's key.
+    key: JsonRow,
+    /// The row that is to be there, if one is.
+    row: Option<JsonRow>,
+    /// If a row is there only these columns of it are written.
+    only: Option<Vec<String>>,
+    /// What the conflict left under that key.
+    left: Option<JsonRow>,
+    /// For people: `what west had`.
+    what: String,
+}
+
+/// Runs the command; `path` is the journal's, if not the configuration's.
+pub(super) async fn run(global: &Global, path: Option<PathBuf>, command: Command) -> anyhow::Result<ExitCode> {
+    let config = match global.load() {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    let path = path.unwrap_or_else(|| config.journal.path.clone());
+    let (id, wish, force, how) = match command {
+        Command::Undo(UndoArgs { id, how }) => (id, Wish::Undo, false, how),
+        Command::Resolve(ResolveArgs { id, keep, set, drop: _, force, how }) => {
+            let wish = match (keep, set) {
+                (Some(side), set) => Wish::Keep(side, set.unwrap_or_default()),
+                (None, Some(set)) => Wish::Set(set),
+                (None, None) => Wish::Drop,
+            };
+            (id, wish, force, how)
+        }
+    };
+    let Some(entry) = super::entry(&Reader::open(&path)?, id)? else { return Ok(ExitCode::FAILURE) };
+    let decision = match decision(&entry, &wish) {
+        Ok(decision) => decision,
+        Err(why) => {
+            eprintln!("pgconcord: conflict {id}: {why}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let at = how.at.as_deref().unwrap_or(&entry.target);
+    let Some(node) = config.node(at) else {
+        eprintln!(
+            "pgconcord: there is no node {at:?} in the configuration; --at takes {}",
+            config.node_names().join(", ")
+        );
+        return Ok(ExitCode::from(USAGE));
+    };
+    let site = Site::open(&config, node, &entry.table).await?;
+    let done = write(&site, &entry, &decision, force, how.dry_run).await?;
+    report(&path, at, &entry, &decision, done)
+}
+
+/// Tells what came of it, and puts on record what was written.
+fn report(path: &Path, at: &str, entry: &Entry, decision: &Decision, done: Done) -> anyhow::Result<ExitCode> {
+    let id = entry.id;
+    let (table, row) = (shown(&entry.table), key(&decision.key));
+    match done {
+        Done::Would(statement) => {
+            emit(&format!("{statement};\n"))?;
+        }
+        Done::Changed(differences) => {
+            eprintln!(
+                "pgconcord: conflict {id}: nothing is written, for {table} ({row}) at {at} is no longer as the conflict left \
+                 it:\n{differences}Look at later conflicts of that row (`pgconcord conflicts list --table {table}`), or write \
+                 all the same: pgconcord conflicts resolve {id} ... --force"
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+        Done::Lacking(columns) => {
+            eprintln!(
+                "pgconcord: conflict {id}: the row is to be written anew, and the journal lacks its values of {} (masked, or \
+                 not sent by their server); give them, as in --keep {} --set '{{\"{}\": ...}}'",
+                columns.join(", "),
+                if decision.row == entry.remote.row { "remote" } else { "local" },
+                columns[0]
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+        Done::Written { nothing, kept } => {
+            let what = &decision.what;
+            let did = if nothing { "stands already" } else { "is written" };
+            let at_time = Utc::now().format("%Y-%m-%d %H:%M UTC");
+            let on_record = journal::decide(path, id, &format!("decided by hand on {at_time}: {what} {did} at {at}"));
+            let kept = match kept.is_empty() {
+                true => String::new(),
+                false => format!("; {} stays, for the journal lacks it", kept.join(", ")),
+            };
+            let spreads = if nothing { "" } else { "; the other servers get it like any change" };
+            emit(&format!("{table} ({row}): {what} {did} at {at}{kept}{spreads}\n"))?;
+            match on_record {
+                Ok(1) => {}
+                Ok(0) => {
+                    eprintln!("pgconcord: conflict {id} is no longer in the journal, so the decision is not on record")
+                }
+                Ok(number) => {
+                    emit(&format!("{} more that were held about that row are resolved, too\n", number - 1))?;
+                }
+                Err(error) => {
+                    eprintln!("pgconcord: the decision is not on record, and a held conflict stays held: {error}");
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What the wish comes to, or why it can't be.
+fn decision(entry: &Entry, wish: &Wish) -> Result<Decision, String> {
+    if entry.status == Status::Pending {
+        return Err("whether its batch is committed is not known yet; try again once it is settled".to_owned());
+    }
+    if entry.key.is_empty() {
+        return Err("it is about a whole table that was truncated; write its rows yourself".to_owned());
+    }
+    let no_values = JsonRow::new();
+    let (row, only, what) = match wish {
+        Wish::Keep(side, set) => kept(entry, *side, set)?,
+        Wish::Undo => kept(entry, loser(entry)?, &no_values)?,
+        Wish::Drop => (None, None, "no row".to_owned()),
+        Wish::Set(set) => {
+            let local = entry.local.as_ref().and_then(|local| local.row.as_ref());
+            let base = entry.result.as_ref().or(entry.remote.row.as_ref()).or(local);
+            let row = overlaid(base.unwrap_or(&entry.key), set);
+            (Some(row), Some(set.keys().cloned().collect()), "what was set".to_owned())
+        }
+    };
+    // a row that had to give way to another's unique value has a key of its own
+    let of_key = |row: &JsonRow| -> JsonRow {
+        entry.key.keys().map(|name| (name.clone(), row.get(name).cloned().unwrap_or_default())).collect()
+    };
+    let key = row.as_ref().map_or_else(|| entry.key.clone(), of_key);
+    if let Wish::Keep(_, set) | Wish::Set(set) = wish
+        && let Some(name) = set.keys().find(|name| key.contains_key(*name))
+    {
+        return Err(format!("{name} is a key column, which tells what row is meant; leave it out of --set"));
+    }
+    let left = entry.result.clone().filter(|result| of_key(result) == key);
+    Ok(Decision { key, row, only, left, what })
+}
+
+type Kept = (Option<JsonRow>, Option<Vec<String>>, String);
+
+/// What the side had.
+fn kept(entry: &Entry, side: Side, set: &JsonRow) -> Result<Kept, String> {
+    let (node, row) = match (side, &entry.local) {
+        (Side::Remote, _) => (entry.remote.node.as_str(), entry.remote.row.as_ref()),
+        (Side::Local, Some(local)) => (local.node.as_deref().unwrap_or(&entry.target), local.row.as_ref()),
+        (Side::Local, None) => {
+            return Err(format!("nothing is known of what {} had; give the values: --set", entry.target));
+        }
+    };
+    match row {
+        None if !set.is_empty() => Err(format!("{node} had deleted the row, so there is nothing to set")),
+        None => Ok((None, None, format!("what {node} had, no row,"))),
+        Some(row) => Ok((Some(overlaid(row, set)), None, format!("what {node} had"))),
+    }
+}
+
+fn overlaid(row: &JsonRow, values: &JsonRow) -> JsonRow {
+    let mut row = row.clone();
+    row.extend(values.iter().map(|(name, value)| (name.clone(), value.clone())));
+    row
+}
+
+/// The side that did not win.
+fn loser(entry: &Entry) -> Result<Side, String> {
+    match entry.resolution {
+        Resolution::ApplyRemote => Ok(Side::Local),
+        Resolution::KeepLocal => Ok(Side::Remote),
+        Resolution::Hold if entry.result == entry.remote.row => Ok(Side::Local),
+        Resolution::Hold if entry.local.as_ref().is_some_and(|local| local.row == entry.result) => Ok(Side::Remote),
+        Resolution::Hold | Resolution::Merge => {
+            Err("a row was made from both, so neither lost; say which to keep: conflicts resolve".to_owned())
+        }
+        Resolution::Skip | Resolution::Error => Err("nothing was lost, so there is nothing to bring back".to_owned()),
+    }
+}
+
+/// What became of a decision.
+enum Done {
+    /// The statement that would be run.
+    Would(String),
+    /// Nothing, for the row is another one by now; how.
+    Changed(String),
+    /// Nothing, for these columns of a row that is to be written anew are not in the journal.
+    Lacking(Vec<String>),
+    Written {
+        /// It stood there already.
+        nothing: bool,
+        /// Columns that stay as they are, because the journal lacks their values.
+        kept: Vec<String>,
+    },
+}
+
+async fn write(site: &Site, entry: &Entry, decision: &Decision, force: bool, dry_run: bool) -> anyhow::Result<Done> {
+    let unknown = |name: &String| !site.has(name);
+    if let Some(name) = decision.only.iter().flatten().find(|name| unknown(name)) {
+        anyhow::bail!("{} has no column {name:?}: {}", entry.table, site.like(name));
+    }
+    let there = site.lock(&decision.key).await?;
+    let differences = differences(decision.left.as_ref(), there.as_ref());
+    let kept: Vec<String> =
+        decision.row.iter().flatten().filter(|(_, value)| !is_known(value)).map(|(name, _)| name.clone()).collect();
+    let known = |name: &String, value: &Value| is_known(value) && site.has(name);
+    let statement = match (&decision.row, &there) {
+        (None, None) => None,
+        (None, Some(_)) => Some(site.delete(&decision.key)),
+        (Some(_), None) if !kept.is_empty() => return Ok(Done::Lacking(kept)),
+        (Some(row), None) => Some(site.insert(row)),
+        (Some(row), Some(there)) => {
+            let wanted = |name: &String| decision.only.as_ref().is_none_or(|only| only.contains(name));
+            let changes = row.iter().filter(|(name, value)| {
+                wanted(name)
+                    && known(name, value)
+                    && !decision.key.contains_key(*name)
+                    && there.get(*name) != Some(value)
+            });
+            let changes: JsonRow = changes.map(|(name, value)| (name.clone(), value.clone())).collect();
+            (!changes.is_empty()).then(|| site.update(&decision.key, &changes))
+        }
+    };
+    // what is wanted may stand there although it is not what the conflict left: then all is well
+    if statement.is_some() && !force && !differences.is_empty() {
+        return Ok(Done::Changed(differences));
+    }
+    match statement {
+        Some(statement) if dry_run => Ok(Done::Would(statement)),
+        None if dry_run => Ok(Done::Would("-- nothing to do: it stands there already".to_owned())),
+        Some(statement) => {
+            site.run(&statement).await?;
+            Ok(Done::Written { nothing: false, kept })
+        }
+        None => Ok(Done::Written { nothing: true, kept }),
+    }
+}
+
+/// Whether the journal has the value.
+fn is_known(value: &Value) -> bool {
+    value.get("unchanged").is_none() && value != MASK
+}
+
+/// How the row differs from what was left, a line a column; columns of which the journal has no value don't.
+fn differences(left: Option<&JsonRow>, there: Option<&JsonRow>) -> String {
+    let line = |name: &str, then: &str, now: &str| format!("  {}: {then} then, {now} now\n", shown(name));
+    match (left, there) {
+        (None, None) => String::new(),
+        (None, Some(_)) => line("the row", "none", "there"),
+        (Some(_), None) => line("the row", "there", "none"),
+        (Some(left), Some(there)) => {
+            let known = left.iter().filter(|(_, value)| is_known(value));
+            known
+                .filter_map(|(name, then)| {
+                    let now = there.get(name).filter(|now| *now != then)?;
+                    Some(line(name, &show::cell(then), &show::cell(now)))
+                })
+                .collect()
+        }
+    }
+}
+
+/// A JSON object's values as the journal has them: texts in the server's notation.
+fn values(text: &str) -> Result<JsonRow, String> {
+    let example = "write a JSON object, such as '{\"qty\": 5, \"note\": null}'";
+    let object: JsonRow = serde_json::from_str(text).map_err(|error| format!("{error}; {example}"))?;
+    if object.is_empty() {
+        return Err(format!("it names no column; {example}"));
+    }
+    let as_text = |value: Value| match value {
+        Value::Null | Value::String(_) => value,
+        other => Value::String(other.to_string()),
+    };
+    Ok(object.into_iter().map(|(name, value)| (name, as_text(value))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::conflicts::show::tests::example;
+
+    fn row(value: Value) -> JsonRow {
+        value.as_object().cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn undo_brings_back_what_did_not_win() {
+        let mut entry = example();
+        let undone = decision(&entry, &Wish::Undo).unwrap();
+        assert_eq!(undone.row, entry.local.as_ref().unwrap().row);
+        assert_eq!((undone.left, undone.what.as_str()), (entry.result.clone(), "what west had"));
+        entry.resolution = Resolution::KeepLocal;
+        assert_eq!(decision(&entry, &Wish::Undo).unwrap().row, entry.remote.row);
+        entry.resolution = Resolution::Hold;
+        entry.result.clone_from(&entry.remote.row);
+        assert_eq!(decision(&entry, &Wish::Undo).unwrap().row, entry.local.as_ref().unwrap().row);
+        for (resolution, says) in [(Resolution::Merge, "neither lost"), (Resolution::Skip, "nothing was lost")] {
+            entry.resolution = resolution;
+            assert!(decision(&entry, &Wish::Undo).unwrap_err().contains(says));
+        }
+    }
+
+    #[test]
+    fn a_deleted_side_is_kept_by_deleting() {
+        let mut entry = example();
+        entry.remote.row = None;
+        let keep = |set| decision(&entry, &Wish::Keep(Side::Remote, set));
+        assert_eq!(
+            keep(JsonRow::new()).map(|decision| (decision.row, decision.key)),
+            Ok((None, row(json!({"id": "5"}))))
+        );
+        assert!(keep(row(json!({"qty": "1"}))).unwrap_err().contains("nothing to set"));
+    }
+
+    #[test]
+    fn values_that_are_set_go_over_those_of_the_side() {
+        let entry = example();
+        let keep = decision(&entry, &Wish::Keep(Side::Local, row(json!({"qty": "9"})))).unwrap();
+        assert_eq!(keep.row, Some(row(json!({ "id": "5", "qty": "9", "name": null, "doc": "x" }))));
+        let set = decision(&entry, &Wish::Set(row(json!({"qty": "9"})))).unwrap();
+        assert_eq!(set.only, Some(vec!["qty".to_owned()]));
+        assert!(decision(&entry, &Wish::Set(row(json!({"id": "6"})))).unwrap_err().contains("key column"));
+    }
+
+    #[test]
+    fn a_row_that_gave_way_to_a_unique_value_comes_back_under_its_own_key() {
+        let mut entry = example();
+        let local = entry.local.as_mut().unwrap();
+        local.row = Some(row(json!({ "id": "7", "qty": "4" })));
+        let undone = decision(&entry, &Wish::Undo).unwrap();
+        assert_eq!((undone.key, undone.left), (row(json!({ "id": "7" })), None));
+    }
+
+    #[test]
+    fn what_is_pending_or_unknown_is_refused() {
+        let mut entry = example();
+        entry.local = None;
+        assert!(decision(&entry, &Wish::Keep(Side::Local, JsonRow::new())).unwrap_err().contains("nothing is known"));
+        entry.status = Status::Pending;
+        assert!(decision(&entry, &Wish::Drop).unwrap_err().contains("not known yet"));
+        entry.status = Status::Held;
+        assert!(decision(&entry, &Wish::Drop).is_ok());
+        entry.key.clear();
+        assert!(decision(&entry, &Wish::Drop).unwrap_err().contains("truncated"));
+    }
+
+    #[test]
+    fn a_row_that_has_changed_is_told_column_by_column() {
+        let left = row(json!({ "id": "5", "qty": "4", "doc": { "unchanged": true }, "email": MASK }));
+        let now = row(json!({ "id": "5", "qty": "6", "doc": "y", "email": "a@b.c" }));
+        assert_eq!(differences(Some(&left), Some(&now)), "  qty: 4 then, 6 now\n");
+        assert_eq!(differences(Some(&now), Some(&now)), "");
+        assert_eq!(differences(None, Some(&now)), "  the row: none then, there now\n");
+        assert_eq!(differences(Some(&left), None), "  the row: there then, none now\n");
+    }
+
+    #[test]
+    fn values_are_texts_whatever_they_are_in_json() {
+        let read = values(r#"{"n": 5, "b": true, "t": "x", "o": {"a": [1]}, "z": null}"#).unwrap();
+        assert_eq!(read, row(json!({"n": "5", "b": "true", "t": "x", "o": "{\"a\":[1]}", "z": null})));
+        assert!(values("5").is_err() && values("{}").is_err() && values("{").is_err());
+    }
+}
