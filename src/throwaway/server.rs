@@ -17,6 +17,8 @@ use super::{Binaries, Error, SUPERUSER, doing, tail};
 
 /// How long a server may take to come up (crash recovery included) or to go down.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// So many ports are tried.
+const PORTS: usize = 5;
 /// How often we look.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -97,11 +99,18 @@ impl Server {
     pub(super) fn create(servers: Servers, name: &str, options: Options) -> Result<Server, Error> {
         let home = servers.root().join(name);
         servers.shared.owner.create_dir(&home)?;
-        let port = free_port().map_err(doing("cannot find a free port"))?;
-        let mut server = Server { name: name.to_owned(), servers, options, home, port, child: None };
+        let mut server = Server { name: name.to_owned(), servers, options, home, port: 0, child: None };
         server.initialize()?;
-        server.start()?;
-        Ok(server)
+        let mut more = 1..PORTS;
+        loop {
+            server.port = free_port().map_err(doing("cannot find a free port"))?;
+            match server.start() {
+                // somebody was faster: every outgoing connection takes a port, too
+                Err(Error::NotStarted { log, .. })
+                    if log.contains("Address already in use") && more.next().is_some() => {}
+                started => return started.map(|()| server),
+            }
+        }
     }
 
     fn initialize(&self) -> Result<(), Error> {
