@@ -36,3 +36,19 @@ CREATE TABLE IF NOT EXISTS pgconcord.rules (
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (cluster, relation)
 );
+
+-- What this node refused of its peers' changes and a rule lets it do without (errors = "hold"): for each row the values
+-- that it should have. Written in the transaction of the batch that goes on without it; gone once the row is written.
+CREATE TABLE IF NOT EXISTS pgconcord.held (
+    id         bigint      GENERATED ALWAYS AS IDENTITY,
+    cluster    text        NOT NULL,          -- [cluster] name
+    relation   text        NOT NULL,          -- schema.table
+    key        text[]      NOT NULL,          -- the key's values, in key order
+    source     text        NOT NULL,          -- name of the node that the change comes from
+    columns    text[],                        -- the row's columns; NULL: it should not be there
+    cells      text[],                        -- and their values
+    error      text        NOT NULL,          -- what this server said
+    at         pg_lsn      NOT NULL DEFAULT pg_current_wal_insert_lsn(),   -- what commits here later has seen the change
+    held_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (cluster, relation, key)
+);

@@ -11,6 +11,7 @@ mod deferred;
 pub mod error;
 pub mod execute;
 mod fit;
+pub mod hold;
 mod merge;
 pub mod net;
 mod note;

@@ -16,7 +16,7 @@ use crate::apply::shared::{ApplySettings, ClockOffset, NodeShared, Shared, lock}
 use crate::apply::worker::LinkStats;
 use crate::config::{Config, JournalConfig};
 use crate::conflict::Coordinator;
-use crate::http::{self, Reload, Reloads};
+use crate::http::{self, Ask, Asked};
 use crate::journal::{Journal, Lane, Retention};
 use crate::model::{Link, Lsn, NodeId};
 use crate::status::{NodeState, Status};
@@ -138,15 +138,15 @@ impl Daemon {
     }
 }
 
-/// Runs until `shutdown`, then drains; `reload` asks for the rules to be read again, which is heard by `reloads`.
+/// Runs until `shutdown`, then drains; `ask` is for whoever asks it for something, which is heard by `asked`.
 ///
 /// # Errors
 /// What must be mended before the daemon can start.
 pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()>,
-    reload: Reload,
-    reloads: Reloads,
+    ask: Ask,
+    asked: Asked,
 ) -> Result<(), DaemonError> {
     let started_at = Utc::now();
     let listener = match config.http {
@@ -160,7 +160,7 @@ pub async fn run(
         let stop = async move {
             let _ = until_closed.wait_for(|closed| *closed).await;
         };
-        serving.spawn(http::serve(listener, status_seen, reload, stop));
+        serving.spawn(http::serve(listener, status_seen, ask, stop));
     }
     let journal = Journal::open(&config.journal.path, retention(&config.journal))?;
     let mut shutdown = std::pin::pin!(shutdown);
@@ -169,7 +169,7 @@ pub async fn run(
         () = &mut shutdown => return Ok(()),
     };
     let daemon = Arc::new(daemon);
-    let outcome = replicate(&daemon, &status, reloads, shutdown).await;
+    let outcome = replicate(&daemon, &status, asked, shutdown).await;
     let _ = closed.send(true);
     let _ = tokio::time::timeout(Duration::from_millis(300), serving.join_next()).await;
     drop(daemon);
@@ -220,7 +220,7 @@ async fn start(
 async fn replicate(
     daemon: &Arc<Daemon>,
     status: &watch::Sender<Arc<Status>>,
-    reloads: Reloads,
+    asked: Asked,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), DaemonError> {
     let (phase, watched) = watch::channel(Phase::On);
@@ -230,7 +230,7 @@ async fn replicate(
     }
     let mut housekeeping = JoinSet::new();
     housekeeping.spawn(confirm::Confirmer::new(daemon.clone()).run());
-    housekeeping.spawn(Reloader::new(daemon.clone(), reloads).run());
+    housekeeping.spawn(Reloader::new(daemon.clone(), asked).run());
     let mut shutdown = std::pin::pin!(shutdown);
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     loop {

@@ -1,7 +1,7 @@
 //! What the daemon tells over HTTP, from its latest snapshot: health, readiness, status, metrics.
 //!
 //! No page asks the daemon or a server anything, so no request can slow replication down. What is asked of the daemon
-//! (`POST /rules/reload`) waits for its answer.
+//! (`POST`) waits for its answer.
 
 use std::future::Future;
 use std::io;
@@ -14,12 +14,12 @@ use tokio::sync::watch;
 use crate::model::{Class, Classify};
 use crate::status::Status;
 
+mod ask;
 pub mod client;
 mod metrics;
-mod reload;
 mod routes;
 
-pub use reload::{Answer, Reload, Reloads};
+pub use ask::{Answer, Ask, Asked, Request};
 
 /// The address could not be bound, or serving it ended.
 #[derive(Debug, thiserror::Error)]
@@ -59,10 +59,10 @@ pub async fn bind(listen: SocketAddr) -> Result<TcpListener, HttpError> {
 pub async fn serve(
     listener: TcpListener,
     status: watch::Receiver<Arc<Status>>,
-    reload: Reload,
+    ask: Ask,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), HttpError> {
-    routes::serve(listener, status, reload, shutdown).await.map_err(HttpError::Serve)
+    routes::serve(listener, status, ask, shutdown).await.map_err(HttpError::Serve)
 }
 
 #[cfg(test)]

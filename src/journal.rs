@@ -114,6 +114,12 @@ impl Journal {
         self.ask(Command::DiscardAfter(lane.clone(), batch)).await
     }
 
+    /// Of the changes that `target` refused only those of these rows, by schema, table and key, are still held: the others
+    /// could be written, or a later change took their place. Returns how many are resolved by that.
+    pub async fn still_held(&self, target: &str, rows: Vec<(String, String, JsonRow)>) -> Result<u64, JournalError> {
+        self.ask(Command::StillHeld(target.to_owned(), rows)).await
+    }
+
     /// Removes resolved entries beyond their retention now instead of within the hour. Returns how many.
     pub async fn prune(&self) -> Result<u64, JournalError> {
         self.ask(Command::Prune).await

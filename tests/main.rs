@@ -40,6 +40,8 @@ mod names;
 mod opposites;
 /// Partitioned tables, inheritance.
 mod partitions;
+/// Changes that a node refuses.
+mod refusals;
 /// Resolvers that rules choose.
 mod rules;
 /// COPY, MERGE, upserts, savepoints, two-phase commit, messages, identities, triggers.

@@ -20,7 +20,7 @@ use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::sql;
 use crate::conflict::window::KeyHash;
-use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, Operation};
+use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Operation};
 use crate::model::bloom::Bloom;
 use crate::model::{KeyId, Lsn, Resolvers, Stamp, TouchKind, Xid};
 use crate::wire::{Outcome, Pipeline};
@@ -88,6 +88,12 @@ pub struct Execution<'a, R> {
     pub(super) manner: Manner,
     /// Keys whose rows a truncation left and that were written, with the change that each row is of.
     pub(super) rewritten: Vec<(Row, ChangeRef)>,
+    /// What becomes of rows that the target refuses, in order.
+    pub(super) held_changes: Vec<HeldChange>,
+    /// For the journal: what is held.
+    pub(super) refusals: HashMap<KeyId, Conflict, BuildHasherDefault<KeyHash>>,
+    /// Held keys that the piece under way writes.
+    pub(super) healing: Vec<KeyId>,
     /// Keys that an earlier piece of the batch touched.
     touched: Option<Bloom>,
     began: bool,
@@ -130,6 +136,9 @@ impl<'a, R: Recorder> Execution<'a, R> {
             rows: 0,
             manner: Manner::FIRST,
             rewritten: Vec::new(),
+            held_changes: Vec::new(),
+            refusals: HashMap::default(),
+            healing: Vec::new(),
             touched: None,
             began: false,
         }
@@ -200,8 +209,15 @@ impl<'a, R: Recorder> Execution<'a, R> {
             self.truncate(truncation).await?;
         }
         let now = Instant::now();
-        let busy = |at: &usize| self.session.busy.contains(folded.nets[*at].key, now);
-        let (busy, others): (Vec<_>, Vec<_>) = (0..folded.nets.len()).partition(busy);
+        let (busy, others): (Vec<_>, Vec<_>) = {
+            let coordinator = self.shared.coordinator();
+            let held = coordinator.all_held(self.batch.link.target);
+            let first = |at: &usize| {
+                let key = folded.nets[*at].key;
+                self.session.busy.contains(key, now) || held.contains_key(&key)
+            };
+            (0..folded.nets.len()).partition(first)
+        };
         if !busy.is_empty() {
             self.settle(folded, Refused { keys: busy, ..Refused::default() }).await?;
         }
@@ -210,7 +226,11 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let slow = std::mem::take(&mut plan.slow);
         let mut refused = self.write_sets(folded, plan).await?;
         refused.keys.extend(slow);
-        if refused.keys.is_empty() && refused.maybe.is_empty() { Ok(()) } else { self.settle(folded, refused).await }
+        if !refused.keys.is_empty() || !refused.maybe.is_empty() {
+            self.settle(folded, refused).await?;
+        }
+        let healed = std::mem::take(&mut self.healing);
+        self.release(&healed).await
     }
 
     /// Decides each key under one look at the window (R1).
@@ -405,6 +425,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
     }
 
     async fn record(&mut self) -> Result<(), ApplyError> {
+        self.conflicts.extend(self.refusals.drain());
         if self.conflicts.is_empty() {
             return Ok(());
         }
@@ -420,7 +441,10 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let arrived = {
             let mut coordinator = self.shared.coordinator();
             match &committed {
-                Ok(at) => coordinator.committed(link, *at)?,
+                Ok(at) => {
+                    coordinator.change_held(link.target, std::mem::take(&mut self.held_changes));
+                    coordinator.committed(link, *at)?;
+                }
                 Err(error) if !error.loses_session() => coordinator.commit_failed(link)?,
                 Err(_) => {} // in doubt: the node is connected again and its progress row read
             }

@@ -293,6 +293,15 @@ impl Folded {
         self.nets.push(net);
     }
 
+    /// Each net change by itself; nothing is counted, for the whole is.
+    pub fn halves(&self) -> impl Iterator<Item = Folded> {
+        self.nets.iter().map(|net| {
+            let mut half = Folded::default();
+            half.push(net.clone());
+            half
+        })
+    }
+
     /// The net change of a key.
     pub fn get(&self, key: KeyId) -> Option<&Net> {
         self.by_key.get(&key).map(|at| &self.nets[*at])

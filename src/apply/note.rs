@@ -123,7 +123,11 @@ impl<R: Recorder> Execution<'_, R> {
         let stands = self.stands(net, decision);
         let expected = stands.map_or(net.first != Operation::Insert, |kind| kind == TouchKind::Put);
         let ours = self.is_ours(decision.winner);
-        if decision.rival.is_some() || !ours || there == expected {
+        if decision.rival.is_some()
+            || !ours
+            || there == expected
+            || coordinator.held(self.batch.link.target, net.key).is_some()
+        {
             return Ok(());
         }
         let link = self.batch.link;
@@ -180,6 +184,7 @@ impl<R: Recorder> Execution<'_, R> {
             result: None,
             offset,
             note: None,
+            refusal: None,
         }
     }
 }

@@ -51,12 +51,26 @@ pub struct Conflict {
     pub offset: u64,
     /// Something a person should know beside.
     pub note: Option<String>,
+    /// Why the target does not take the change, which is held.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a server refuses a row.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refusal {
+    /// Its message, which may tell values.
+    pub message: String,
+    /// What kind of error it is, which tells none.
+    pub kind: String,
 }
 
 /// Takes conflicts.
 pub trait Recorder: Send + Sync {
     /// Writes them as pending; returns once they are durable.
     fn pending(&self, conflicts: Vec<Conflict>) -> impl Future<Output = Result<(), ApplyError>> + Send;
+
+    /// Whether a rule lets a target do without rows of the table that it refuses.
+    fn holds(&self, table: &Table) -> bool;
 
     /// What is pending for batches of the link after number `batch` did not happen.
     fn discard_after(&self, link: Link, batch: u64) -> impl Future<Output = Result<(), ApplyError>> + Send;

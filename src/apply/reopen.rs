@@ -12,7 +12,7 @@ use crate::apply::session::ApplySession;
 use crate::apply::sets::{Kind, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::unique::{Claim, Claimant, Outcome};
-use crate::apply::{note, slow, sql};
+use crate::apply::{note, slow, sql, unique};
 use crate::conflict::{Batch, Redecision, Reopened};
 use crate::conflict::{ChangeRef, LocalRow, conflict_type};
 use crate::model::{Resolution, TouchKind};
@@ -60,7 +60,10 @@ impl<R: Recorder> Execution<'_, R> {
             }
             let done = match content {
                 None => true,
-                Some((Content::Delete, _)) if !there => true,
+                Some((Content::Delete, _)) if !there => {
+                    self.release(&[reopened.key]).await?;
+                    true
+                }
                 Some((content, completed)) => {
                     self.write_or_make_room(&key_row, content, completed, decision.winner, there).await?
                 }
@@ -95,7 +98,7 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(None)
     }
 
-    async fn lock_one(&mut self, key_row: &Row) -> Result<bool, ApplyError> {
+    pub(super) async fn lock_one(&mut self, key_row: &Row) -> Result<bool, ApplyError> {
         let arrays = slow::key_arrays(key_row.table(), &[key_row]);
         let types = vec![sql::TEXT_ARRAY; arrays.len()];
         let mut pipeline = self.begin();
@@ -160,18 +163,29 @@ impl<R: Recorder> Execution<'_, R> {
         if matches!(written, Ok(true)) && table.defers() && self.duplicate(key_row).await?.is_some() {
             written = Err(ApplyError::Duplicate { table: table.to_string() });
         }
-        let error = match self.end_savepoint(written).await? {
-            Ok(done) => return Ok(done),
+        let error = match self.end_savepoint(written, Some(&table)).await? {
+            Ok(true) => return self.release(&[key_row.key(&self.shared.catalog.hasher)]).await.map(|()| true),
+            Ok(false) => return Ok(false),
             Err(error) => error,
         };
-        let (Some(row), Some(winner)) = (row, winner) else { return Err(error) };
+        let Some(winner) = winner else { return Err(error) };
+        if !unique::is_violation(&error) {
+            let content = row.map_or(Content::Delete, Content::Put);
+            return self.hold_again(key_row, content, winner, &error).await.map(|()| true);
+        }
+        let Some(row) = row else { return Err(error) };
         let by = Claimant::of(&self.shared.coordinator(), winner)?;
         let claim = Claim { row, key_row: key_row.clone(), by };
         Ok(self.settle_unique(&claim, &error).await? == Outcome::Yields)
     }
 
     /// Whether it could be written; not if a row turned up.
-    async fn write_outcome(&mut self, key_row: &Row, row: Option<Row>, there: bool) -> Result<bool, ApplyError> {
+    pub(super) async fn write_outcome(
+        &mut self,
+        key_row: &Row,
+        row: Option<Row>,
+        there: bool,
+    ) -> Result<bool, ApplyError> {
         let (kind, row) = match row {
             None => (Kind::Delete, key_row.clone()),
             Some(row) if there => (Kind::Update, row),

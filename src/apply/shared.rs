@@ -51,6 +51,8 @@ pub struct NodeShared {
     /// Local transactions delivered since the horizon was read.
     unread: AtomicU64,
     drained: AtomicBool,
+    /// Somebody wants rows tried again that the node refused.
+    retry: AtomicBool,
     /// When the alarm about its clock was last raised, µs since 2000.
     alarmed_at: AtomicI64,
 }
@@ -68,6 +70,7 @@ impl NodeShared {
             barriers: Mutex::default(),
             unread: AtomicU64::new(0),
             drained: AtomicBool::new(false),
+            retry: AtomicBool::new(false),
             alarmed_at: AtomicI64::new(i64::MIN / 2),
         }
     }
@@ -107,6 +110,17 @@ impl NodeShared {
     /// See [`NodeShared::set_drained`].
     pub fn is_drained(&self) -> bool {
         self.drained.load(Ordering::Relaxed)
+    }
+
+    /// Has rows tried again soon that the node refused.
+    pub fn retry_held(&self) {
+        self.retry.store(true, Ordering::Relaxed);
+        self.work.notify_one();
+    }
+
+    /// Whether somebody has asked for that since the last call.
+    pub fn take_retry(&self) -> bool {
+        self.retry.swap(false, Ordering::Relaxed)
     }
 
     /// Whether it is time to say again that the clock is off: once a minute.

@@ -71,8 +71,8 @@ impl<R: Recorder> Execution<'_, R> {
                 Some(_) => true,
                 // Inserted and deleted since: no row was expected, and a local one that is not known yet reopens.
                 None => {
-                    !(matches!(folded.nets[*net].content, Content::Delete)
-                        && folded.nets[*net].first == Operation::Insert)
+                    let net = &folded.nets[*net];
+                    !(matches!(net.content, Content::Delete) && net.first == Operation::Insert) || self.is_held(net.key)
                 }
             });
             maybe.clear();
@@ -165,6 +165,9 @@ impl<R: Recorder> Execution<'_, R> {
                 }
                 let (content, completed) = self.outcome(&coordinator, net, decision.winner)?;
                 self.fits(&content, decision.winner)?;
+                if coordinator.held(link.target, net.key).is_some() {
+                    self.healing.push(net.key);
+                }
                 self.note_missing(&coordinator, net, &decision, there)?;
                 wanted.push((Verdict { net: at, content, there }, completed, decision.winner));
             }

@@ -52,7 +52,7 @@ impl<R: Recorder> Execution<'_, R> {
             pipeline.query(&format!("TRUNCATE {names}{restart}"), &[], []);
             pipeline.run().await.map_err(ApplyError::pipeline(format!("truncating {names}")))?;
             self.rows += 1;
-            return Ok(());
+            return self.release_emptied(&truncation.tables, &[]).await;
         }
         for (table, kept) in tables.iter().zip(&kept) {
             let rows: Vec<_> = kept.iter().map(|kept| &kept.row).collect();
@@ -64,10 +64,23 @@ impl<R: Recorder> Execution<'_, R> {
             let outcomes = pipeline.run().await.map_err(deleting)?;
             self.rows += rows_written(&outcomes[0]);
         }
+        let hasher = &shared.catalog.hasher;
+        let stay: Vec<KeyId> = kept.iter().flatten().map(|kept| kept.row.key(hasher)).collect();
         for kept in kept.into_iter().flatten() {
             self.rewrite(kept).await?;
         }
-        Ok(())
+        self.release_emptied(&truncation.tables, &stay).await
+    }
+
+    /// Takes off the record what is held of the tables, but for the rows that stay.
+    async fn release_emptied(&mut self, tables: &[TableId], stay: &[KeyId]) -> Result<(), ApplyError> {
+        let gone: Vec<KeyId> = {
+            let coordinator = self.shared.coordinator();
+            let held = coordinator.all_held(self.batch.link.target).iter();
+            let gone = held.filter(|(key, row)| tables.contains(&row.table) && !stay.contains(key));
+            gone.map(|(key, _)| *key).collect()
+        };
+        self.release(&gone).await
     }
 
     /// Gives a row that stays the value that comes out, where that is not what stands; in this transaction, for a
@@ -83,7 +96,7 @@ impl<R: Recorder> Execution<'_, R> {
         for _ in 0..ROUNDS {
             self.savepoint().await?;
             let written = self.write_kept(&row).await;
-            let error = match self.end_savepoint(written).await? {
+            let error = match self.end_savepoint(written, None).await? {
                 Ok(()) => {
                     self.rewritten.push((row, outcome));
                     return Ok(());

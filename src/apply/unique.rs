@@ -18,7 +18,7 @@ use crate::apply::sql::Guard;
 use crate::apply::{note, sets, slow, sql};
 use crate::conflict::{ChangeRef, Coordinator, Operation};
 use crate::model::table::UniqueIndex;
-use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Tuple, Xid};
+use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 use crate::node::NodeError;
 use crate::wire::Param;
 
@@ -66,11 +66,18 @@ impl<R: Recorder> Execution<'_, R> {
     }
 
     /// Writes one change; makes room for it where another row has its unique value.
-    async fn write_one(&mut self, folded: &Folded) -> Result<(), ApplyError> {
+    pub(super) async fn write_one(&mut self, folded: &Folded) -> Result<(), ApplyError> {
+        let table = folded.nets.first().map(|net| net.table.clone());
         for _ in 0..ROUNDS {
             self.savepoint().await?;
+            let held = self.held_changes.len();
             let written = self.write_piece(folded).await;
-            let Err(error) = self.end_savepoint(written).await? else { return Ok(()) };
+            let Err(error) = self.end_savepoint(written, table.as_deref()).await? else { return Ok(()) };
+            self.held_changes.truncate(held);
+            self.healing.clear();
+            if !is_violation(&error) {
+                return self.hold_refused(folded, &error).await;
+            }
             let mut yields = false;
             for net in &folded.nets {
                 if let Some(claim) = self.claim(net).await? {
@@ -128,14 +135,16 @@ impl<R: Recorder> Execution<'_, R> {
         self.commands(&["SAVEPOINT pgconcord"]).await
     }
 
-    /// Ends the last savepoint; what it gives back is what was written, or the violation for which all since is undone.
+    /// Ends the last savepoint; what it gives back is what was written, or the violation for which all since is undone, or
+    /// that a row of `table` is refused which a rule lets the target do without.
     pub(super) async fn end_savepoint<T>(
         &mut self,
         written: Result<T, ApplyError>,
+        table: Option<&Table>,
     ) -> Result<Result<T, ApplyError>, ApplyError> {
         match &written {
             Ok(_) => self.commands(&["RELEASE SAVEPOINT pgconcord"]).await?,
-            Err(error) if is_violation(error) => {
+            Err(error) if is_violation(error) || table.is_some_and(|table| self.may_hold(table, error)) => {
                 self.commands(&["ROLLBACK TO SAVEPOINT pgconcord", "RELEASE SAVEPOINT pgconcord"]).await?;
             }
             Err(_) => return written.map(Ok),

@@ -13,9 +13,9 @@ use crate::apply::execute::{self, Applied, Manner, Mode, MovedOn};
 use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
 use crate::apply::shared::{Shared, lock};
-use crate::apply::{reopen, slow, unique};
+use crate::apply::{hold, reopen, slow, unique};
 use crate::conflict::Reopened;
-use crate::model::{Class, Classify, Link, Lsn, NodeId};
+use crate::model::{Class, Classify, KeyId, Link, Lsn, NodeId};
 
 /// Whether to go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,6 +157,8 @@ const PROGRESS_BYTES_AT_ONCE: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(500);
 /// How often a batch waits for a row that has moved on at its source before it is written without the row.
 const PATIENT_ROUNDS: u32 = 5;
+/// How often rows are tried again that the target refused.
+const HELD_RETRY: Duration = Duration::from_secs(60);
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const OPERATOR_RETRY: Duration = Duration::from_secs(10);
@@ -169,12 +171,16 @@ pub struct Worker<R> {
     inbound: Vec<Inbound>,
     recorder: R,
     reopen_at: Option<Instant>,
+    /// When held rows are tried again, and those of this round.
+    retry_held_at: Instant,
+    held: VecDeque<KeyId>,
 }
 
 impl<R: Recorder> Worker<R> {
     /// One session for each source.
     pub fn new(shared: Arc<Shared>, target: NodeId, inbound: Vec<Inbound>, recorder: R) -> Worker<R> {
-        Worker { shared, target, inbound, recorder, reopen_at: None }
+        let retry_held_at = Instant::now() + HELD_RETRY;
+        Worker { shared, target, inbound, recorder, reopen_at: None, retry_held_at, held: VecDeque::new() }
     }
 
     /// The number of the last batch of a link.
@@ -215,11 +221,14 @@ impl<R: Recorder> Worker<R> {
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        self.inbound.iter().filter_map(|inbound| inbound.retry_at).chain(self.reopen_at).min()
+        let held = (!self.held.is_empty()).then_some(self.retry_held_at);
+        self.inbound.iter().filter_map(|inbound| inbound.retry_at).chain(self.reopen_at).chain(held).min()
     }
 
     async fn round(&mut self) -> Result<bool, ApplyError> {
+        self.give_up_superseded().await;
         let mut worked = self.reopen().await?;
+        worked |= self.retry_held().await?;
         for at in 0..self.inbound.len() {
             worked |= self.step(at).await?;
         }
@@ -323,6 +332,51 @@ impl<R: Recorder> Worker<R> {
         }
     }
 
+    /// Tries one of the rows again that the target refused: all of them now and then, and when somebody asks.
+    async fn retry_held(&mut self) -> Result<bool, ApplyError> {
+        let asked = self.shared.node(self.target).take_retry();
+        if asked || self.retry_held_at <= Instant::now() {
+            self.retry_held_at = Instant::now() + HELD_RETRY;
+            self.held = self.shared.coordinator().all_held(self.target).keys().copied().collect();
+        }
+        let Some(key) = self.held.pop_front() else { return Ok(false) };
+        let Some(inbound) = self.inbound.first_mut() else { return Ok(false) };
+        let planned = {
+            let mut coordinator = self.shared.coordinator();
+            let table = coordinator.held(self.target, key).map(|held| held.table);
+            table.and_then(|table| Some((table, coordinator.plan_reopen(inbound.link())?)))
+        };
+        let Some((table, batch)) = planned else { return Ok(!self.held.is_empty()) };
+        let table = self.shared.catalog.table(table).clone();
+        match hold::retry(&self.shared, &mut inbound.session, &self.recorder, &batch, key, &table).await {
+            Ok(applied) => inbound.stats.count(&applied, inbound.session.progress.batch, applied.at),
+            Err(error) if error.loses_session() => return Err(error),
+            Err(error) => tracing::info!(node = self.shared.node(self.target).name, %error, "trying a held row again"),
+        }
+        Ok(true)
+    }
+
+    /// Takes rows off the record that later local changes have taken the place of; durably, as those are forgotten then.
+    async fn give_up_superseded(&self) {
+        let superseded: Vec<(KeyId, i64, Lsn)> = {
+            let coordinator = self.shared.coordinator();
+            let all = coordinator.all_held(self.target).iter();
+            all.filter_map(|(key, held)| Some((*key, held.id, held.superseded?))).collect()
+        };
+        let node = self.shared.node(self.target);
+        let Some(control) = node.control().filter(|_| !superseded.is_empty()) else { return };
+        for (key, id, at) in superseded {
+            match control.give_up_held(id, at).await {
+                Ok(()) => self.shared.coordinator().give_up_held(self.target, key, id),
+                Err(error) => {
+                    tracing::warn!(node = node.name, %error, "giving up a held row");
+                    return;
+                }
+            }
+            tracing::info!(node = node.name, "a held row is given up: a later change there takes its place");
+        }
+    }
+
     /// A key to decide again, and the source over whose link it is done.
     fn next_reopened(&self) -> Result<Option<(Reopened, Option<NodeId>)>, ApplyError> {
         let coordinator = self.shared.coordinator();
@@ -369,7 +423,9 @@ impl Inbound {
 fn after(manner: Manner, error: &ApplyError, failures: u32) -> Manner {
     match error {
         ApplyError::MovedOn { .. } if failures > PATIENT_ROUNDS => Manner { moved_on: MovedOn::LeaveOut, ..manner },
-        error if unique::calls_for_one_by_one(error) => Manner { mode: Mode::OneByOne, ..manner },
+        error if unique::calls_for_one_by_one(error) || hold::is_refusal(error) => {
+            Manner { mode: Mode::OneByOne, ..manner }
+        }
         _ => manner,
     }
 }

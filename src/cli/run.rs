@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Global, USAGE};
 use crate::config::Config;
 use crate::daemon;
+use crate::http::Request;
 
 /// Arguments of `pgconcord run`.
 #[derive(clap::Args, Debug)]
@@ -33,18 +34,18 @@ pub async fn run(global: Global, _args: Args) -> anyhow::Result<ExitCode> {
             _ = interrupt.recv() => {}
         }
     };
-    let (reload, reloads) = mpsc::channel(1);
+    let (ask, asked) = mpsc::channel(1);
     let mut hangup = signal(SignalKind::hangup())?;
-    let on_hangup = reload.clone();
+    let on_hangup = ask.clone();
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             // the daemon says in its log what came of it
-            if on_hangup.send(oneshot::channel().0).await.is_err() {
+            if on_hangup.send((Request::ReloadRules, oneshot::channel().0)).await.is_err() {
                 break;
             }
         }
     });
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cluster = config.cluster, "pgconcord starts");
-    daemon::run(config, shutdown, reload, reloads).await?;
+    daemon::run(config, shutdown, ask, asked).await?;
     Ok(ExitCode::SUCCESS)
 }

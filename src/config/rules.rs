@@ -41,8 +41,25 @@ pub struct Rule {
     pub deletes: Option<Deletes>,
     /// What becomes of the conflicts that it decides.
     pub afterwards: Afterwards,
+    /// What becomes of rows that a node refuses; `None` if it says nothing about that.
+    pub errors: Option<Errors>,
     /// Columns whose values are written to no journal and no log.
     pub mask: Vec<String>,
+}
+
+/// What becomes of a change that a node refuses: by a constraint, a type, a privilege, a trigger.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Errors {
+    /// The link stops until it can be applied.
+    #[default]
+    Stop,
+    /// The node does without the row, which is held there until it can be written or a later change takes its place.
+    Hold,
+}
+
+impl Errors {
+    /// All of them, with the names that rules write.
+    pub const ALL: [(&str, Errors); 2] = [("stop", Errors::Stop), ("hold", Errors::Hold)];
 }
 
 /// What becomes of a conflict once a rule has decided it.
@@ -84,6 +101,11 @@ impl Rule {
 /// The rule that decides about this facet of the table's conflicts: the first that matches.
 pub fn deciding<'a>(rules: &'a [Rule], schema: &str, table: &str, facet: Facet) -> Option<&'a Rule> {
     rules.iter().find(|rule| rule.decides(facet) && rule.tables.matches(schema, table))
+}
+
+/// The rule that tells what becomes of the table's rows that a node refuses: the first that says so.
+pub fn on_errors<'a>(rules: &'a [Rule], schema: &str, table: &str) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.errors.is_some() && rule.tables.matches(schema, table))
 }
 
 /// The table's columns whose values are written to no journal and no log: those that any rule for the table names.
@@ -170,8 +192,9 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
     let decision = resolve::read(&mut section, nodes, problems);
     later(&mut section, problems);
     section.finish(problems);
-    let resolve::Decision { resolve, deletes, afterwards } = decision?;
-    (problems.len() == before).then_some(Rule { name: name?.value, place, tables, resolve, deletes, afterwards, mask })
+    let resolve::Decision { resolve, deletes, afterwards, errors } = decision?;
+    let rule = Rule { name: name?.value, place, tables, resolve, deletes, afterwards, errors, mask };
+    (problems.len() == before).then_some(rule)
 }
 
 /// Keys of later versions, which are right but not built.

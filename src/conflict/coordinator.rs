@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::conflict::held::Held;
 use crate::conflict::history::History;
 use crate::conflict::marks::{Mark, Marks};
 use crate::conflict::reopen::{Due, Rewritten};
@@ -95,6 +96,8 @@ pub struct Coordinator {
     /// changes may lie that are not decoded yet.
     pub(super) rewritten: Vec<KeyMap<Rewritten>>,
     pub(super) reasons: u64,
+    /// By node: rows that it refused.
+    pub(super) held: Vec<KeyMap<Held>>,
     pub(super) resolvers: Arc<Resolvers>,
     /// Between two rules: nothing is decided.
     pub(super) switching: bool,
@@ -124,6 +127,7 @@ impl Coordinator {
             reopened: vec![KeyMap::default(); nodes],
             rewritten: vec![KeyMap::default(); nodes],
             reasons: 0,
+            held: vec![KeyMap::default(); nodes],
             resolvers: Arc::new(resolvers),
             switching: false,
         }
@@ -238,6 +242,7 @@ impl Coordinator {
                 link.cursor = seq + 1;
             }
         }
+        self.supersede_held(source, seq)?;
         if !self.ready[source.index()] {
             return Ok(()); // looked at when it is
         }

@@ -6,6 +6,7 @@
 //! - no change of a truncated table goes while a concurrent truncation stays, or the other way;
 //! - where rows are made from several changes, no delete goes while a change stays that had not seen it, and which it takes
 //!   away;
+//! - no local change goes while a row that it supersedes is on record as refused;
 //! - it is a consistent cut: a node's log is kept from the commit on that applied the first change which another
 //!   node's log still holds. So marks, too, come back whole when the streams are read again from here.
 //!
@@ -34,6 +35,7 @@ impl Coordinator {
             let before = frontier.clone();
             self.hold_truncates(&mut frontier);
             self.hold_deletes(&mut frontier)?;
+            self.keep_superseding(&mut frontier);
             self.hold_marks(&mut frontier);
             if frontier == before {
                 break;

@@ -6,8 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::apply::hold;
+use crate::conflict::Held;
 use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
+use crate::journal::json_key;
 use crate::model::{Cut, Link, Lsn};
 
 /// How often: a slot that advances twice a second keeps next to nothing.
@@ -18,6 +21,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 const LAST_ROUNDS: usize = 4;
 /// A cut that forgets transactions is written at most this often.
 const CUT_EVERY: Duration = Duration::from_secs(1);
+/// How often the journal is told what is still held.
+const TELL_HELD_EVERY: Duration = Duration::from_secs(2);
 /// A cut that forgets none is written when it lets a server forget so much log, in bytes: more than writing it
 /// makes, so that an idle cluster stays idle.
 const CUT_BYTES: u64 = 64 << 10;
@@ -30,6 +35,8 @@ pub struct Confirmer {
     written: Cut,
     forgotten: u64,
     written_at: Instant,
+    /// When the journal was told last what is held.
+    told_held_at: Instant,
     /// Journal entries whose settling failed.
     due: Vec<(Link, u64)>,
 }
@@ -45,7 +52,8 @@ impl Confirmer {
     /// Starts from what the slots have confirmed.
     pub fn new(daemon: Arc<Daemon>) -> Confirmer {
         let written = Cut::at(daemon.shared.coordinator().confirmed().to_vec());
-        Confirmer { daemon, written, forgotten: 0, written_at: Instant::now(), due: Vec::new() }
+        let (written_at, told_held_at) = (Instant::now(), Instant::now());
+        Confirmer { daemon, written, forgotten: 0, written_at, told_held_at, due: Vec::new() }
     }
 
     /// Runs until it is dropped.
@@ -60,6 +68,7 @@ impl Confirmer {
                 _ = tick.tick() => {
                     self.confirm(Worth::Usual).await?;
                     self.settle().await;
+                    self.tell_held().await;
                 }
                 _ = prune.tick() => {
                     if let Err(error) = self.daemon.journal.prune().await {
@@ -136,6 +145,27 @@ impl Confirmer {
         match tokio::time::timeout(daemon.config.limits.barrier_timeout, writing).await {
             Ok(written) => written.map_err(named),
             Err(_) => Err(DaemonError::Operator(format!("{} does not answer", node.name))),
+        }
+    }
+
+    /// Has the journal resolve what was held and is no longer.
+    async fn tell_held(&mut self) {
+        let daemon = &self.daemon;
+        if self.told_held_at.elapsed() < TELL_HELD_EVERY || daemon.journal.counters().held == 0 {
+            return;
+        }
+        self.told_held_at = Instant::now();
+        let catalog = &daemon.shared.catalog;
+        for node in daemon.shared.nodes.iter().filter(|node| node.control().is_some()) {
+            let row = |held: &Held| {
+                let table = catalog.table(held.table);
+                let row = hold::key_row(table, &held.key);
+                (table.schema.clone(), table.name.clone(), json_key(&row.relation, &row.tuple))
+            };
+            let rows = daemon.shared.coordinator().all_held(node.id).values().map(row).collect();
+            if let Err(error) = daemon.journal.still_held(&node.name, rows).await {
+                tracing::error!(%error, "telling the journal what is still held");
+            }
         }
     }
 

@@ -10,11 +10,11 @@ use crate::apply::ApplyError;
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{self, Conflict, Recorder};
 use crate::config::Rule;
-use crate::config::rules::{self, Afterwards, Facet};
+use crate::config::rules::{self, Afterwards, Errors, Facet};
 use crate::conflict::Operation;
 use crate::daemon::Daemon;
 use crate::journal::{self, JsonRow, LocalSide, MASK, NewEntry, Side, json_key, json_row};
-use crate::model::{Link, Resolution, Stamp};
+use crate::model::{Link, Resolution, Stamp, Table};
 
 /// Writes to the daemon's journal.
 #[derive(Clone, Debug)]
@@ -24,6 +24,11 @@ impl Recorder for JournalRecorder {
     async fn pending(&self, conflicts: Vec<Conflict>) -> Result<(), ApplyError> {
         let entries = conflicts.into_iter().map(|conflict| self.entry(conflict)).collect();
         self.0.journal.pending(entries).await.map_err(|error| ApplyError::Journal(error.to_string()))
+    }
+
+    fn holds(&self, table: &Table) -> bool {
+        let rules = self.0.rules.of(table.id);
+        rules::on_errors(&rules, &table.schema, &table.name).is_some_and(|rule| rule.errors == Some(Errors::Hold))
     }
 
     async fn discard_after(&self, link: Link, batch: u64) -> Result<(), ApplyError> {
@@ -40,12 +45,19 @@ impl JournalRecorder {
         let facet = Facet::of(conflict.conflict_type).unwrap_or(Facet::Writes);
         let rule = rules::deciding(&rules, &table.schema, &table.name, facet);
         let of_resolver = |rule: &&Rule| rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver);
-        let rule = rule.filter(of_resolver);
+        let rule = match conflict.refusal {
+            Some(_) => rules::on_errors(&rules, &table.schema, &table.name),
+            None => rule.filter(of_resolver),
+        };
         let is_decided =
             matches!(conflict.resolution, Resolution::ApplyRemote | Resolution::KeepLocal | Resolution::Merge)
                 && Facet::of(conflict.conflict_type).is_some();
         let held = is_decided && rule.is_some_and(|rule| rule.afterwards == Afterwards::Held);
         let mask = daemon.rules.masked(&table);
+        let refusal = conflict.refusal.as_ref().map(|refusal| match mask.is_empty() {
+            true => format!("{} refused it: {}", daemon.name(link.target), refusal.message),
+            false => format!("{} refused it: {}", daemon.name(link.target), refusal.kind),
+        });
         let json = |row: &Row| masked(json_row(&row.relation, &row.tuple), &mask);
         let json_old = |row: &Row| masked(json_old(row), &mask);
         let node = |stamp: &Stamp| daemon.name(stamp.node).to_owned();
@@ -59,7 +71,7 @@ impl JournalRecorder {
             table: table.name.clone(),
             key: json_key(&key.relation, &key.tuple),
             resolution: if held { Resolution::Hold } else { conflict.resolution },
-            resolver: conflict.resolver.to_owned(),
+            resolver: if conflict.refusal.is_some() { "errors" } else { conflict.resolver }.to_owned(),
             rule: rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone()),
             remote: Side {
                 stamp,
@@ -80,7 +92,7 @@ impl JournalRecorder {
                 Content::Put(row) => Some(json(&row)),
                 Content::Delete => None,
             }),
-            note: conflict.note,
+            note: refusal.or(conflict.note),
             offset: conflict.offset,
         }
     }

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::config::rules::{self, Facet, deciding};
+use crate::config::rules::{self, Errors, Facet, deciding};
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
@@ -94,6 +94,8 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
         };
         misfits.extend(by.map(|by| Misfit::new(by, table, unfit)));
     }
+    let errors = rules::on_errors(rules, &table.schema, &table.name).filter(|by| by.errors == Some(Errors::Hold));
+    misfits.extend(errors.and_then(|by| Some(Misfit::new(by, table, fit::hold(&rule, table)?))));
     let masking = rules.iter().filter(|rule| rule.tables.matches(&table.schema, &table.name));
     for (rule, column) in masking.flat_map(|rule| rule.mask.iter().map(move |column| (rule, column))) {
         misfits.extend(fit::mask(column, table).map(|unfit| Misfit::new(rule, table, unfit)));

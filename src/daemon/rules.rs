@@ -8,13 +8,13 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::apply::shared::lock;
+use crate::apply::shared::{NodeShared, lock};
 use crate::config::report::{Report, Style};
 use crate::config::rules::{self, Rule};
 use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
 use crate::daemon::resolvers;
-use crate::http::{Answer, Reloads};
+use crate::http::{Answer, Asked, Request};
 use crate::model::{Resolvers, Table, TableId};
 
 /// How often tables that wait are looked at.
@@ -65,11 +65,11 @@ impl RuleBook {
     }
 }
 
-/// Reads rules again and has tables take them.
+/// Does what is asked: reads rules again and has tables take them, has held rows tried again.
 #[derive(Debug)]
 pub struct Reloader {
     daemon: Arc<Daemon>,
-    asked: Reloads,
+    asked: Asked,
 }
 
 /// What became of an attempt to have the nodes keep other rules.
@@ -83,8 +83,8 @@ enum Kept {
 }
 
 impl Reloader {
-    /// Hears of reloads by `asked`.
-    pub fn new(daemon: Arc<Daemon>, asked: Reloads) -> Reloader {
+    /// Hears by `asked`.
+    pub fn new(daemon: Arc<Daemon>, asked: Asked) -> Reloader {
         Reloader { daemon, asked }
     }
 
@@ -96,8 +96,11 @@ impl Reloader {
         let mut tick = tokio::time::interval(EVERY);
         loop {
             tokio::select! {
-                Some(answer) = self.asked.recv() => {
-                    let said = self.reload().await?;
+                Some((request, answer)) = self.asked.recv() => {
+                    let said = match request {
+                        Request::RetryHeld => Ok(self.retry_held()),
+                        Request::ReloadRules => self.reload().await?,
+                    };
                     match &said {
                         Ok(said) => tracing::info!("{said}"),
                         Err(said) => tracing::error!("the rules stay as they are, for the new ones are wrong\n{said}"),
@@ -106,6 +109,23 @@ impl Reloader {
                 }
                 _ = tick.tick() => self.switch().await?,
             }
+        }
+    }
+
+    fn retry_held(&self) -> String {
+        let shared = &self.daemon.shared;
+        let held: usize = {
+            let coordinator = shared.coordinator();
+            shared.nodes.iter().map(|node| coordinator.all_held(node.id).len()).sum()
+        };
+        shared.nodes.iter().for_each(NodeShared::retry_held);
+        match held {
+            0 => "no row is held that a node has refused".to_owned(),
+            1 => "1 row is tried again; pgconcord conflicts list --status held shows whether it is refused again"
+                .to_owned(),
+            _ => format!(
+                "{held} rows are tried again; pgconcord conflicts list --status held shows those that are refused again"
+            ),
         }
     }
 

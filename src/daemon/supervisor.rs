@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 
-use crate::apply::ApplyError;
 use crate::apply::session::{ApplySession, SessionSettings};
 use crate::apply::shared::now_micros;
 use crate::apply::worker::{Condition, Inbound, Run, Worker};
+use crate::apply::{ApplyError, hold};
 use crate::conflict::Event;
 use crate::daemon::error::DaemonError;
 use crate::daemon::recorder::JournalRecorder;
@@ -158,7 +158,11 @@ async fn check_slot(daemon: &Daemon, id: NodeId, control: &Control) -> Result<()
 async fn open_sessions(daemon: &Arc<Daemon>, id: NodeId) -> Result<Vec<Inbound>, DaemonError> {
     let mut inbound = Vec::new();
     for link in daemon.links().filter(|link| link.target == id) {
-        let session = ApplySession::open(session_settings(daemon, link)).await?;
+        let mut session = ApplySession::open(session_settings(daemon, link)).await?;
+        if inbound.is_empty() {
+            let held = hold::read(&mut session, &daemon.shared.catalog).await?;
+            daemon.shared.coordinator().set_held(id, held)?;
+        }
         let lane = daemon.lane(link);
         daemon.journal.discard_after(&lane, session.progress.batch).await?;
         let stats = daemon.stats[&link].clone();

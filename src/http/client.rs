@@ -1,15 +1,15 @@
-//! Asks a running daemon for its snapshot, and to read its rules again.
+//! Asks a running daemon for its snapshot, and to do things.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::{Method, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::http::Answer;
+use crate::http::{Answer, Request};
 use crate::model::{Class, Classify};
 use crate::status::Status;
 
@@ -60,10 +60,10 @@ pub async fn status(listen: SocketAddr) -> Result<Status, ClientError> {
     serde_json::from_slice(&body).map_err(|error| ClientError::NotADaemon { address, reason: error.to_string() })
 }
 
-/// Has the daemon that listens at `listen` read its rules again.
-pub async fn reload(listen: SocketAddr) -> Result<Answer, ClientError> {
+/// Asks the daemon that listens at `listen` to do something.
+pub async fn request(listen: SocketAddr, request: Request) -> Result<Answer, ClientError> {
     let address = reachable(listen);
-    let (status, body) = ask(address, Method::POST, "/rules/reload").await?;
+    let (status, body) = ask(address, Method::POST, request.path()).await?;
     let said = String::from_utf8_lossy(&body).trim_end().to_owned();
     match status {
         StatusCode::OK => Ok(Ok(said)),
@@ -95,7 +95,7 @@ async fn exchange(address: SocketAddr, method: Method, path: &str) -> Result<(St
         .await
         .map_err(|error| no_answer(error.to_string()))?;
     tokio::spawn(connection); // ends with the sender; its error is the request's, too
-    let request = Request::builder().method(method).uri(path).header(header::HOST, address.to_string());
+    let request = hyper::Request::builder().method(method).uri(path).header(header::HOST, address.to_string());
     let request = request.body(Empty::<Bytes>::new());
     let request = request.map_err(|error| no_answer(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(|error| no_answer(error.to_string()))?;

@@ -14,8 +14,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
+use crate::http::ask::{self, Ask, Request};
 use crate::http::metrics;
-use crate::http::reload::{self, Reload};
 use crate::status::Status;
 
 /// The daemon makes a snapshot every second; one that is late by so much tells of a loop that hangs.
@@ -31,6 +31,7 @@ const INDEX: &str = "pgconcord
 /readyz   200 while every node streams and every link applies
 
 POST /rules/reload   reads the conflict rules again, as `pgconcord rules reload` does
+POST /held/retry     tries rows again that nodes have refused, as `pgconcord conflicts retry` does
 ";
 
 /// The latest snapshot and when it came.
@@ -76,8 +77,11 @@ impl Latest {
 }
 
 /// All pages over `latest`.
-pub(super) fn router(latest: Latest, reload: Reload) -> Router {
-    let asked = Router::new().route("/rules/reload", post(reload::reload)).with_state(reload);
+pub(super) fn router(latest: Latest, ask: Ask) -> Router {
+    let asked = Router::new()
+        .route(Request::ReloadRules.path(), post(ask::reload_rules))
+        .route(Request::RetryHeld.path(), post(ask::retry_held))
+        .with_state(ask);
     Router::new()
         .route("/", get(|| async { INDEX }))
         .route("/healthz", get(healthz))
@@ -92,13 +96,13 @@ pub(super) fn router(latest: Latest, reload: Reload) -> Router {
 pub(super) async fn serve(
     listener: TcpListener,
     status: watch::Receiver<Arc<Status>>,
-    reload: Reload,
+    ask: Ask,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let latest = Latest::new(status);
     let follow = tokio::spawn(latest.clone().follow());
     let (stopping, stopped) = oneshot::channel();
-    let server = axum::serve(listener, router(latest, reload)).with_graceful_shutdown(async move {
+    let server = axum::serve(listener, router(latest, ask)).with_graceful_shutdown(async move {
         shutdown.await;
         let _ = stopping.send(());
     });

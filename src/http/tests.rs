@@ -18,7 +18,7 @@ struct Server {
     status: watch::Sender<Arc<Status>>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), HttpError>>,
-    reloads: Reloads,
+    asked: Asked,
 }
 
 async fn server() -> Server {
@@ -26,11 +26,11 @@ async fn server() -> Server {
     let address = listener.local_addr().unwrap();
     let (status, receiver) = watch::channel(Arc::new(example()));
     let (stop, stopped) = oneshot::channel::<()>();
-    let (reload, reloads) = mpsc::channel(1);
-    let task = tokio::spawn(serve(listener, receiver, reload, async {
+    let (ask, asked) = mpsc::channel(1);
+    let task = tokio::spawn(serve(listener, receiver, ask, async {
         let _ = stopped.await;
     }));
-    Server { address, status, stop, task, reloads }
+    Server { address, status, stop, task, asked }
 }
 
 impl Server {
@@ -62,12 +62,12 @@ async fn status_is_the_snapshot_as_the_client_reads_it() {
 async fn whoever_asks_for_a_reload_is_told_what_came_of_it() {
     let mut server = server().await;
     for said in [Ok("read 2 rules".to_owned()), Err("rules.toml:3:1: no".to_owned())] {
-        let asking = tokio::spawn(client::reload(server.address));
-        server.reloads.recv().await.expect("a request").send(said.clone()).expect("somebody waits");
+        let asking = tokio::spawn(client::request(server.address, Request::ReloadRules));
+        server.asked.recv().await.expect("a request").1.send(said.clone()).expect("somebody waits");
         assert_eq!(asking.await.unwrap().unwrap(), said);
     }
-    drop(server.reloads);
-    let error = client::reload(server.address).await.unwrap_err().to_string();
+    drop(server.asked);
+    let error = client::request(server.address, Request::ReloadRules).await.unwrap_err().to_string();
     assert!(error.contains("starting or ending"), "{error}");
 }
 
@@ -83,9 +83,9 @@ async fn readyz_tells_what_is_missing() {
 
 #[tokio::test]
 async fn healthz_fails_when_the_daemon_makes_no_more_snapshots() {
-    let Server { address, status, stop, task, reloads } = server().await;
+    let Server { address, status, stop, task, asked } = server().await;
     let (other, _) = watch::channel(Arc::new(example()));
-    let server = Server { address, status: other, stop, task, reloads };
+    let server = Server { address, status: other, stop, task, asked };
     assert_eq!(server.get("/healthz").await.0, 200);
     drop(status);
     let (code, _, body) = server.get("/healthz").await;

@@ -1,11 +1,11 @@
 //! What the writer does to the file, as SQL: record, settle, discard, prune. Each may be done twice.
 
 use rusqlite::{Transaction, named_params, params};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::journal::entry::{JsonRow, Lane, NewEntry, Status};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
-use crate::model::{Resolution, Stamp};
+use crate::model::{ConflictType, Resolution, Stamp};
 
 /// How a transaction changed the number of entries.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -164,6 +164,26 @@ pub(super) fn held(connection: &rusqlite::Connection) -> rusqlite::Result<u64> {
         connection,
         "SELECT count(*) FROM (SELECT DISTINCT relation, key FROM entry INDEXED BY entry_held WHERE status = 'held')",
     )
+}
+
+/// Resolves what is held because `target` refused it, but for these rows.
+pub(super) fn release_but(
+    transaction: &Transaction<'_>,
+    target: &str,
+    rows: &[(String, String, JsonRow)],
+) -> rusqlite::Result<Tally> {
+    let rows: Vec<Value> = rows.iter().map(|(schema, table, key)| json!([schema, table, text(key)])).collect();
+    let changed = transaction
+        .prepare_cached(
+            "UPDATE entry INDEXED BY entry_held SET status = 'resolved',
+                 note = coalesce(note || '; ', '') || 'held no longer: it could be written, or a later change took its place'
+             WHERE status = 'held' AND target = ?1 AND conflict_type = ?2 AND NOT EXISTS (
+                 SELECT 1 FROM json_each(?3) AS row JOIN relation
+                 ON relation.schema_name = row.value ->> 0 AND relation.table_name = row.value ->> 1
+                 WHERE relation.id = entry.relation AND row.value ->> 2 = entry.key)",
+        )?
+        .execute(params![target, ConflictType::ApplyError.name(), Value::Array(rows).to_string()])?;
+    Ok(Tally { changed: changed as u64, entries: 0, pending: 0 })
 }
 
 /// Changes if another connection has written the file. <https://www.sqlite.org/pragma.html#pragma_data_version>

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::journal::Retention;
-use crate::journal::entry::{Lane, NewEntry};
+use crate::journal::entry::{JsonRow, Lane, NewEntry};
 use crate::journal::error::JournalError;
 use crate::journal::prune::{After, PORTION, Pruning};
 use crate::journal::record::{self, Tally};
@@ -33,6 +33,7 @@ pub(super) enum Command {
     Pending(Vec<NewEntry>),
     Settle(Lane, u64),
     DiscardAfter(Lane, u64),
+    StillHeld(String, Vec<(String, String, JsonRow)>),
     Prune,
     Close,
     /// Lets a test set a limit on the writer's connection.
@@ -257,7 +258,7 @@ impl Journaled {
         match done {
             Ok(tallies) => {
                 self.note(&tallies);
-                if work.iter().any(|request| matches!(request.command, Command::Settle(..))) {
+                if work.iter().any(|request| matches!(request.command, Command::Settle(..) | Command::StillHeld(..))) {
                     self.held = Held::Stale;
                 }
                 work.into_iter().zip(tallies).for_each(|(it, tally)| drop(it.reply.send(Ok(tally.changed))));
@@ -343,6 +344,7 @@ fn run(transaction: &Transaction<'_>, command: &Command) -> rusqlite::Result<Tal
     match command {
         Command::Pending(entries) => record::pending(transaction, entries),
         Command::Settle(lane, batch) => record::settle(transaction, lane, *batch),
+        Command::StillHeld(target, rows) => record::release_but(transaction, target, rows),
         Command::DiscardAfter(lane, batch) => record::discard_after(transaction, lane, *batch),
         Command::Prune | Command::Close => Ok(Tally::default()), // the loop has taken these out
         #[cfg(test)]

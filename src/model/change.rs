@@ -1,7 +1,7 @@
 //! One row operation as decoded, and the relation that says which column is which.
 
 use crate::model::ids::{TableId, Xid};
-use crate::model::table::Table;
+use crate::model::table::{Column, Table};
 use crate::model::tuple::{Cell, Tuple};
 use std::sync::Arc;
 
@@ -39,6 +39,24 @@ impl Relation {
     /// The name of a last column that stands for a key in a table without one: the row's number, which we give it. No
     /// column can be called that.
     pub const NUMBER: &str = "";
+
+    /// All columns of the table, in its order: of no source, for rows that we have on record ourselves.
+    pub fn of_table(table: &Arc<Table>) -> Arc<Relation> {
+        let column = |(at, column): (usize, &Column)| RelationColumn {
+            name: column.name.clone(),
+            type_oid: 0,
+            in_identity: table.key.contains(&at),
+        };
+        Arc::new(Relation {
+            oid: 0,
+            schema: table.schema.clone(),
+            name: table.name.clone(),
+            columns: table.columns.iter().enumerate().map(column).collect(),
+            table: Some(table.clone()),
+            column_of: (0..table.columns.len()).map(Some).collect(),
+            key_positions: table.key.clone(),
+        })
+    }
 
     /// The id of its table.
     ///

@@ -59,6 +59,9 @@ named! {
     DeleteMissing = "delete_missing",
     /// A row's values of several unique indexes are held by other rows.
     MultipleUniqueConflicts = "multiple_unique_conflicts",
+    /// The target refused a change that is in conflict with nothing: a constraint, a type, a privilege, a trigger. The name
+    /// is ours.
+    ApplyError = "apply_error",
 }
 
 named! {

@@ -148,7 +148,8 @@ async fn drop_schema(config: &Config, control: &Control, say: &mut (dyn FnMut(&s
     Ok(())
 }
 
-const DROP_SCHEMA: &str = "DROP TABLE pgconcord.progress, pgconcord.cut, pgconcord.rules; DROP SCHEMA pgconcord;";
+const DROP_SCHEMA: &str =
+    "DROP TABLE pgconcord.progress, pgconcord.cut, pgconcord.rules, pgconcord.held; DROP SCHEMA pgconcord;";
 
 fn origins(config: &Config, node: &NodeConfig) -> Vec<String> {
     config.nodes.iter().filter(|other| other.id != node.id).map(|other| config.origin_name(&other.name)).collect()
@@ -163,7 +164,7 @@ fn remaining(config: &Config, node: &NodeConfig, reason: NodeError) -> Remains {
     let slot = quote_literal(&object);
     let statements = format!(
         "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {slot};\n\
-         DROP PUBLICATION IF EXISTS {};\n{}DROP TABLE IF EXISTS pgconcord.progress, pgconcord.cut, pgconcord.rules;\nDROP SCHEMA IF EXISTS pgconcord;",
+         DROP PUBLICATION IF EXISTS {};\n{}DROP TABLE IF EXISTS pgconcord.progress, pgconcord.cut, pgconcord.rules, pgconcord.held;\nDROP SCHEMA IF EXISTS pgconcord;",
         quote_identifier(&object),
         origins.collect::<String>()
     );

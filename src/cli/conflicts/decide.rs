@@ -3,17 +3,20 @@
 //! What comes out is written at one node like a user's change. So it reaches the others by replication, after all that
 //! this node had seen, and comes out alike everywhere; nothing is decided past the rules.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::bail;
 use chrono::Utc;
 use serde_json::Value;
 
 use crate::cli::conflicts::{key, show};
 use crate::cli::text::{emit, shown};
 use crate::cli::{Global, USAGE};
+use crate::http::{Request, client};
 use crate::journal::{self, Entry, JsonRow, MASK, Reader, Status};
-use crate::model::Resolution;
+use crate::model::{ConflictType, Resolution};
 
 mod site;
 
@@ -26,6 +29,16 @@ pub(super) enum Command {
     Resolve(ResolveArgs),
     /// Bring the row back that did not win, if nobody has changed it since
     Undo(UndoArgs),
+    /// Have the running daemon try all rows again that nodes have refused; it does so every minute by itself
+    Retry(RetryArgs),
+}
+
+/// Arguments of `conflicts retry`.
+#[derive(clap::Args, Debug)]
+pub(super) struct RetryArgs {
+    /// The daemon's address, instead of [http] listen of the configuration
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
 }
 
 /// Arguments of `conflicts resolve`.
@@ -93,7 +106,9 @@ enum Wish {
 
 /// What is to be written, as far as the journal tells.
 #[derive(Clone, PartialEq, Debug)]
-struct Decision {
+struct Decision<'e> {
+    /// The node to write at, if no other one is named.
+    at: &'e str,
     /// The row's key.
     key: JsonRow,
     /// The row that is to be there, if one is.
@@ -114,6 +129,7 @@ pub(super) async fn run(global: &Global, path: Option<PathBuf>, command: Command
     };
     let path = path.unwrap_or_else(|| config.journal.path.clone());
     let (id, wish, force, how) = match command {
+        Command::Retry(RetryArgs { listen }) => return retry(listen.or(config.http)).await,
         Command::Undo(UndoArgs { id, how }) => (id, Wish::Undo, false, how),
         Command::Resolve(ResolveArgs { id, keep, set, drop: _, force, how }) => {
             let wish = match (keep, set) {
@@ -132,7 +148,7 @@ pub(super) async fn run(global: &Global, path: Option<PathBuf>, command: Command
             return Ok(ExitCode::FAILURE);
         }
     };
-    let at = how.at.as_deref().unwrap_or(&entry.target);
+    let at = how.at.as_deref().unwrap_or(decision.at);
     let Some(node) = config.node(at) else {
         eprintln!(
             "pgconcord: there is no node {at:?} in the configuration; --at takes {}",
@@ -145,8 +161,23 @@ pub(super) async fn run(global: &Global, path: Option<PathBuf>, command: Command
     report(&path, at, &entry, &decision, done)
 }
 
+async fn retry(listen: Option<SocketAddr>) -> anyhow::Result<ExitCode> {
+    let Some(listen) = listen else {
+        bail!(
+            "the configuration has no [http] listen, so the daemon can't be asked; it tries held rows every minute by itself"
+        );
+    };
+    match client::request(listen, Request::RetryHeld).await? {
+        Ok(said) => {
+            emit(&format!("{said}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(wrong) => bail!(wrong),
+    }
+}
+
 /// Tells what came of it, and puts on record what was written.
-fn report(path: &Path, at: &str, entry: &Entry, decision: &Decision, done: Done) -> anyhow::Result<ExitCode> {
+fn report(path: &Path, at: &str, entry: &Entry, decision: &Decision<'_>, done: Done) -> anyhow::Result<ExitCode> {
     let id = entry.id;
     let (table, row) = (shown(&entry.table), key(&decision.key));
     match done {
@@ -201,7 +232,7 @@ fn report(path: &Path, at: &str, entry: &Entry, decision: &Decision, done: Done)
 }
 
 /// What the wish comes to, or why it can't be.
-fn decision(entry: &Entry, wish: &Wish) -> Result<Decision, String> {
+fn decision<'e>(entry: &'e Entry, wish: &Wish) -> Result<Decision<'e>, String> {
     if entry.status == Status::Pending {
         return Err("whether its batch is committed is not known yet; try again once it is settled".to_owned());
     }
@@ -231,7 +262,16 @@ fn decision(entry: &Entry, wish: &Wish) -> Result<Decision, String> {
         return Err(format!("{name} is a key column, which tells what row is meant; leave it out of --set"));
     }
     let left = entry.result.clone().filter(|result| of_key(result) == key);
-    Ok(Decision { key, row, only, left, what })
+    // where the target refused the row that is not to be, it stands at its source
+    if is_refused(entry) && row.is_none() && left.is_none() {
+        return Ok(Decision { at: &entry.source, key, row, only, left: entry.remote.row.clone(), what });
+    }
+    Ok(Decision { at: &entry.target, key, row, only, left, what })
+}
+
+/// Whether it is about a change that the target refused.
+fn is_refused(entry: &Entry) -> bool {
+    entry.conflict_type == ConflictType::ApplyError
 }
 
 type Kept = (Option<JsonRow>, Option<Vec<String>>, String);
@@ -239,6 +279,7 @@ type Kept = (Option<JsonRow>, Option<Vec<String>>, String);
 /// What the side had.
 fn kept(entry: &Entry, side: Side, set: &JsonRow) -> Result<Kept, String> {
     let (node, row) = match (side, &entry.local) {
+        (Side::Local, _) if is_refused(entry) => (entry.target.as_str(), entry.result.as_ref()),
         (Side::Remote, _) => (entry.remote.node.as_str(), entry.remote.row.as_ref()),
         (Side::Local, Some(local)) => (local.node.as_deref().unwrap_or(&entry.target), local.row.as_ref()),
         (Side::Local, None) => {
@@ -260,6 +301,13 @@ fn overlaid(row: &JsonRow, values: &JsonRow) -> JsonRow {
 
 /// The side that did not win.
 fn loser(entry: &Entry) -> Result<Side, String> {
+    if is_refused(entry) {
+        let target = &entry.target;
+        return Err(format!(
+            "nothing was decided: {target} refused the change; say what is to stand: conflicts resolve, with --keep remote once \
+             {target} takes it, --keep local, --set or --drop"
+        ));
+    }
     match entry.resolution {
         Resolution::ApplyRemote => Ok(Side::Local),
         Resolution::KeepLocal => Ok(Side::Remote),
@@ -288,10 +336,16 @@ enum Done {
     },
 }
 
-async fn write(site: &Site, entry: &Entry, decision: &Decision, force: bool, dry_run: bool) -> anyhow::Result<Done> {
+async fn write(
+    site: &Site,
+    entry: &Entry,
+    decision: &Decision<'_>,
+    force: bool,
+    dry_run: bool,
+) -> anyhow::Result<Done> {
     let unknown = |name: &String| !site.has(name);
     if let Some(name) = decision.only.iter().flatten().find(|name| unknown(name)) {
-        anyhow::bail!("{} has no column {name:?}: {}", entry.table, site.like(name));
+        bail!("{} has no column {name:?}: {}", entry.table, site.like(name));
     }
     let there = site.lock(&decision.key).await?;
     let differences = differences(decision.left.as_ref(), there.as_ref());
@@ -312,7 +366,12 @@ async fn write(site: &Site, entry: &Entry, decision: &Decision, force: bool, dry
                     && there.get(*name) != Some(value)
             });
             let changes: JsonRow = changes.map(|(name, value)| (name.clone(), value.clone())).collect();
-            (!changes.is_empty()).then(|| site.update(&decision.key, &changes))
+            match changes.is_empty() {
+                false => Some(site.update(&decision.key, &changes)),
+                // the other nodes have another row, and get this one
+                true if is_refused(entry) => Some(site.touch(&decision.key)),
+                true => None,
+            }
         }
     };
     // what is wanted may stand there although it is not what the conflict left: then all is well

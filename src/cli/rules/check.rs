@@ -276,8 +276,8 @@ mod tests {
     fn rule(name: &str, tables: &str, resolve: Resolver) -> Rule {
         let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");
         let deletes = Some(Deletes::ByResolver);
-        let (place, afterwards) = (Place::default(), Afterwards::default());
-        Rule { name: name.into(), place, tables, resolve: Some(resolve), deletes, afterwards, mask: Vec::new() }
+        let (place, afterwards, errors) = (Place::default(), Afterwards::default(), None);
+        Rule { name: name.into(), place, tables, resolve: Some(resolve), deletes, afterwards, errors, mask: Vec::new() }
     }
 
     fn told(findings: &[Finding]) -> String {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::bail;
 
 use crate::config::Config;
-use crate::http::client;
+use crate::http::{Request, client};
 
 /// Arguments of `pgconcord rules reload`.
 #[derive(clap::Args, Debug)]
@@ -24,7 +24,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
              in its log what came of it"
         );
     };
-    match client::reload(listen).await? {
+    match client::request(listen, Request::ReloadRules).await? {
         Ok(said) => {
             println!("{said}");
             Ok(ExitCode::SUCCESS)

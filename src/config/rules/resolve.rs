@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use crate::config::reader::{Section, Typed, suggestion};
 use crate::config::report::Problem;
-use crate::config::rules::Afterwards;
 use crate::config::rules::facet::{self, Facet, Facets};
+use crate::config::rules::{Afterwards, Errors};
 use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
 
 /// Resolvers of later versions: their names are right, so no other spelling is suggested.
@@ -19,14 +19,16 @@ pub(super) struct Decision {
     pub resolve: Option<Resolver>,
     pub deletes: Option<Deletes>,
     pub afterwards: Afterwards,
+    pub errors: Option<Errors>,
 }
 
-/// Reads `types`, `resolve`, `priority`, `columns`, `others`, `deletes` and `hold`. `None` only with a problem noted.
+/// Reads `types`, `resolve`, `priority`, `columns`, `others`, `deletes`, `hold` and `errors`. `None` only with a problem noted.
 pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
     let before = problems.len();
     let facets = facet::read(section, problems);
-    let deletes = deletes(section, problems);
-    let masks = section.get("mask").is_some();
+    let deletes = choice(section, "deletes", &Deletes::ALL, problems);
+    let errors = choice(section, "errors", &Errors::ALL, problems);
+    let by_itself = ["mask", "errors"].iter().any(|key| section.get(key).is_some());
     let typed = section.text("resolve", problems);
     let wrong = typed.is_none() && section.get("resolve").is_some();
     let resolver = resolver(section, typed.as_ref(), nodes, problems);
@@ -47,7 +49,7 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
         None if facets.span.is_some() && facets.facets.contains(&Facet::Writes) => {
             section.need("resolve", "\"last_update_wins\"", problems);
         }
-        None if deletes.is_none() && section.get("deletes").is_none() && (!masks || facets.span.is_some()) => {
+        None if deletes.is_none() && section.get("deletes").is_none() && (!by_itself || facets.span.is_some()) => {
             section.need("resolve", "\"last_update_wins\"", problems);
         }
         None => {}
@@ -58,7 +60,8 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     }
     let by_resolver = facets.facets.contains(&Facet::Deletes) && resolver.is_some();
     let deletes = deletes.map(|typed| typed.value).or(by_resolver.then_some(Deletes::ByResolver));
-    Some(Decision { resolve: resolver, deletes, afterwards })
+    let errors = errors.map(|typed| typed.value);
+    Some(Decision { resolve: resolver, deletes, afterwards, errors })
 }
 
 fn afterwards(section: &mut Section<'_>, resolve: Option<&Typed<String>>, problems: &mut Vec<Problem>) -> Afterwards {
@@ -75,12 +78,18 @@ fn afterwards(section: &mut Section<'_>, resolve: Option<&Typed<String>>, proble
     }
 }
 
-fn deletes(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Typed<Deletes>> {
-    let typed = section.text("deletes", problems)?;
-    let found = Deletes::ALL.iter().find(|(name, _)| *name == typed.value);
+/// The one of `all` that is named under `key`.
+fn choice<T: Copy>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    all: &[(&str, T)],
+    problems: &mut Vec<Problem>,
+) -> Option<Typed<T>> {
+    let typed = section.text(key, problems)?;
+    let found = all.iter().find(|(name, _)| *name == typed.value);
     if found.is_none() {
-        let names = Deletes::ALL.map(|(name, _)| name);
-        let title = format!("`deletes` can't be {:?}", typed.value);
+        let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
+        let title = format!("`{key}` can't be {:?}", typed.value);
         problems.push(Problem::error(typed.span.clone(), title).help(suggestion(&typed.value, &names)));
     }
     found.map(|(_, value)| Typed { value: *value, span: typed.span })

@@ -46,6 +46,23 @@ pub(super) fn whole_rows(rule: &TableRule, table: &Table) -> Option<Unfit> {
     (!table.sends_old_rows).then_some(Unfit { what, fix })
 }
 
+/// Why a node can't do without rows of the table that it refuses: a later change must bring the row whole.
+pub(super) fn hold(rule: &TableRule, table: &Table) -> Option<Unfit> {
+    let unfit = |what: &str, fix: String| Some(Unfit { what: format!("errors = \"hold\" {what}"), fix });
+    let stop = || "write errors = \"stop\", or leave the table out of the rule's `tables`".to_owned();
+    if table.insert_only {
+        return unfit("is not for a table of which nothing but the inserts replicate", stop());
+    }
+    if matches!(rule.resolver, Resolver::Merge(_)) {
+        return unfit("is not for a table whose rows are merged, for they are made of several changes", stop());
+    }
+    let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
+    match table.sends_old_rows {
+        true => None,
+        false => unfit("needs the whole old row of each change", format!("run {sql} at every node, or {}", stop())),
+    }
+}
+
 /// The merge as far as it makes a difference for the table's columns, and what is wrong with it.
 pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
     let mut unfit: Vec<Unfit> = merge.columns.keys().filter_map(|name| named(name, table)).collect();

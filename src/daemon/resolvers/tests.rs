@@ -10,7 +10,16 @@ fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Del
     let globs = vec![tables::glob(tables).expect("a pattern")];
     let tables = TableFilter::new(globs, vec![]).expect("a filter");
     let place = Place { file: "rules.toml".into(), line: 1 };
-    Rule { name: name.into(), place, tables, resolve, deletes, afterwards: Afterwards::default(), mask: Vec::new() }
+    Rule {
+        name: name.into(),
+        place,
+        tables,
+        resolve,
+        deletes,
+        afterwards: Afterwards::default(),
+        errors: None,
+        mask: Vec::new(),
+    }
 }
 
 fn whole(name: &str, tables: &str, resolve: Resolver) -> Rule {

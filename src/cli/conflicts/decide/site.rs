@@ -97,6 +97,13 @@ impl Site {
         format!("UPDATE {} SET {} WHERE {}", self.table.sql_only(), set.join(", "), self.is(key))
     }
 
+    /// `UPDATE` that changes nothing, and replicates all the same.
+    pub(super) fn touch(&self, key: &JsonRow) -> String {
+        let settable = self.table.columns.iter().find(|column| !column.identity_always);
+        let name = quote_identifier(&settable.unwrap_or(&self.table.columns[0]).name);
+        format!("UPDATE {} SET {name} = {name} WHERE {}", self.table.sql_only(), self.is(key))
+    }
+
     /// `INSERT` of the columns that the table has.
     pub(super) fn insert(&self, row: &JsonRow) -> String {
         let (names, values): (Vec<_>, Vec<_>) =
