@@ -44,7 +44,10 @@ CREATE TABLE IF NOT EXISTS pgconcord.held (
     cluster    text        NOT NULL,          -- [cluster] name
     relation   text        NOT NULL,          -- schema.table
     key        text[]      NOT NULL,          -- the key's values, in key order
-    source     text        NOT NULL,          -- name of the node that the change comes from
+    home       text        NOT NULL,          -- name of the node where the change was made
+    stamp      bigint      NOT NULL,          -- when it committed there, by its clock: µs since 2000
+    lsn        pg_lsn      NOT NULL,          -- and where
+    xid        bigint      NOT NULL,          -- its transaction there
     columns    text[],                        -- the row's columns; NULL: it should not be there
     cells      text[],                        -- and their values
     error      text        NOT NULL,          -- what this server said

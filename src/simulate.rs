@@ -8,6 +8,7 @@
 pub mod check;
 pub mod complete;
 pub mod daemon;
+pub mod held;
 pub mod job;
 pub mod merge;
 pub mod mood;
@@ -60,6 +61,10 @@ pub enum Mutation {
     RewrittenIsSafe,
     /// Other rules take over at once, whatever is under way.
     SwitchAtOnce,
+    /// What is held is written when it is tried again, whatever came since.
+    HeldIsLasting,
+    /// A local change is forgotten while what it supersedes is on record.
+    ForgetSuperseding,
     /// Rows that survive a truncation get the value that comes out by a commit of their own.
     SurvivorsLater,
 }
@@ -94,6 +99,8 @@ pub struct Settings {
     pub rule: TableRule,
     /// How they are after some time: the rules are changed while changes are under way.
     pub later: Option<TableRule>,
+    /// How often a node refuses what our sessions write, of a thousand.
+    pub refusals: usize,
     /// What there is more of.
     pub focus: Focus,
     /// What is broken.
@@ -119,6 +126,7 @@ impl Settings {
             max_skew,
             rule: TableRule::default(),
             later: None,
+            refusals: 0,
             focus,
             mutation: None,
             story: false,
@@ -140,6 +148,8 @@ pub struct Tally {
     pub most_kept: u64,
     /// How many tables took a later rule.
     pub switched: u64,
+    /// How many rows were refused.
+    pub held: i64,
 }
 
 /// What is wrong.
@@ -215,6 +225,7 @@ pub fn run(settings: &Settings) -> Result<Tally, (Failure, Vec<String>)> {
                 transactions,
                 most_kept: world.most_kept,
                 switched: world.switched,
+                held: world.held_numbers,
             })
         }
         Err(failure) => Err((failure, world.story)),

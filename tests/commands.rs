@@ -33,6 +33,10 @@ fn setup_twice_is_setup_once_and_teardown_removes_exactly_that() {
     assert!(once[0].contains(&"origin pgconcord_shop_west".to_owned()), "{once:?}");
     assert_eq!(cluster.pgconcord(&["setup"]).code, 0);
     assert_eq!([ours(&cluster, 0), ours(&cluster, 1)], once);
+    cluster.rows(1, "DROP TABLE pgconcord.held"); // as an earlier version leaves it
+    let output = cluster.pgconcord(&["setup"]);
+    assert!(output.code == 0 && output.stdout.contains("west: schema pgconcord completed"), "{output}");
+    assert_eq!(cluster.value(1, "SELECT count(*) FROM pgconcord.held"), "0");
     let output = cluster.pgconcord(&["teardown"]);
     assert_eq!(output.code, 0, "{output}");
     assert_eq!(ours(&cluster, 0), ["origin theirs", "publication theirs", "slot theirs"]);

@@ -186,3 +186,58 @@ fn without_a_rule_the_link_stops_and_where_the_rule_does_not_fit_so_does_the_sta
     assert_eq!(output.code, 1, "{output}");
     assert!(output.text().contains("ALTER TABLE \"public\".\"other\" REPLICA IDENTITY FULL"), "{output}");
 }
+
+#[test]
+fn a_held_row_gives_way_to_a_later_one_with_its_unique_value() {
+    let table =
+        "CREATE TABLE mail (id int PRIMARY KEY, address text UNIQUE, n int); ALTER TABLE mail REPLICA IDENTITY FULL;";
+    let rules = RULES.replace("public.item", "public.mail");
+    let check = "ALTER TABLE mail ADD CONSTRAINT small CHECK (n <= 10)";
+    let mut cluster = Plan::two().schema(TABLES).schema(table).rules(&rules).at(WEST, check).run();
+    cluster.rows(EAST, "INSERT INTO mail VALUES (1, 'a@b.c', 99), (3, 'd@e.f', 99), (5, 'g@h.i', 99)");
+    goes_on(&mut cluster);
+    wait_for("they are held", SOON, || (held(&cluster).len() == 3).then_some(()));
+    // the later row takes the value, at the east at once; the earlier one is deleted there, and given up here
+    cluster.rows(WEST, "INSERT INTO mail VALUES (2, 'a@b.c', 1)");
+    wait_for("it gives way", SOON, || {
+        (cluster.value(EAST, "SELECT count(*) FROM mail WHERE id = 1") == "0").then_some(())
+    });
+    cluster.rows(WEST, "ALTER TABLE mail DROP CONSTRAINT small");
+    cluster.pgconcord(&["conflicts", "retry"]);
+    cluster.settle();
+    for place in [EAST, WEST] {
+        let rows = cluster.value(place, "SELECT string_agg(id || address, ' ' ORDER BY id) FROM mail");
+        assert_eq!(rows, "2a@b.c 3d@e.f 5g@h.i");
+    }
+    released(&cluster);
+}
+
+#[test]
+fn a_trigger_that_raises_and_a_type_that_does_not_fit_are_refusals_too() {
+    let table = "CREATE TABLE odd (id int PRIMARY KEY, v varchar(9)); ALTER TABLE odd REPLICA IDENTITY FULL;";
+    let picky = "
+        ALTER TABLE odd ALTER v TYPE varchar(3);
+        CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not today'; END$$;
+        CREATE TRIGGER no BEFORE DELETE ON odd FOR EACH ROW EXECUTE FUNCTION no();
+        ALTER TABLE odd ENABLE ALWAYS TRIGGER no;";
+    let rules = RULES.replace("name = ", "mask = [\"v\"]\nname = ").replace("public.item", "public.odd");
+    let mut cluster = Plan::two().schema(TABLES).schema(table).rules(&rules).at(WEST, picky).run();
+    cluster.rows(EAST, "INSERT INTO odd VALUES (1, 'abc'), (2, 'secret')");
+    cluster.rows(EAST, "DELETE FROM odd WHERE id = 1");
+    goes_on(&mut cluster);
+    wait_for("they are held", SOON, || (held(&cluster).len() == 2).then_some(()));
+    let mut told = String::new();
+    for entry in held(&cluster) {
+        told += &cluster.pgconcord(&["conflicts", "show", &entry["id"].to_string(), "--json"]).stdout;
+    }
+    assert!(told.contains("P0001") && told.contains("22001") && told.contains("***"), "{told}");
+    for secret in ["secret", "not today"] {
+        assert!(!told.contains(secret), "{secret} is masked: {told}");
+    }
+    assert!(!cluster.daemon().log().contains("secret"), "{}", cluster.daemon().log());
+    cluster.rows(WEST, "DROP TRIGGER no ON odd; ALTER TABLE odd ALTER v TYPE varchar(9)");
+    cluster.pgconcord(&["conflicts", "retry"]);
+    cluster.settle();
+    assert_eq!(cluster.value(WEST, "SELECT string_agg(id || v, ' ') FROM odd"), "2secret");
+    released(&cluster);
+}

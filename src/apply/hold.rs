@@ -9,24 +9,33 @@ use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Refusal, Side};
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
+use crate::apply::unique::{self, Claim, Claimant, Outcome, ROUNDS};
 use crate::apply::{note, slow, sql};
 use crate::conflict::window::KeyMap;
-use crate::conflict::{Batch, ChangeRef, Held, HeldChange};
+use crate::conflict::{Batch, ChangeRef, Held, HeldChange, Operation};
 use crate::model::table::Catalog;
-use crate::model::{Cell, ConflictType, KeyId, Lsn, Relation, Resolution, Table, Tuple};
+use crate::model::{Cell, ConflictType, KeyId, Lsn, Relation, Resolution, Stamp, Table, Tuple, Xid};
 use crate::wire::{self, Param};
 
-const HOLD: &str = "INSERT INTO pgconcord.held (cluster, relation, key, source, columns, cells, error) \
-     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (cluster, relation, key) DO UPDATE SET source = EXCLUDED.source, \
-     columns = EXCLUDED.columns, cells = EXCLUDED.cells, error = EXCLUDED.error, at = DEFAULT, held_at = DEFAULT \
-     RETURNING id, at";
+const HOLD: &str = "INSERT INTO pgconcord.held (cluster, relation, key, home, stamp, lsn, xid, columns, cells, error) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (cluster, relation, key) DO UPDATE SET \
+     home = EXCLUDED.home, stamp = EXCLUDED.stamp, lsn = EXCLUDED.lsn, xid = EXCLUDED.xid, columns = EXCLUDED.columns, \
+     cells = EXCLUDED.cells, error = EXCLUDED.error, at = DEFAULT, held_at = DEFAULT RETURNING id, at";
 const RELEASE: &str = "DELETE FROM pgconcord.held WHERE id = $1::int8";
 /// One row for each of the key's cells.
 const READ: &str = "SELECT h.id, h.relation, h.at, k.cell FROM pgconcord.held AS h, unnest(h.key) WITH ORDINALITY AS k(cell, ord) \
      WHERE h.cluster = $1 ORDER BY h.id, k.ord";
 /// One row for each of the columns; if the row should not be there, one that names none.
-const READ_ONE: &str = "SELECT u.name, u.cell FROM pgconcord.held AS h \
+const READ_ONE: &str = "SELECT u.name, u.cell, h.home, h.stamp, h.lsn, h.xid FROM pgconcord.held AS h \
      LEFT JOIN LATERAL unnest(h.columns, h.cells) AS u(name, cell) ON true WHERE h.id = $1::int8";
+
+/// What is on record as refused.
+struct Recorded {
+    /// The row that should stand; none if none should.
+    row: Option<Row>,
+    /// Who made it.
+    by: Claimant,
+}
 
 /// What should stand under a key instead of what does.
 struct Refused {
@@ -98,9 +107,15 @@ impl<R: Recorder> Execution<'_, R> {
         error: &ApplyError,
     ) -> Result<(), ApplyError> {
         let table = key_row.table().clone();
-        let (id, at, stands) = self.put_on_record(key_row, &refused.content, &error.to_string()).await?;
-        let cells: Vec<_> = key_row.key_cells().collect();
-        let held = Held { id, table: table.id, key: Tuple::from_cells(cells.into_iter()), at, superseded: None };
+        if matches!(&refused.content, Content::Put(row) if row.has_unchanged()) {
+            return Err(ApplyError::Operator {
+                what: format!("{error}; and the row can't be held, for a value of it was left out by its server"),
+                advice: format!("see to it that {} takes the row", self.session.settings.target_name),
+            });
+        }
+        let of = self.recorded_key(key, key_row);
+        let (id, at, stands) = self.put_on_record(&of, key_row, &refused, &error.to_string()).await?;
+        let held = Held { id, table: table.id, key: of, at, superseded: None };
         self.held_changes.push(HeldChange::Held(key, held));
         let settings = &self.session.settings;
         tracing::error!(
@@ -120,39 +135,52 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(())
     }
 
+    /// The key's cells as they are on record, for a key may be written in more ways than one (1.0, 1.00).
+    fn recorded_key(&self, key: KeyId, key_row: &Row) -> Tuple {
+        let of_batch = self.held_changes.iter().rev().find_map(|change| match change {
+            HeldChange::Held(of, held) if *of == key => Some(held.key.clone()),
+            _ => None,
+        });
+        let before = || {
+            let coordinator = self.shared.coordinator();
+            coordinator.held(self.batch.link.target, key).map(|held| held.key.clone())
+        };
+        let cells: Vec<_> = key_row.key_cells().collect();
+        of_batch.or_else(before).unwrap_or_else(|| Tuple::from_cells(cells.into_iter()))
+    }
+
     /// What should stand under the key; returns its number and position on the record, and what stands instead.
     async fn put_on_record(
         &mut self,
+        key: &Tuple,
         key_row: &Row,
-        content: &Content,
+        refused: &Refused,
         error: &str,
     ) -> Result<(i64, Lsn, Content), ApplyError> {
-        let table = key_row.table().clone();
-        let (names, cells) = match content {
-            Content::Put(row) => {
-                let named = row.tuple.cells().zip(&row.relation.column_of);
-                let named = named.filter_map(|(cell, column)| Some((table.columns[(*column)?].name.as_bytes(), cell)));
-                let known = named.filter(|(_, cell)| *cell != Cell::Unchanged);
-                let (names, cells): (Vec<_>, Vec<_>) =
-                    known.map(|(name, cell)| (name, sql::text_of(Some(cell)))).unzip();
-                (Some(sql::text_array(names.into_iter().map(Some))), Some(sql::text_array(cells.into_iter())))
-            }
+        let (table, shared) = (key_row.table().clone(), self.shared);
+        let (names, cells) = match &refused.content {
+            Content::Put(row) => (Some(column_names(row)), Some(column_cells(row))),
             Content::Delete => (None, None),
         };
-        let keys: Vec<_> = key_row.key_cells().map(|cell| sql::text_of(Some(cell))).collect();
+        let keys: Vec<_> = key.cells().map(|cell| sql::text_of(Some(cell))).collect();
         let keys = sql::text_array(keys.into_iter());
-        let settings = &self.session.settings;
-        let (cluster, source, relation) = (settings.cluster.clone(), settings.source_name.clone(), table.to_string());
+        let (cluster, relation) = (self.session.settings.cluster.clone(), table.to_string());
+        let Side { stamp, lsn, xid, .. } = refused.remote;
+        let stamp = stamp.unwrap_or(Stamp { micros: 0, node: self.batch.link.source });
+        let (micros, lsn, xid) = (stamp.micros.to_string(), lsn.to_string(), xid.to_string());
         let params = [
             Param::Text(cluster.as_bytes()),
             Param::Text(relation.as_bytes()),
             Param::Binary(&keys),
-            Param::Text(source.as_bytes()),
+            Param::Text(shared.node(stamp.node).name.as_bytes()),
+            Param::Text(micros.as_bytes()),
+            Param::Text(lsn.as_bytes()),
+            Param::Text(xid.as_bytes()),
             names.as_deref().map_or(Param::Null, Param::Binary),
             cells.as_deref().map_or(Param::Null, Param::Binary),
             Param::Text(error.as_bytes()),
         ];
-        let types = [sql::TEXT, sql::TEXT, sql::TEXT_ARRAY, sql::TEXT, sql::TEXT_ARRAY, sql::TEXT_ARRAY, sql::TEXT];
+        let types = [0, 0, sql::TEXT_ARRAY, 0, 0, 0, 0, sql::TEXT_ARRAY, sql::TEXT_ARRAY];
         let arrays = slow::key_arrays(&table, &[key_row]);
         let columns: Vec<usize> = (0..table.columns.len()).collect();
         let of_key = vec![sql::TEXT_ARRAY; arrays.len()];
@@ -201,50 +229,89 @@ impl<R: Recorder> Execution<'_, R> {
         self.begin_alone().await?;
         let found = {
             let coordinator = self.shared.coordinator();
-            coordinator.held(target, key).map(|held| (held.id.to_string(), held.key.clone()))
+            coordinator.held(target, key).map(|held| (held.id, held.key.clone()))
         };
         let Some((id, key_cells)) = found else { return Ok(()) };
+        let key_row = key_row(table, &key_cells);
+        let Some(recorded) = self.read_record(id, table).await? else { return Ok(()) };
+        for _ in 0..ROUNDS {
+            let mut there = self.lock_one(&key_row).await?;
+            if !there {
+                // what is not there can't be locked, and nobody may make and remove it unseen
+                self.lock_table(table).await?;
+                there = self.lock_one(&key_row).await?;
+            }
+            self.shared.barrier(target).await?;
+            if !self.deciding()?.is_still_held(target, key) {
+                return Ok(());
+            }
+            self.savepoint().await?;
+            let written = match (&recorded.row, there) {
+                (None, false) => Ok(true),
+                (row, _) => self.write_outcome(&key_row, row.clone(), there).await,
+            };
+            let error = match (self.end_savepoint(written, Some(table)).await?, &recorded.row) {
+                (Ok(true), _) => {
+                    tracing::info!(
+                        node = self.session.settings.target_name,
+                        row = slow::describe(&key_row),
+                        "a held row is written"
+                    );
+                    return self.release(&[key]).await;
+                }
+                (Ok(false), _) => continue,
+                (Err(error), Some(row)) if unique::is_violation(&error) => {
+                    let by = recorded.by.clone();
+                    let claim = Claim { row: row.clone(), key_row: key_row.clone(), by };
+                    if self.settle_unique(&claim, &error).await? == Outcome::Yields {
+                        return self.release(&[key]).await;
+                    }
+                    continue;
+                }
+                (Err(error), _) => error,
+            };
+            return Err(error);
+        }
+        Err(unique::taken_in_turn())
+    }
+
+    /// Keeps others from writing to the table until the end of the transaction.
+    async fn lock_table(&mut self, table: &Table) -> Result<(), ApplyError> {
+        let mut pipeline = self.begin();
+        pipeline.query(&format!("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", table.sql_only()), &[], []);
+        pipeline.run().await.map(drop).map_err(ApplyError::pipeline(format!("locking {table} to write a held row")))
+    }
+
+    async fn read_record(&mut self, id: i64, table: &Arc<Table>) -> Result<Option<Recorded>, ApplyError> {
+        let doing = "reading a row that was refused";
+        let id = id.to_string();
         let mut pipeline = self.begin();
         let at = pipeline.query(READ_ONE, &[], [Param::Text(id.as_bytes())]);
-        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("reading a row that was refused"))?;
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline(doing))?;
         let rows = &outcomes[at].rows;
-        let key_row = key_row(table, &key_cells);
-        let row = match rows.first() {
-            None => return Ok(()),
-            Some(first) if first.cell(0).is_none() => None,
-            Some(_) => {
-                let cell = |name: &str| {
-                    let found = rows.iter().find(|row| row.cell(0) == Some(name.as_bytes()));
-                    found.map_or(Cell::Unchanged, |row| row.cell(1).map_or(Cell::Null, Cell::Text))
-                };
-                let cells: Vec<_> = table.columns.iter().map(|column| cell(&column.name)).collect();
-                Some(row_of(table, &cells))
-            }
+        let Some(first) = rows.first() else { return Ok(None) };
+        let row = first.cell(0).is_some().then(|| {
+            let cell = |name: &str| {
+                let found = rows.iter().find(|row| row.cell(0) == Some(name.as_bytes()));
+                found.map_or(Cell::Unchanged, |row| row.cell(1).map_or(Cell::Null, Cell::Text))
+            };
+            let cells: Vec<_> = table.columns.iter().map(|column| cell(&column.name)).collect();
+            row_of(table, &cells)
+        });
+        let read = |error| ApplyError::wire(doing)(error);
+        let home = first.text(2).map_err(read)?;
+        let Some(home) = self.shared.nodes.iter().find(|node| node.name == home).map(|node| node.id) else {
+            return Ok(None); // a node that is no longer one of ours
         };
-        let there = self.lock_one(&key_row).await?;
-        self.shared.barrier(target).await?;
-        let still = {
-            let coordinator = self.shared.coordinator();
-            let held = coordinator.held(target, key).is_some_and(|held| held.superseded.is_none());
-            held && !coordinator.is_reopened(target, key)
+        let remote = Side {
+            stamp: Some(Stamp { micros: first.parse(3).map_err(read)?, node: home }),
+            lsn: first.parse(4).map_err(read)?,
+            xid: Xid(first.parse(5).map_err(read)?),
+            operation: Operation::Insert,
+            row: row.clone(),
+            old: None,
         };
-        if !still {
-            return Ok(());
-        }
-        self.savepoint().await?;
-        let written = match (&row, there) {
-            (None, false) => Ok(true),
-            _ => self.write_outcome(&key_row, row, there).await,
-        };
-        if let Ok(true) = self.end_savepoint(written, Some(table)).await? {
-            tracing::info!(
-                node = self.session.settings.target_name,
-                row = slow::describe(&key_row),
-                "a held row is written"
-            );
-            self.release(&[key]).await?;
-        }
-        Ok(())
+        Ok(Some(Recorded { row, by: Claimant { remote, offset: 0, rekeyed: false, home } }))
     }
 }
 
@@ -305,6 +372,24 @@ pub fn is_refusal(error: &ApplyError) -> bool {
             || code == "42501"
     };
     !error.loses_session() && error.code().is_some_and(|code| code.len() == 5 && refuses(code))
+}
+
+/// The row's columns as an array of text.
+fn column_names(row: &Row) -> Vec<u8> {
+    let names: Vec<_> = named(row).map(|(name, _)| Some(name)).collect();
+    sql::text_array(names.into_iter())
+}
+
+/// Their values.
+fn column_cells(row: &Row) -> Vec<u8> {
+    let cells: Vec<_> = named(row).map(|(_, cell)| sql::text_of(Some(cell))).collect();
+    sql::text_array(cells.into_iter())
+}
+
+fn named(row: &Row) -> impl Iterator<Item = (&[u8], Cell<'_>)> {
+    let columns = &row.table().columns;
+    let cells = row.tuple.cells().zip(&row.relation.column_of);
+    cells.filter_map(|(cell, column)| Some((columns[(*column)?].name.as_bytes(), cell)))
 }
 
 fn row_of(table: &Arc<Table>, cells: &[Cell<'_>]) -> Row {

@@ -333,7 +333,7 @@ pub(super) struct Claim {
 }
 
 /// Who made a row that wants a unique value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Claimant {
     /// The change.
     pub remote: Side,

@@ -159,6 +159,8 @@ const TICK: Duration = Duration::from_millis(500);
 const PATIENT_ROUNDS: u32 = 5;
 /// How often rows are tried again that the target refused.
 const HELD_RETRY: Duration = Duration::from_secs(60);
+/// So many of them, unless somebody asks for all: one that is not there locks its table for some milliseconds.
+const HELD_TRIED: usize = 50;
 const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 const OPERATOR_RETRY: Duration = Duration::from_secs(10);
@@ -174,13 +176,24 @@ pub struct Worker<R> {
     /// When held rows are tried again, and those of this round.
     retry_held_at: Instant,
     held: VecDeque<KeyId>,
+    /// How many of them the rounds have come by.
+    held_turn: usize,
 }
 
 impl<R: Recorder> Worker<R> {
     /// One session for each source.
     pub fn new(shared: Arc<Shared>, target: NodeId, inbound: Vec<Inbound>, recorder: R) -> Worker<R> {
         let retry_held_at = Instant::now() + HELD_RETRY;
-        Worker { shared, target, inbound, recorder, reopen_at: None, retry_held_at, held: VecDeque::new() }
+        Worker {
+            shared,
+            target,
+            inbound,
+            recorder,
+            reopen_at: None,
+            retry_held_at,
+            held: VecDeque::new(),
+            held_turn: 0,
+        }
     }
 
     /// The number of the last batch of a link.
@@ -221,8 +234,7 @@ impl<R: Recorder> Worker<R> {
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        let held = (!self.held.is_empty()).then_some(self.retry_held_at);
-        self.inbound.iter().filter_map(|inbound| inbound.retry_at).chain(self.reopen_at).chain(held).min()
+        self.inbound.iter().filter_map(|inbound| inbound.retry_at).chain(self.reopen_at).min()
     }
 
     async fn round(&mut self) -> Result<bool, ApplyError> {
@@ -337,7 +349,15 @@ impl<R: Recorder> Worker<R> {
         let asked = self.shared.node(self.target).take_retry();
         if asked || self.retry_held_at <= Instant::now() {
             self.retry_held_at = Instant::now() + HELD_RETRY;
-            self.held = self.shared.coordinator().all_held(self.target).keys().copied().collect();
+            let coordinator = self.shared.coordinator();
+            let mut held: Vec<_> = coordinator.all_held(self.target).iter().map(|(key, row)| (row.at, *key)).collect();
+            held.sort_unstable();
+            let most = if asked { held.len() } else { HELD_TRIED };
+            // the next round begins where this one ends
+            let turn = self.held_turn % held.len().max(1);
+            held.rotate_left(turn);
+            self.held_turn = turn + most;
+            self.held = held.into_iter().take(most).map(|(_, key)| key).collect();
         }
         let Some(key) = self.held.pop_front() else { return Ok(false) };
         let Some(inbound) = self.inbound.first_mut() else { return Ok(false) };
@@ -351,6 +371,10 @@ impl<R: Recorder> Worker<R> {
         match hold::retry(&self.shared, &mut inbound.session, &self.recorder, &batch, key, &table).await {
             Ok(applied) => inbound.stats.count(&applied, inbound.session.progress.batch, applied.at),
             Err(error) if error.loses_session() => return Err(error),
+            Err(ApplyError::UniqueLoser { removals, .. }) => match unique::remove(&self.shared, &removals).await {
+                Ok(()) => self.held.push_front(key),
+                Err(error) => tracing::warn!(%error, "making room for a unique value"),
+            },
             Err(error) => tracing::info!(node = self.shared.node(self.target).name, %error, "trying a held row again"),
         }
         Ok(true)

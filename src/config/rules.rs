@@ -60,6 +60,11 @@ pub enum Errors {
 impl Errors {
     /// All of them, with the names that rules write.
     pub const ALL: [(&str, Errors); 2] = [("stop", Errors::Stop), ("hold", Errors::Hold)];
+
+    /// The name as rules write it.
+    pub fn name(self) -> &'static str {
+        Errors::ALL.iter().find(|(_, each)| *each == self).map_or("", |(name, _)| name)
+    }
 }
 
 /// What becomes of a conflict once a rule has decided it.

@@ -68,6 +68,12 @@ impl Coordinator {
         &self.held[node.index()]
     }
 
+    /// Whether what is held under a key is still what should stand there: to be asked after a barrier, while no local change
+    /// of the key can be committed. To decide again from the window would not do, for it may have forgotten the change.
+    pub fn is_still_held(&self, node: NodeId, key: KeyId) -> bool {
+        self.held(node, key).is_some_and(|row| row.superseded.is_none()) && !self.is_reopened(node, key)
+    }
+
     /// What was superseded is no longer on record at the node, durably.
     pub fn give_up_held(&mut self, node: NodeId, key: KeyId, id: i64) {
         let held = &mut self.held[node.index()];
@@ -86,7 +92,7 @@ impl Coordinator {
         let at = transaction.commit_lsn;
         let held = &mut self.held[node.index()];
         let supersede = |row: &mut Held| {
-            if row.at < at {
+            if row.at <= at {
                 row.superseded.get_or_insert(at);
             }
         };

@@ -191,6 +191,28 @@ async fn a_decision_settles_what_is_held_about_its_row_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn what_was_refused_is_held_while_its_row_is() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let there = lane("east", "west");
+    let refused = |n, key: &str| NewEntry {
+        conflict_type: ConflictType::ApplyError,
+        resolution: Resolution::Hold,
+        key: object(json!({ "id": key })),
+        ..entry(n, 1)
+    };
+    let for_a_person = NewEntry { resolution: Resolution::Hold, ..entry(3, 1) };
+    journal.pending(vec![refused(1, "5"), refused(2, "6"), for_a_person]).await.unwrap();
+    journal.settle(&there, 1).await.unwrap();
+    let row = |key: &str| ("public".to_owned(), refused(1, key).table, object(json!({ "id": key })));
+    let (elsewhere, all) = (journal.still_held("east", vec![]), journal.still_held("west", vec![row("5"), row("6")]));
+    assert_eq!((elsewhere.await.unwrap(), all.await.unwrap()), (0, 0));
+    assert_eq!(journal.still_held("west", vec![row("6")]).await.unwrap(), 1);
+    let states: Vec<Status> = states(&path).into_iter().map(|(_, status)| status).collect();
+    assert_eq!(states.iter().filter(|status| **status == Status::Held).count(), 2, "one row, and one conflict");
+}
+
+#[tokio::test]
 async fn rows_that_wait_are_counted_whoever_decides() {
     let (_directory, path) = place();
     let journal = Journal::open(&path, FOREVER).unwrap();

@@ -188,10 +188,10 @@ impl Control {
         self.client.execute(WRITE_CUT, &[&cluster, &nodes, &confirmed, &settled, &seen]).await.map(drop).map_err(doing)
     }
 
-    /// Takes a refused row off the record, if it was refused before that position; on disk when it returns.
+    /// Takes a refused row off the record, if it was refused by that position; on disk when it returns.
     pub async fn give_up_held(&self, id: i64, before: Lsn) -> Result<(), NodeError> {
         let doing = NodeError::doing("take a refused row off the record");
-        let text = "DELETE FROM pgconcord.held WHERE id = $1 AND at < $2";
+        let text = "DELETE FROM pgconcord.held WHERE id = $1 AND at <= $2";
         self.client.execute(text, &[&id, &PgLsn::from(before.0)]).await.map(drop).map_err(doing)
     }
 

@@ -20,6 +20,9 @@ mod slot;
 pub(crate) use publication::{Publication, read as read_publication};
 
 const SCHEMA: &str = include_str!("../../sql/schema.sql");
+/// Its tables.
+const TABLES: [&str; 4] = ["pgconcord.progress", "pgconcord.cut", "pgconcord.rules", "pgconcord.held"];
+const TABLES_THERE: &str = "SELECT count(*) FROM unnest($1::text[]) AS t(name) WHERE to_regclass(t.name) IS NOT NULL";
 /// How these connections call themselves.
 pub(crate) const APPLICATION: &str = "pgconcord setup";
 
@@ -197,10 +200,13 @@ fn nothing_fits(config: &Config, catalog: &ClusterCatalog) -> String {
 }
 
 async fn schema(site: &Site<'_>, say: &mut (dyn FnMut(&str, &str) + Send)) -> Result<(), NodeError> {
-    if !has_schema(&site.control).await? {
-        let doing = NodeError::doing("create the schema pgconcord");
-        site.control.client().batch_execute(SCHEMA).await.map_err(doing)?;
-        say(site.name, "schema pgconcord created");
+    let client = site.control.client();
+    let there = client.query_one(TABLES_THERE, &[&TABLES.as_slice()]).await;
+    let there: i64 = there.map_err(NodeError::doing("look for the schema pgconcord"))?.get(0);
+    if there < TABLES.len() as i64 {
+        client.batch_execute(SCHEMA).await.map_err(NodeError::doing("create the schema pgconcord"))?;
+        // an earlier version makes fewer tables
+        say(site.name, if there == 0 { "schema pgconcord created" } else { "schema pgconcord completed" });
     }
     Ok(())
 }

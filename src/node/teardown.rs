@@ -149,7 +149,7 @@ async fn drop_schema(config: &Config, control: &Control, say: &mut (dyn FnMut(&s
 }
 
 const DROP_SCHEMA: &str =
-    "DROP TABLE pgconcord.progress, pgconcord.cut, pgconcord.rules, pgconcord.held; DROP SCHEMA pgconcord;";
+    "DROP TABLE IF EXISTS pgconcord.progress, pgconcord.cut, pgconcord.rules, pgconcord.held; DROP SCHEMA pgconcord;";
 
 fn origins(config: &Config, node: &NodeConfig) -> Vec<String> {
     config.nodes.iter().filter(|other| other.id != node.id).map(|other| config.origin_name(&other.name)).collect()

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::conflict::{ChangeRef, Decision};
 use crate::model::{Link, Lsn, NodeId};
-use crate::simulate::node::Version;
+use crate::simulate::node::{Moved, Version};
 use crate::simulate::oracle::Truth;
 use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
@@ -22,6 +22,7 @@ impl World {
         tell!(self, "the applications stop");
         self.now += 10_000;
         self.lag.fill(0);
+        self.settings.refusals = 0; // whatever was wrong with the servers is mended
         for _ in 0..ROUNDS {
             if self.is_at_rest() {
                 return Ok(());
@@ -57,7 +58,8 @@ impl World {
         });
         let idle = self.locals.is_empty() && self.losers.is_empty() && self.jobs.iter().all(Option::is_none);
         let applied = self.links().all(|link| coordinator.queued(link) == 0);
-        read && idle && applied && coordinator.is_rebuilt() && coordinator.all_reopened().next().is_none()
+        let held = self.nodes.iter().any(|node| !node.held().is_empty());
+        read && idle && applied && !held && coordinator.is_rebuilt() && coordinator.all_reopened().next().is_none()
     }
 
     /// Every direction.
@@ -128,7 +130,8 @@ impl World {
             let node = &mut self.nodes[link.target.index()];
             let xid = node.begin();
             self.daemon.coordinator.commit_begins(link);
-            let at = node.commit_own(xid, link.source, batch.start_lsn, batch.end_lsn, &mut self.random);
+            let moved = Moved { source: link.source, from: batch.start_lsn, to: batch.end_lsn };
+            let at = node.commit_own(xid, moved, Vec::new(), &mut self.random);
             self.daemon.coordinator.committed(link, at)?;
         }
         for node in NodeId::all(self.nodes.len()) {

@@ -152,6 +152,8 @@ impl World {
             let applied = self.nodes[node.index()].progress()[source.index()];
             self.daemon.coordinator.set_progress(Link { source, target: node }, applied);
         }
+        let held = self.held_of(self.nodes[node.index()].held());
+        self.daemon.coordinator.set_held(node, held)?;
         tell!(
             self,
             "n{}: connected, reads from {confirmed}, progress {:?}",
@@ -185,6 +187,7 @@ impl World {
     /// # Errors
     /// If the coordinator has one.
     pub fn forget(&mut self) -> io::Result<()> {
+        self.forget_superseded();
         let mut frontier = self.daemon.coordinator.frontier()?;
         if self.settings.mutation == Some(Mutation::ForgetAtOnce) && self.daemon.coordinator.is_rebuilt() {
             frontier.confirmed = NodeId::all(self.nodes.len()).map(|source| self.applied_everywhere(source)).collect();

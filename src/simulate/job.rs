@@ -11,7 +11,8 @@ use crate::conflict::window::Seq;
 use crate::conflict::{Batch, ChangeRef, Decision, Reopened};
 use crate::model::{Link, Lsn, NodeId, Resolvers, TableId, TouchKind, Xid};
 use crate::simulate::complete::{Value, value};
-use crate::simulate::node::{Done, Guard};
+use crate::simulate::held::Changes;
+use crate::simulate::node::{Done, Guard, Moved};
 use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
 use crate::simulate::{Failure, Mutation};
@@ -23,6 +24,8 @@ pub enum Purpose {
     Apply,
     /// To write what came out of a decision that was taken again.
     Reopen(Reopened),
+    /// To try a row again that the node refused.
+    Retry,
 }
 
 /// Where a batch is.
@@ -88,6 +91,8 @@ pub struct Job {
     pub slow: VecDeque<Key>,
     /// Rows that stand in the way of a unique value, locked with them.
     pub holders: Vec<Key>,
+    /// What it does to the record of refused rows.
+    pub held: Changes,
     /// Rows that gave up their unique value until their turn comes.
     pub parked: BTreeMap<Key, Row>,
     next: Stage,
@@ -167,6 +172,19 @@ impl World {
         {
             return Ok(self.begin_reopen(link, reopened));
         }
+        if self.settings.refusals > 0 || !self.nodes[target.index()].held().is_empty() {
+            if self.random.permille(200) {
+                self.give_up_superseded(target);
+            }
+            if self.random.permille(150)
+                && let Some(key) = self.any_held(target)
+                && let Some(batch) = self.daemon.coordinator.plan_reopen(link)
+            {
+                let job = self.job(batch, Purpose::Retry, Stage::Lock);
+                self.start(Job { slow: [key].into(), ..job });
+                return Ok(true);
+            }
+        }
         let eager = std::mem::take(&mut self.eager[target.index()]);
         let limit = if eager { u64::MAX } else { 1 + self.random.below(8) as u64 };
         let mut batch = self.daemon.coordinator.plan(link, limit);
@@ -214,6 +232,7 @@ impl World {
             ready: VecDeque::new(),
             slow: VecDeque::new(),
             holders: Vec::new(),
+            held: Vec::new(),
             parked: BTreeMap::new(),
             next: Stage::Slow,
             blocked: 0,
@@ -296,6 +315,9 @@ impl World {
                 let key = Key { table, id };
                 if !left.contains(&key) {
                     node.delete(job.xid, key, Guard::Open);
+                    if node.held().contains_key(&key) {
+                        job.held.push((key, None));
+                    }
                 }
             }
             left.retain(|key| !job.keys.contains(key) && self.settings.mutation != Some(Mutation::SurvivorsLater));
@@ -312,6 +334,10 @@ impl World {
         let id = self.schema.key_id(key);
         if self.merges(key.table) && !self.daemon.coordinator.window().is_uncontested(key.table, id) {
             job.slow.push_back(key); // is made under its lock
+            return Ok(Step::Next(Stage::Look));
+        }
+        if self.daemon.coordinator.held(job.batch.link.target, id).is_some() {
+            job.slow.push_back(key);
             return Ok(Step::Next(Stage::Look));
         }
         let decision = self.decide(job, key)?;
@@ -357,6 +383,10 @@ impl World {
                 false => Step::Next(Stage::Slow),
             };
         };
+        if self.refuses(key) {
+            job.slow.push_back(key);
+            return Step::Next(Stage::Fast);
+        }
         let guard = match self.settings.mutation {
             Some(Mutation::NoGuard) => Guard::Open,
             _ => Guard::Known { horizon: job.horizon, decoded },
@@ -385,7 +415,12 @@ impl World {
     fn lock_rows(&mut self, job: &mut Job) -> Step {
         let node = &mut self.nodes[job.batch.link.target.index()];
         for key in job.slow.iter().chain(&job.holders) {
-            if let Done::Blocked(_) = node.lock(job.xid, *key) {
+            let done = match node.lock(job.xid, *key) {
+                // what is not there can't be locked, and nobody may make and remove it unseen
+                Done::Nothing if job.purpose == Purpose::Retry => node.lock_table(job.xid, key.table),
+                done => done,
+            };
+            if let Done::Blocked(_) = done {
                 return Step::Wait;
             }
         }
@@ -406,12 +441,14 @@ impl World {
                 Ok(Step::Finished)
             }
             Stage::Sent => {
-                let (from, to) = (job.batch.start_lsn, job.batch.end_lsn);
-                let at = node.commit_own(job.xid, link.source, from, to, &mut self.random);
+                let moved = moved(&job.batch);
+                let at = node.commit_own(job.xid, moved, job.held.clone(), &mut self.random);
                 tell!(self, "n{}: x{} commits at {at}", link.target.0, job.xid);
                 Ok(Step::Next(Stage::Answered(at)))
             }
             Stage::Answered(at) => {
+                let changes = self.held_changes(&job.held);
+                self.daemon.coordinator.change_held(link.target, changes);
                 self.daemon.coordinator.committed(link, at)?;
                 if self.settings.mutation == Some(Mutation::RewrittenIsSafe) {
                     self.daemon.coordinator.drop_rewritten(link.target);
@@ -430,11 +467,14 @@ impl World {
         match job.stage {
             Stage::Answered(_) => {}
             Stage::Sent if heard => {
-                let Batch { link, start_lsn, end_lsn, .. } = job.batch;
-                let at = server.commit_own(job.xid, link.source, start_lsn, end_lsn, &mut self.random);
+                let at = server.commit_own(job.xid, moved(&job.batch), job.held, &mut self.random);
                 tell!(self, "n{}: x{} commits at {at}, which nobody learns", node.0, job.xid);
             }
             _ => server.roll_back(job.xid),
         }
     }
+}
+
+fn moved(batch: &Batch) -> Moved {
+    Moved { source: batch.link.source, from: batch.start_lsn, to: batch.end_lsn }
 }

@@ -29,12 +29,12 @@ impl World {
                 self.daemon.coordinator.decide_again(link, reopened)?;
                 self.daemon.coordinator.merge_again(link.target, &table, id)?
             }
-            (Purpose::Apply, Some(net)) => {
+            (Purpose::Apply | Purpose::Retry, Some(net)) => {
                 let span = (net.first_place, net.place);
                 self.decide(job, key)?;
                 self.daemon.coordinator.merge(link, &table, id, span, existing.is_some())?
             }
-            (Purpose::Apply, None) => {
+            (Purpose::Apply | Purpose::Retry, None) => {
                 let place = job.tables.get(&key.table).copied().unwrap_or_default();
                 self.daemon.coordinator.merge_truncated(link, &table, id, place)?
             }
@@ -52,7 +52,7 @@ impl World {
             return Ok(Step::Next(Stage::Slow));
         }
         let winner = self.any_change(key)?;
-        self.put(job, key, row, winner)
+        self.put(job, key, row, self.by(winner))
     }
 
     /// For a name in the story: merged tables have no unique values to contend for.

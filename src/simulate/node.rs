@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{Cut, Lsn, NodeId, TableId, Xid};
+use crate::simulate::held::{Changes, Refused};
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Commit, Key, Row, Schema, Write};
 use crate::simulate::wal::{Entry, Kind, Wal};
@@ -100,8 +101,20 @@ pub struct Node {
     base: BTreeMap<Key, Version>,
     rows: BTreeMap<Key, Version>,
     open: BTreeMap<u32, Open>,
+    held: BTreeMap<Key, Refused>,
     progress: Vec<Lsn>,
     next_xid: u32,
+}
+
+/// How far a batch moves progress.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// Of which source.
+    pub source: NodeId,
+    /// From there.
+    pub from: Lsn,
+    /// To there.
+    pub to: Lsn,
 }
 
 const FIRST_XID: u32 = 10;
@@ -122,6 +135,7 @@ impl Node {
             base: rows.clone(),
             rows,
             open: BTreeMap::new(),
+            held: BTreeMap::new(),
             progress: vec![Lsn::ZERO; nodes],
             next_xid: FIRST_XID,
         }
@@ -355,7 +369,7 @@ impl Node {
         let seen = self.progress.clone();
         let redo = redo(&open, xid, Author::Local);
         let kind = Kind::Local(transaction.into());
-        self.log(Entry { begin, end, xid, kind, redo, writes: open.writes, seen });
+        self.log(Entry { begin, end, xid, kind, held: Vec::new(), redo, writes: open.writes, seen });
         self.wal.entries().last()
     }
 
@@ -363,14 +377,38 @@ impl Node {
     ///
     /// # Panics
     /// If progress is not what the batch began with: it would be applied twice.
-    pub fn commit_own(&mut self, xid: Xid, source: NodeId, from: Lsn, to: Lsn, random: &mut Random) -> Lsn {
+    pub fn commit_own(&mut self, xid: Xid, link: Moved, held: Changes, random: &mut Random) -> Lsn {
+        let Moved { source, from, to } = link;
         let open = self.open.remove(&xid.0).expect("a batch commits an open transaction");
         assert_eq!(self.progress[source.index()], from, "a batch was about to be applied twice");
         let (begin, end) = self.wal.place(random);
         let redo = redo(&open, xid, Author::Ours);
         let kind = Kind::Own { source, applied: to };
-        self.log(Entry { begin, end, xid, kind, redo, writes: Vec::new(), seen: Vec::new() });
+        self.log(Entry { begin, end, xid, kind, held, redo, writes: Vec::new(), seen: Vec::new() });
         end
+    }
+
+    /// A transaction of another session of ours that changes nothing but the record of refused rows, flushed at once.
+    pub fn write_held(&mut self, held: Changes, random: &mut Random) {
+        let xid = self.begin();
+        self.open.remove(&xid.0);
+        let (begin, end) = self.wal.place(random);
+        let kind = Kind::Message(0);
+        self.log(Entry { begin, end, xid, kind, held, redo: Vec::new(), writes: Vec::new(), seen: Vec::new() });
+        self.wal.flush();
+    }
+
+    /// The record of refused rows.
+    pub fn held(&self) -> &BTreeMap<Key, Refused> {
+        &self.held
+    }
+
+    /// Gives back the lock of a row that the transaction did not change: by going back to a savepoint.
+    pub fn unlock(&mut self, xid: Xid, key: Key) {
+        let open = self.open_mut(xid);
+        if !open.pending.contains_key(&key) {
+            open.locks.remove(&key);
+        }
     }
 
     /// A barrier's message, flushed at once.
@@ -379,7 +417,16 @@ impl Node {
         self.open.remove(&xid.0);
         let (begin, end) = self.wal.place(random);
         let kind = Kind::Message(nonce);
-        self.log(Entry { begin, end, xid, kind, redo: Vec::new(), writes: Vec::new(), seen: Vec::new() });
+        self.log(Entry {
+            begin,
+            end,
+            xid,
+            kind,
+            held: Vec::new(),
+            redo: Vec::new(),
+            writes: Vec::new(),
+            seen: Vec::new(),
+        });
         self.wal.flush();
     }
 
@@ -398,6 +445,12 @@ impl Node {
         if let Kind::Own { source, applied } = entry.kind {
             self.progress[source.index()] = applied;
         }
+        for (key, refused) in &entry.held {
+            match refused {
+                Some(refused) => drop(self.held.insert(*key, *refused)),
+                None => drop(self.held.remove(key)),
+            }
+        }
     }
 
     /// Loses open transactions and what was not flushed. `set_up` are the progress rows from before the log.
@@ -405,6 +458,7 @@ impl Node {
         self.wal.crash();
         self.open.clear();
         self.rows = self.base.clone();
+        self.held.clear();
         self.progress = set_up;
         let entries = self.wal.entries().to_vec();
         entries.iter().for_each(|entry| self.redo(entry));

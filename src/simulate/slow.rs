@@ -12,6 +12,15 @@ use crate::simulate::rows::{Body, Key, Row, Sent};
 use crate::simulate::world::{Loser, World, tell};
 use crate::simulate::{Failure, Mutation};
 
+/// Who made a row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct By {
+    /// When and where.
+    pub stamp: Stamp,
+    /// Where it committed in that node's log.
+    pub at: Lsn,
+}
+
 /// What a key is to become, by whose change, and whether that must be written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Verdict {
@@ -35,13 +44,16 @@ impl World {
         if self.merges(key.table) {
             return self.write_merged(job, key, existing);
         }
+        if job.purpose == Purpose::Retry {
+            return self.write_held(job, key);
+        }
         let existing = job.parked.get(&key).copied().or(existing);
         let Some(verdict) = self.verdict(job, key)? else {
             job.slow.pop_front();
             return Ok(Step::Next(Stage::Slow));
         };
         if !verdict.write {
-            return self.put(job, key, existing, verdict.winner); // parked, and stays as it was
+            return self.put(job, key, existing, self.by(verdict.winner)); // parked, and stays as it was
         }
         let (coordinator, link) = (&self.daemon.coordinator, job.batch.link);
         let value = value(coordinator, &self.schema, link, key, verdict.winner, &job.folded)?;
@@ -62,10 +74,17 @@ impl World {
             }
         };
         if row == self.nodes[target.index()].see(job.xid, key) {
+            self.release(job, key);
             job.slow.pop_front();
             return Ok(Step::Next(Stage::Slow));
         }
-        self.put(job, key, row, verdict.winner)
+        self.put(job, key, row, self.by(verdict.winner))
+    }
+
+    /// Who made the row that a change left.
+    pub(super) fn by(&self, change: ChangeRef) -> By {
+        let transaction = &self.daemon.coordinator.window().transaction(change).transaction;
+        By { stamp: transaction.stamp, at: transaction.commit_lsn }
     }
 
     pub(super) fn verdict(&mut self, job: &mut Job, key: Key) -> Result<Option<Verdict>, Failure> {
@@ -132,13 +151,12 @@ impl World {
         }
     }
 
-    pub(super) fn put(
-        &mut self,
-        job: &mut Job,
-        key: Key,
-        row: Option<Row>,
-        winner: ChangeRef,
-    ) -> Result<Step, Failure> {
+    pub(super) fn put(&mut self, job: &mut Job, key: Key, row: Option<Row>, by: By) -> Result<Step, Failure> {
+        if !job.parked.contains_key(&key) && job.purpose != Purpose::Retry && self.refuses(key) {
+            self.hold(job, key, row, by);
+            job.slow.pop_front();
+            return Ok(Step::Next(Stage::Slow));
+        }
         let node = &mut self.nodes[job.batch.link.target.index()];
         let done = match (row, node.see(job.xid, key)) {
             (None, None) => Done::Nothing,
@@ -149,15 +167,15 @@ impl World {
         match (done, row) {
             (Done::Blocked(_), _) => return Ok(Step::Wait),
             (Done::Exists, _) => return Ok(Step::Next(Stage::Lock)),
-            (Done::Duplicate(holder), Some(row)) => return self.contend(job, key, row, winner, holder),
-            _ => {}
+            (Done::Duplicate(holder), Some(row)) => return self.contend(job, key, row, by, holder),
+            _ => self.release(job, key),
         }
         job.slow.pop_front();
         Ok(Step::Next(Stage::Slow))
     }
 
     /// Another row holds the unique value: one of the two goes.
-    fn contend(&mut self, job: &mut Job, key: Key, row: Row, winner: ChangeRef, holder: Key) -> Result<Step, Failure> {
+    fn contend(&mut self, job: &mut Job, key: Key, row: Row, by: By, holder: Key) -> Result<Step, Failure> {
         let link = job.batch.link;
         let node = &mut self.nodes[link.target.index()];
         if !node.holds(job.xid, holder) {
@@ -175,7 +193,7 @@ impl World {
         let held_by = held_by.change;
         let stamp = |change: ChangeRef| self.daemon.coordinator.window().transaction(change).transaction.stamp;
         let older: Option<Stamp> = held_by.map(stamp);
-        if older < Some(stamp(winner)) {
+        if older < Some(by.stamp) {
             let home = held_by.map_or(link.target, |change| change.source);
             tell!(self, "n{}: {key} takes u{unique} from {holder}, at home at n{}", link.target.0, home.0);
             let at = held_by.map_or(Lsn::ZERO, |change| self.commit_lsn(change));
@@ -186,10 +204,10 @@ impl World {
             return Ok(Step::Next(Stage::Slow));
         }
         tell!(self, "n{}: {key} yields u{unique} to {holder}", link.target.0);
-        if !self.is_settled(Loser { node: winner.source, key, unique }, self.commit_lsn(winner)) {
+        if !self.is_settled(Loser { node: by.stamp.node, key, unique }, by.at) {
             return Ok(Step::Abort);
         }
-        self.put(job, key, None, winner)
+        self.put(job, key, None, by)
     }
 
     /// Whether the loser has been deleted at its home, or had changed there already. Then it may go at the target

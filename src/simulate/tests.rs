@@ -4,6 +4,7 @@
 //!
 //! ```text
 //! PGCONCORD_NODES=3 PGCONCORD_SEED=1637 PGCONCORD_RESOLVER=origin_priority cargo test --lib simulate::tests::replay -- --nocapture
+//! PGCONCORD_REFUSING=1 PGCONCORD_SEED=35896 cargo test --lib simulate::tests::replay -- --nocapture
 //! PGCONCORD_NODES=3 PGCONCORD_SEEDS=100000 cargo test --lib simulate::tests::three_nodes -- --nocapture
 //! ```
 
@@ -117,6 +118,42 @@ fn a_counter_that_a_crash_brought_back_comes_out_alike() {
 fn columns_merge_alike_everywhere() {
     for how in [ColumnMerge::LastUpdateWins, ColumnMerge::Greatest, ColumnMerge::Least, ColumnMerge::JsonMerge] {
         (2..5).for_each(|nodes| converge_by(nodes, &merge_by(how), SCHEDULES / 4));
+    }
+}
+
+/// A schedule in which nodes refuse what is written.
+fn refusing(seed: u64) -> Settings {
+    let nodes = 2 + (seed % 3) as usize;
+    let rules: Vec<_> =
+        all_rules(nodes).into_iter().filter(|rule| !matches!(rule.resolver, Resolver::Merge(_))).collect();
+    let rule = rules[(seed / 3) as usize % rules.len()].clone();
+    let refusals = [30, 150, 500][(seed / 2) as usize % 3];
+    Settings { rule, refusals, ..Settings::new(nodes, seed) }
+}
+
+#[test]
+fn nodes_that_refuse_rows_become_equal_once_they_take_them() {
+    let (mut held, mut bad) = (0, Vec::new());
+    let schedules = number("PGCONCORD_SEEDS", SCHEDULES);
+    for seed in 0..schedules {
+        match run(&refusing(seed)) {
+            Ok(tally) => held += tally.held,
+            Err((Failure::Held { .. }, _)) => {}
+            Err(_) => bad.push(seed),
+        }
+    }
+    println!("{held} rows were held in {schedules} schedules");
+    assert!(held > 0, "nothing was held");
+    if let Some(first) = bad.first() {
+        panic!("{}\n{:?}, {} of {schedules}: {bad:?}", tell(&refusing(*first)), refusing(*first), bad.len());
+    }
+}
+
+#[test]
+fn what_is_held_is_no_longer_written_once_a_change_has_taken_its_place() {
+    for mutation in [Mutation::HeldIsLasting, Mutation::ForgetSuperseding] {
+        let mut settings = (0..60_000).map(|seed| Settings { mutation: Some(mutation), ..refusing(seed) });
+        assert!(settings.any(|settings| fails(&settings)), "{mutation:?} broke nothing");
     }
 }
 
@@ -255,7 +292,11 @@ fn replay() {
     let deletes = env::var("PGCONCORD_DELETES").unwrap_or_default();
     let deletes = Deletes::ALL.iter().find(|(name, _)| *name == deletes).map_or(Deletes::ByResolver, |(_, each)| *each);
     let rule = TableRule { resolver, deletes };
-    let settings = Settings { rule, ..Settings::new(nodes, number("PGCONCORD_SEED", 1)) };
+    let seed = number("PGCONCORD_SEED", 1);
+    let settings = match env::var_os("PGCONCORD_REFUSING") {
+        Some(_) => refusing(seed),
+        None => Settings { rule, ..Settings::new(nodes, seed) },
+    };
     println!("{}", tell(&settings));
     assert!(!fails(&settings));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Lsn, NodeId, Transaction, Xid};
+use crate::simulate::held::Changes;
 use crate::simulate::node::Version;
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Key, Write};
@@ -34,6 +35,8 @@ pub struct Entry {
     pub xid: Xid,
     /// What it is.
     pub kind: Kind,
+    /// What it did to the record of refused rows.
+    pub held: Changes,
     /// The rows it left.
     pub redo: Vec<(Key, Option<Version>)>,
     /// What its statements did; empty unless local.

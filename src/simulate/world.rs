@@ -68,6 +68,8 @@ pub struct World {
     pub switching: Vec<TableId>,
     /// See [`crate::simulate::Tally`].
     pub switched: u64,
+    /// See [`crate::simulate::Tally`].
+    pub held_numbers: i64,
     /// Steps that have been done.
     pub steps: usize,
     set_up: Vec<Lsn>,
@@ -92,7 +94,7 @@ impl World {
         let drawn = if random.permille(200) { Identity::Full } else { Identity::Default };
         // What other resolvers do not take: see daemon/resolvers.rs.
         let newest = settings.later.iter().chain([&settings.rule]).all(|rule| *rule == TableRule::default());
-        let identity = if newest { drawn } else { Identity::Full };
+        let identity = if newest && settings.refusals == 0 { drawn } else { Identity::Full };
         let large = if random.permille(300) { 1 + random.below(3) } else { usize::MAX };
         let schema = Schema::new(tables, identity, large);
         let often = |random: &mut Random, often: usize| if random.permille(500) { often } else { 0 };
@@ -134,6 +136,7 @@ impl World {
             rules,
             switching: Vec::new(),
             switched: 0,
+            held_numbers: 0,
             steps: 0,
             jobs: (0..count).map(|_| None).collect(),
             now: 1000,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::rules::described;
 use crate::cli::text::emit;
-use crate::config::rules::{Afterwards, Facet, deciding, masked};
+use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors};
 use crate::config::{Config, Rule};
 use crate::model::{Deletes, Resolver, TableRule};
 
@@ -43,6 +43,7 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let deletes = deletes.rule.and_then(|rule| rule.deletes).unwrap_or(Deletes::ByResolver);
     let comes_to = TableRule { resolver, deletes };
     let masked: Vec<&str> = masked(rules, schema, table).collect();
+    let on_errors = on_errors(rules, schema, table);
     let name = format!("{schema}.{table}");
     let replicates = config.tables.matches(schema, table);
     let text = match args.json {
@@ -51,6 +52,7 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
             let object = json!({
                 "table": name, "replicates": replicates, "resolve": comes_to.resolver.name(),
                 "comes_to": described(&comes_to, config), "decided": each, "masked": masked,
+                "errors": on_errors.and_then(|rule| rule.errors).unwrap_or_default().name(),
             });
             format!("{object}\n")
         }
@@ -61,6 +63,18 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
             }
             for decision in &decisions {
                 text += &decision.sentence(schema, table, &comes_to.resolver);
+            }
+            if let Some(rule) = on_errors {
+                text += &match rule.errors.unwrap_or_default() {
+                    Errors::Stop => format!(
+                        "  Where a node refuses a row: the rule {:?} ({}), the link stops.\n",
+                        rule.name, rule.place
+                    ),
+                    Errors::Hold => format!(
+                        "  Where a node refuses a row: the rule {:?} ({}), the row is held and the link goes on.\n",
+                        rule.name, rule.place
+                    ),
+                };
             }
             if !masked.is_empty() {
                 text += &format!("  Kept out of the journal: {}.\n", masked.join(", "));

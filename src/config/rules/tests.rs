@@ -103,6 +103,17 @@ fn a_rule_may_hold_what_it_decides() {
 }
 
 #[test]
+fn what_a_node_refuses_may_be_held() {
+    let by_itself = rule("errors = \"hold\"");
+    assert_eq!((by_itself.resolve, by_itself.errors), (None, Some(Errors::Hold)));
+    assert_eq!(rule("resolve = \"last_update_wins\"\nerrors = \"stop\"").errors, Some(Errors::Stop));
+    assert!(refused("errors = \"skip\"").contains("`errors` can't be \"skip\""));
+    let rules = [rule("tables = [\"public.a\"]\nerrors = \"stop\""), rule("errors = \"hold\"")];
+    let of = |table| on_errors(&rules, "public", table).and_then(|rule| rule.errors);
+    assert_eq!((of("a"), of("b")), (Some(Errors::Stop), Some(Errors::Hold)));
+}
+
+#[test]
 fn deletes_are_read_by_themselves_and_beside_a_resolver() {
     for (lines, resolve, deletes) in [
         ("resolve = \"last_update_wins\"", true, Some(Deletes::ByResolver)),
