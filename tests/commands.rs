@@ -1,7 +1,10 @@
 //! The commands themselves: init, doctor, setup, status, teardown.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+use std::sync::mpsc;
 
 use crate::harness::{Plan, SOON, wait_for};
 
@@ -129,6 +132,45 @@ fn status_and_http_tell_the_same() {
         assert_eq!(servers["nodes"][place]["confirmed_lsn"], cluster.value(place, slot));
         assert_eq!(servers["nodes"][place]["applied"][0]["source"], source);
     }
+}
+
+#[test]
+fn conflicts_are_followed_and_exported() {
+    let mut cluster = Plan::two().schema(ITEM).run();
+    cluster.without_seeing(&[
+        (0, "INSERT INTO item VALUES (1, 'a, \"east\"')"),
+        (1, "INSERT INTO item VALUES (1, 'west')"),
+    ]);
+    let mut tail = crate::harness::command(&cluster.config());
+    let mut tail = tail.args(["conflicts", "tail", "--json"]).stdout(Stdio::piped()).spawn().expect("pgconcord runs");
+    let output = tail.stdout.take().expect("a pipe");
+    let (lines, followed) = mpsc::channel();
+    // the pipe is closed when the third line has come
+    std::thread::spawn(move || {
+        BufReader::new(output).lines().map_while(Result::ok).take(3).for_each(|line| drop(lines.send(line)));
+    });
+    let next = || -> String { followed.recv_timeout(SOON).expect("a line") };
+    let told: Vec<serde_json::Value> =
+        [next(), next()].iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(told.iter().all(|entry| entry["key"]["id"] == "1"), "{told:?}");
+    cluster.without_seeing(&[(0, "UPDATE item SET name = 'x'"), (1, "UPDATE item SET name = 'y'")]);
+    assert!(next().contains("update_origin_differs"));
+    wait_for("tail ends once nobody reads", SOON, || tail.try_wait().expect("a child").filter(|code| code.success()));
+
+    let all = cluster.conflicts(&[]);
+    let lines = cluster.pgconcord(&["conflicts", "export", "--format", "jsonl"]);
+    assert_eq!(lines.json_lines(), all);
+    let file = cluster.directory().join("conflicts.csv");
+    fs::write(&file, "an older export").expect("a file");
+    let path = file.display().to_string();
+    let output = cluster.pgconcord(&["conflicts", "export", "--format", "csv", "--output", &path]);
+    assert_eq!(output.code, 0, "{output}");
+    let text = fs::read_to_string(&file).expect("the export");
+    assert_eq!(text.split("\r\n").filter(|line| !line.is_empty()).count(), 1 + all.len(), "{text}");
+    assert!(text.starts_with("id,detected_at,type,table,key,"), "{text}");
+    assert!(text.contains(r#"""name"":""a, \""east\"""""#), "{text}");
+    let nowhere = cluster.pgconcord(&["conflicts", "export", "--format", "csv", "--output", "/nonexistent/x.csv"]);
+    assert!(nowhere.code == 1 && nowhere.stderr.contains("no file was written"), "{nowhere}");
 }
 
 #[test]

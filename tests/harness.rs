@@ -19,7 +19,7 @@ mod role;
 mod sql;
 
 pub use cluster::Cluster;
-pub use daemon::{Daemon, Output, run as pgconcord};
+pub use daemon::{Daemon, Output, command, run as pgconcord};
 pub use ledger::{LEDGER, Writers};
 pub use npm::Version;
 pub use pgbench::Pgbench;

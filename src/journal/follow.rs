@@ -14,7 +14,10 @@ impl Reader {
 
     /// The numbers of pending entries, in order.
     pub fn pending(&self) -> Result<Vec<i64>, JournalError> {
-        self.numbers("SELECT id FROM entry WHERE status = 'pending' AND id > ?1 ORDER BY id", 0)
+        self.numbers(
+            "SELECT id FROM entry INDEXED BY entry_pending WHERE status = 'pending' AND id > ?1 ORDER BY id",
+            0,
+        )
     }
 
     /// The numbers beyond `id`, in order.

@@ -1,9 +1,12 @@
 //! `conflicts tail`: the last entries, then each one as it is settled, until Ctrl-C or until nobody reads on.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cli::conflicts::list_row;
 use crate::cli::text::emit;
@@ -83,5 +86,16 @@ pub(super) async fn run(path: &Path, args: &Args) -> anyhow::Result<ExitCode> {
             }
             () = tokio::time::sleep(EVERY) => entries = follower.more(&Reader::open(path)?)?,
         }
+        if entries.is_empty() && is_unread() {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
+}
+
+/// Whether standard output is a pipe that nobody reads any more; writing would tell, but there is nothing to write.
+fn is_unread() -> bool {
+    let stdout = std::io::stdout();
+    let mut fds = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let gone = |fd: &PollFd<'_>| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLERR));
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds.iter().any(gone)
 }

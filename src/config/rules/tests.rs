@@ -237,5 +237,5 @@ fn all_slips_of_a_file_get_their_suggestions_at_their_places() {
 fn every_type_is_of_a_facet_or_leaves_nothing_to_decide() {
     let loose: Vec<_> =
         ConflictType::ALL.iter().filter(|each| Facet::of(**each).is_none()).map(|each| each.name()).collect();
-    assert_eq!(loose, ["update_missing", "delete_missing", "multiple_unique_conflicts"]);
+    assert_eq!(loose, ["update_missing", "delete_missing", "multiple_unique_conflicts", "apply_error"]);
 }
