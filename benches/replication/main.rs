@@ -8,6 +8,7 @@ mod contender;
 mod measure;
 mod report;
 mod site;
+mod storm;
 mod workload;
 
 use std::fs;
@@ -37,6 +38,9 @@ struct Args {
     /// Part of each backlog's full size
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// Only the conflict storm: both nodes updating their own rows, and the same ones
+    #[arg(long)]
+    storm: bool,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
     pg_bin: Option<PathBuf>,
@@ -57,6 +61,9 @@ async fn main() -> anyhow::Result<()> {
     let pg_bin =
         args.pg_bin.map(|path| path.canonicalize().with_context(|| format!("{}", path.display()))).transpose()?;
     let binaries = pg_bin.map_or_else(Binaries::find, Binaries::at)?;
+    if args.storm {
+        return storm::compare(args.runs, args.scale, &binaries).await;
+    }
     let mut report = Report::new(&binaries, args.scale);
     println!("{}", report.heading());
     for workload in &workloads {

@@ -21,10 +21,10 @@ const DATABASE: &str = "bench";
 /// How often the target is asked.
 const LOOK: Duration = Duration::from_millis(5);
 /// No run of any contender takes so long.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 /// Beside those of throwaway servers: what a server of this size would have, and nothing that would happen in one run and
 /// not in another.
-const SETTINGS: [(&str, &str); 9] = [
+pub const SETTINGS: [(&str, &str); 9] = [
     ("shared_buffers", "512MB"),
     ("max_wal_size", "16GB"),
     ("checkpoint_timeout", "1h"),
@@ -241,7 +241,7 @@ fn name(contender: Contender, run: usize) -> String {
     format!("{}_{run}", contender.name())
 }
 
-async fn one(server: &Server, database: &str, sql: &str) -> anyhow::Result<String> {
+pub async fn one(server: &Server, database: &str, sql: &str) -> anyhow::Result<String> {
     let rows = server.sql(database, sql).await?;
     rows.into_iter().next().and_then(|mut row| row.pop()?).with_context(|| format!("nothing came of {sql}"))
 }
@@ -253,17 +253,17 @@ fn postmaster(server: &Server) -> anyhow::Result<u32> {
 }
 
 /// A running daemon; `Drop` ends it.
-struct Daemon(Child, PathBuf);
+pub struct Daemon(Child, PathBuf);
 
 impl Daemon {
-    fn start(mut command: Command, log: PathBuf) -> anyhow::Result<Daemon> {
+    pub fn start(mut command: Command, log: PathBuf) -> anyhow::Result<Daemon> {
         let file = File::create(&log).context("cannot write the daemon's log")?;
         let errors = file.try_clone().context("cannot share the daemon's log")?;
         let child = command.arg("run").stdin(Stdio::null()).stdout(file).stderr(errors).spawn();
         Ok(Daemon(child.context("cannot run pgconcord")?, log))
     }
 
-    fn check(&mut self) -> anyhow::Result<()> {
+    pub fn check(&mut self) -> anyhow::Result<()> {
         match self.0.try_wait().context("cannot look after the daemon")? {
             None => Ok(()),
             Some(status) => {
