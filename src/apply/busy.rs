@@ -14,17 +14,25 @@ const LASTING: Duration = Duration::from_secs(10);
 /// More keys are not remembered: a table that is written all over is met by chance, not at hot rows.
 const MOST: usize = 4_096;
 
+/// How often those are looked for that are no longer busy, once there are that many.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// The busy keys of one link's target.
 #[derive(Debug, Default)]
 pub struct BusyKeys {
     until: KeyMap<Instant>,
+    /// When it was full and those that are no longer busy were last looked for.
+    looked: Option<Instant>,
 }
 
 impl BusyKeys {
     /// A local change of the key was met.
     pub fn met(&mut self, key: KeyId, now: Instant) {
         if self.until.len() >= MOST && !self.until.contains_key(&key) {
-            self.until.retain(|_, until| *until > now);
+            if self.looked.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_EVERY) {
+                self.until.retain(|_, until| *until > now);
+                self.looked = Some(now);
+            }
             if self.until.len() >= MOST {
                 return;
             }

@@ -101,7 +101,7 @@ impl Coordinator {
         }
         let window = self.window();
         let ends = |change: ChangeRef| window.transaction(change).transaction.end_lsn;
-        for key in window.contested() {
+        for key in window.contested_deletes() {
             let history = window.indexed(key)?;
             let goes = |change: &ChangeRef| ends(*change) <= frontier[change.source.index()];
             let all = || self.nodes().flat_map(|source| history.of(source)).copied();

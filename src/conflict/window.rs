@@ -166,6 +166,8 @@ pub struct Window {
     index: KeyMap<Refs>,
     /// Keys that more than one source changed.
     contested: KeySet,
+    /// Keys in the index of which a change is or was a delete.
+    deleted: KeySet,
     /// Transactions whose keys are searched in their own runs.
     large: Vec<(NodeId, Seq, Arc<Transaction>)>,
     truncates: BTreeMap<TableId, Vec<ChangeRef>>,
@@ -181,6 +183,7 @@ impl Window {
                 .collect(),
             index: KeyMap::default(),
             contested: KeySet::default(),
+            deleted: KeySet::default(),
             large: Vec::new(),
             truncates: BTreeMap::new(),
         }
@@ -255,6 +258,9 @@ impl Window {
             && self.elsewhere(key, change.source)?
         {
             self.contested.insert(key);
+        }
+        if change.kind() == TouchKind::Delete {
+            self.deleted.insert(key);
         }
         let nodes = self.logs.len();
         match self.index.entry(key) {
@@ -335,6 +341,13 @@ impl Window {
         self.contested.iter().copied()
     }
 
+    /// All keys that more than one source changed and one deleted, and perhaps others that several changed.
+    pub fn contested_deletes(&self) -> impl Iterator<Item = KeyId> + '_ {
+        let indexed = self.deleted.iter().filter(|key| self.contested.contains(*key));
+        let all = self.contested.iter().filter(|_| !self.large.is_empty());
+        indexed.filter(|_| self.large.is_empty()).chain(all).copied()
+    }
+
     /// Whether more than one source changed the key.
     pub fn is_contested(&self, key: KeyId) -> bool {
         self.contested.contains(&key)
@@ -388,6 +401,7 @@ impl Window {
     fn forget(&mut self, key: KeyId, source: NodeId, first: Seq) -> io::Result<()> {
         if self.index.get_mut(&key).is_some_and(|refs| !refs.forget(source, first)) {
             self.index.remove(&key);
+            self.deleted.remove(&key);
         }
         if self.contested.contains(&key) && self.sources_of(key)? < 2 {
             self.contested.remove(&key);
