@@ -8,7 +8,7 @@ use unicode_width::UnicodeWidthStr;
 use crate::cli::conflicts::key;
 use crate::cli::text::{Paint, cut, pad, seconds, shown, wrap};
 use crate::journal::{Entry, JsonRow, Operation, Status};
-use crate::model::Resolution;
+use crate::model::{ConflictType, Resolution};
 
 /// The widest that a value's column gets; longer values go on in the next line.
 const VALUE_COLUMNS: usize = 40;
@@ -73,6 +73,17 @@ fn outcome(entry: &Entry) -> String {
         Resolution::KeepLocal => format!("what {} had won{}", local.0, margin(local.1, remote.1)),
         Resolution::Merge => "a row made from both was written".to_owned(),
         Resolution::Skip => "nothing had to be written, both ends wanted the same".to_owned(),
+        Resolution::Hold if entry.conflict_type == ConflictType::ApplyError => {
+            let refused = format!("{} refused the change", entry.target);
+            match entry.status {
+                Status::Resolved => format!("{refused} and did without it for a while"),
+                Status::Pending | Status::Held => format!(
+                    "{refused} and does without it until it can be written: pgconcord conflicts retry; or decide: pgconcord \
+                     conflicts resolve {}",
+                    entry.id
+                ),
+            }
+        }
         Resolution::Hold => {
             let stands = if entry.result == entry.remote.row {
                 format!("the change of {} stands", remote.0)
@@ -258,7 +269,6 @@ pub(super) mod tests {
 
     use super::*;
     use crate::journal::{EntryLocal, EntryRemote, Status};
-    use crate::model::ConflictType;
 
     fn row(value: Value) -> Option<JsonRow> {
         value.as_object().cloned()
@@ -357,6 +367,21 @@ conflict 42: update_origin_differs on public.stock, id=5
         assert_eq!(outcome(&entry), "what west had won: both committed in the same microsecond, the tie falls by node");
         entry.local = None;
         assert_eq!(outcome(&entry), "what west had won");
+    }
+
+    #[test]
+    fn what_is_held_says_what_stands_and_what_to_do() {
+        let mut entry = example();
+        (entry.resolution, entry.status) = (Resolution::Hold, Status::Held);
+        entry.result.clone_from(&entry.remote.row);
+        let stands = "the change of east stands until a person decides: pgconcord conflicts resolve 42";
+        assert_eq!(outcome(&entry), stands);
+        entry.result = entry.local.as_ref().and_then(|local| local.row.clone());
+        assert!(outcome(&entry).starts_with("what west had stands until"));
+        entry.conflict_type = ConflictType::ApplyError;
+        assert!(outcome(&entry).starts_with("west refused the change and does without it until"));
+        entry.status = Status::Resolved;
+        assert_eq!(outcome(&entry), "west refused the change and did without it for a while");
     }
 
     #[test]
