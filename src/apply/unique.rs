@@ -18,7 +18,7 @@ use crate::apply::sql::Guard;
 use crate::apply::{note, sets, slow, sql};
 use crate::conflict::{ChangeRef, Coordinator, Operation};
 use crate::model::table::UniqueIndex;
-use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Table, TouchKind, Tuple, Xid};
+use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 use crate::node::NodeError;
 use crate::wire::Param;
 
@@ -305,12 +305,6 @@ impl<R: Recorder> Execution<'_, R> {
         let key = row.key(&self.shared.catalog.hasher);
         let coordinator = self.shared.coordinator();
         let standing = coordinator.standing(target, row.table().id, key)?.change;
-        // found before it was deleted at its home, here, for another node's sake: that delete, the newest of all, has no
-        // claim to the value
-        if standing.is_some_and(|change| change.kind() == TouchKind::Delete) && coordinator.held(target, key).is_none()
-        {
-            return Err(taken_in_turn());
-        }
         let by_origin = || {
             let ours = self.session.settings.all_origins.iter().zip(self.session.settings.origin_nodes.iter());
             ours.filter(|(name, _)| Some(name.as_str()) == origin).map(|(_, node)| *node).next()
