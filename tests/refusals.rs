@@ -173,7 +173,6 @@ fn without_a_rule_the_link_stops_and_where_the_rule_does_not_fit_so_does_the_sta
     let link = wait_for("the link stops", SOON, stopped);
     assert!(link.contains("small"), "{link}");
     assert_eq!(items(&cluster, WEST), "1:5", "what comes before is applied");
-    cluster.set_rules(&RULES.replace("item\"", "nothing\""));
     cluster.set_rules(RULES);
     let output = cluster.pgconcord(&["rules", "reload"]);
     assert_eq!(output.code, 0, "{output}");

@@ -56,12 +56,12 @@ impl<R: Recorder> Execution<'_, R> {
     }
 
     /// Puts what a change's key should be on record; what was written of it is undone. A key change is tried by halves.
-    pub(super) async fn hold_refused(&mut self, folded: &Folded, error: &ApplyError) -> Result<(), ApplyError> {
+    pub(super) async fn hold_refused(&mut self, folded: &Folded, error: ApplyError) -> Result<(), ApplyError> {
         if let [net] = folded.nets.as_slice() {
             let refused = self.refused(net)?;
             return match refused {
-                Some(refused) => self.hold(net.key, &net.key_row, refused, error).await,
-                None => Ok(()),
+                Some(refused) => self.hold(net.key, &net.key_row, refused, &error).await,
+                None => Err(error),
             };
         }
         for half in folded.halves() {
@@ -73,13 +73,8 @@ impl<R: Recorder> Execution<'_, R> {
     /// What a net change's key should be; `None` if nothing was to be written.
     fn refused(&self, net: &Net) -> Result<Option<Refused>, ApplyError> {
         let mut coordinator = self.deciding()?;
-        let decision = coordinator.decide(self.batch.link, net.table.id, net.key)?;
-        let ours = self.is_ours(decision.winner);
-        if !ours && !decision.write {
-            return Ok(None);
-        }
-        let (content, _) = self.outcome(&coordinator, net, decision.winner)?;
-        let (remote, offset) = match ours {
+        let Some((decision, content, _)) = self.due(&mut coordinator, net)? else { return Ok(None) };
+        let (remote, offset) = match self.is_ours(decision.winner) {
             true => (self.incoming(net), net.place.1),
             false => (note::side(&coordinator, decision.winner)?, decision.winner.offset()),
         };

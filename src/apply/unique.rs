@@ -16,7 +16,7 @@ use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::shared::Shared;
 use crate::apply::sql::Guard;
 use crate::apply::{note, sets, slow, sql};
-use crate::conflict::{ChangeRef, Coordinator, Operation};
+use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
 use crate::model::table::UniqueIndex;
 use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 use crate::node::NodeError;
@@ -28,6 +28,9 @@ use query::{holder_query, removal_query};
 
 /// How often room is made for a row before the batch is given up and tried later.
 pub(super) const ROUNDS: usize = 16;
+
+/// See [`Execution::due`].
+type Due = (Decision, Content, Option<Completed>);
 
 /// A row that holds a unique value which an incoming row wants.
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl<R: Recorder> Execution<'_, R> {
             self.held_changes.truncate(held);
             self.healing.clear();
             if !is_violation(&error) {
-                return self.hold_refused(folded, &error).await;
+                return self.hold_refused(folded, error).await;
             }
             let mut yields = false;
             for net in &folded.nets {
@@ -95,14 +98,11 @@ impl<R: Recorder> Execution<'_, R> {
     async fn claim(&mut self, net: &Net) -> Result<Option<Claim>, ApplyError> {
         let (winner, completed, by) = {
             let mut coordinator = self.deciding()?;
-            let decision = coordinator.decide(self.batch.link, net.table.id, net.key)?;
-            let ours = self.is_ours(decision.winner);
-            if !ours && !decision.write {
+            let Some((decision, Content::Put(row), completed)) = self.due(&mut coordinator, net)? else {
                 return Ok(None);
-            }
-            let (content, completed) = self.outcome(&coordinator, net, decision.winner)?;
-            let Content::Put(row) = content else { return Ok(None) };
-            let later = ours && (decision.incoming.seq, decision.incoming.offset()) != net.place;
+            };
+            let later =
+                self.is_ours(decision.winner) && (decision.incoming.seq, decision.incoming.offset()) != net.place;
             if completed.is_some() && later {
                 return Ok(None); // left to the batch's later change of the key
             }
@@ -119,6 +119,16 @@ impl<R: Recorder> Execution<'_, R> {
             },
         };
         Ok(row.map(|row| Claim { row, key_row: net.key_row.clone(), by }))
+    }
+
+    /// What a net change's key is to be, and how its row is completed; `None` if nothing is to be written.
+    pub(super) fn due(&self, coordinator: &mut Coordinator, net: &Net) -> io::Result<Option<Due>> {
+        let decision = coordinator.decide(self.batch.link, net.table.id, net.key)?;
+        if !self.is_ours(decision.winner) && !decision.write {
+            return Ok(None);
+        }
+        let (content, completed) = self.outcome(coordinator, net, decision.winner)?;
+        Ok(Some((decision, content, completed)))
     }
 
     /// Who made the row that a net change's key is to have.

@@ -344,7 +344,7 @@ impl<R: Recorder> Worker<R> {
         }
     }
 
-    /// Tries one of the rows again that the target refused: all of them now and then, and when somebody asks.
+    /// Tries one of the rows again that the target refused: some of them now and then, all when somebody asks.
     async fn retry_held(&mut self) -> Result<bool, ApplyError> {
         let asked = self.shared.node(self.target).take_retry();
         if asked || self.retry_held_at <= Instant::now() {
@@ -382,23 +382,24 @@ impl<R: Recorder> Worker<R> {
 
     /// Takes rows off the record that later local changes have taken the place of; durably, as those are forgotten then.
     async fn give_up_superseded(&self) {
-        let superseded: Vec<(KeyId, i64, Lsn)> = {
+        let (keys, rows): (Vec<KeyId>, Vec<(i64, Lsn)>) = {
             let coordinator = self.shared.coordinator();
             let all = coordinator.all_held(self.target).iter();
-            all.filter_map(|(key, held)| Some((*key, held.id, held.superseded?))).collect()
+            all.filter_map(|(key, held)| Some((*key, (held.id, held.superseded?)))).unzip()
         };
         let node = self.shared.node(self.target);
-        let Some(control) = node.control().filter(|_| !superseded.is_empty()) else { return };
-        for (key, id, at) in superseded {
-            match control.give_up_held(id, at).await {
-                Ok(()) => self.shared.coordinator().give_up_held(self.target, key, id),
-                Err(error) => {
-                    tracing::warn!(node = node.name, %error, "giving up a held row");
-                    return;
-                }
-            }
-            tracing::info!(node = node.name, "a held row is given up: a later change there takes its place");
+        let Some(control) = node.control().filter(|_| !rows.is_empty()) else { return };
+        if let Err(error) = control.give_up_held(&rows).await {
+            tracing::warn!(node = node.name, %error, "giving up held rows");
+            return;
         }
+        let mut coordinator = self.shared.coordinator();
+        keys.iter().zip(&rows).for_each(|(key, (id, _))| coordinator.give_up_held(self.target, *key, *id));
+        tracing::info!(
+            node = node.name,
+            rows = rows.len(),
+            "held rows are given up: later changes there take their place"
+        );
     }
 
     /// A key to decide again, and the source over whose link it is done.

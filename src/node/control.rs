@@ -159,6 +159,8 @@ const WRITE_RULES: &str = "INSERT INTO pgconcord.rules (cluster, relation, resol
      SELECT $1, u.* FROM unnest($2::text[], $3::text[]) AS u(relation, resolver) \
      ON CONFLICT (cluster, relation) DO UPDATE SET resolver = EXCLUDED.resolver, updated_at = clock_timestamp() \
      WHERE rules.resolver <> EXCLUDED.resolver";
+const GIVE_UP_HELD: &str = "DELETE FROM pgconcord.held AS h USING unnest($1::int8[], $2::pg_lsn[]) AS u(id, before) \
+     WHERE h.id = u.id AND h.at <= u.before";
 const READ_RULES: &str = "SELECT relation, resolver FROM pgconcord.rules WHERE cluster = $1";
 const READ_CUT: &str = "SELECT node, lsn, settled, seen::text FROM pgconcord.cut WHERE cluster = $1";
 
@@ -188,11 +190,11 @@ impl Control {
         self.client.execute(WRITE_CUT, &[&cluster, &nodes, &confirmed, &settled, &seen]).await.map(drop).map_err(doing)
     }
 
-    /// Takes a refused row off the record, if it was refused by that position; on disk when it returns.
-    pub async fn give_up_held(&self, id: i64, before: Lsn) -> Result<(), NodeError> {
-        let doing = NodeError::doing("take a refused row off the record");
-        let text = "DELETE FROM pgconcord.held WHERE id = $1 AND at <= $2";
-        self.client.execute(text, &[&id, &PgLsn::from(before.0)]).await.map(drop).map_err(doing)
+    /// Takes refused rows off the record, each if it was refused by that position; on disk when it returns.
+    pub async fn give_up_held(&self, rows: &[(i64, Lsn)]) -> Result<(), NodeError> {
+        let (ids, before): (Vec<i64>, Vec<PgLsn>) = rows.iter().map(|(id, at)| (*id, PgLsn::from(at.0))).unzip();
+        let doing = NodeError::doing("take refused rows off the record");
+        self.client.execute(GIVE_UP_HELD, &[&ids, &before]).await.map(drop).map_err(doing)
     }
 
     /// Forgets what [`Control::write_cut`] wrote at this node.
