@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use crate::harness::{Cluster, Plan, SOON, wait_for};
@@ -207,6 +207,38 @@ fn an_index_over_values_that_a_change_leaves_out() {
     let whole = |row: &serde_json::Value| row["body"].as_str().is_some_and(|body| body.len() == 10_000);
     assert!(!found.is_empty(), "no loser is on record");
     assert!(found.iter().all(|one| whole(&one["local"]["row"]) && whole(&one["remote"]["row"])), "a row is not whole");
+}
+
+/// Both nodes take new rows with the same values at the same time, and go on changing them: each decides while the other's
+/// removals arrive, and of every two rows one stays.
+#[test]
+fn one_row_of_each_value_stays_when_both_nodes_decide_at_once() {
+    const VALUES: usize = 40;
+    // an index that is slow to look into, so that what is found may be gone when it is judged
+    let schema = "CREATE FUNCTION slow(text) RETURNS text IMMUTABLE LANGUAGE plpgsql
+            AS 'BEGIN PERFORM pg_sleep(0.002); RETURN $1; END';
+        CREATE TABLE claim (id int PRIMARY KEY, name text, touched int NOT NULL DEFAULT 0);
+        CREATE UNIQUE INDEX claim_name ON claim (slow(name));";
+    let mut cluster = Plan::two().schema(schema).run();
+    let write = |place: usize, cluster: &Cluster| {
+        let sql = cluster.sql(place);
+        for value in 0..VALUES {
+            let id = 2 * value + place;
+            sql.rows(&format!("INSERT INTO claim VALUES ({id}, 'v{value}') ON CONFLICT DO NOTHING"));
+            sql.rows(&format!("UPDATE claim SET touched = touched + 1 WHERE id = {id}"));
+        }
+    };
+    thread::scope(|scope| {
+        let cluster = &cluster;
+        for place in [EAST, WEST] {
+            scope.spawn(move || write(place, cluster));
+        }
+    });
+    cluster.settle();
+    let lost = "SELECT coalesce(string_agg('v' || i, ' ' ORDER BY i), '') FROM generate_series(0, 39) i
+        WHERE NOT EXISTS (SELECT FROM claim WHERE name = 'v' || i)";
+    assert_eq!(cluster.value(EAST, lost), "", "values of which every row was removed");
+    assert!(!cluster.conflicts(&["--table", "public.claim"]).is_empty(), "no two rows met");
 }
 
 /// The first of three nodes takes its own update of a row back, without having seen the third one's, and after its clock was

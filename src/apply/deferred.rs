@@ -9,7 +9,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::{Execution, Mode};
 use crate::apply::net::{Net, Row};
 use crate::apply::record::Recorder;
-use crate::apply::unique::{self, Claim, Claimant, Outcome, ROUNDS};
+use crate::apply::unique::{self, Claim, Outcome, ROUNDS};
 use crate::apply::{slow, sql};
 use crate::conflict::ChangeRef;
 use crate::model::{Cell, Transaction};
@@ -59,7 +59,7 @@ impl<R: Recorder> Execution<'_, R> {
             let by = {
                 let mut coordinator = self.deciding()?;
                 match written {
-                    Written::Of(change) => Claimant::of(&coordinator, change)?,
+                    Written::Of(change) => self.claimant_of(&coordinator, key_row, change)?,
                     Written::For(net) => {
                         let winner = coordinator.decide(self.batch.link, net.table.id, net.key)?.winner;
                         self.claimant(&coordinator, net, winner)?

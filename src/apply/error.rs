@@ -79,8 +79,8 @@ pub enum ApplyError {
     UniqueLoser {
         /// The table.
         table: String,
-        /// The losers, each with where the change committed that stands there.
-        removals: Vec<(Removal, Option<Lsn>)>,
+        /// The losers.
+        removals: Vec<Removal>,
     },
     /// Somebody must act.
     #[error("{what}; {advice}")]

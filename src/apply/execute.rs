@@ -94,6 +94,8 @@ pub struct Execution<'a, R> {
     pub(super) refusals: HashMap<KeyId, Conflict, BuildHasherDefault<KeyHash>>,
     /// Held keys that the piece under way writes.
     pub(super) healing: Vec<KeyId>,
+    /// How often in a row nobody was found who has a unique value that a row may not have.
+    pub(super) unseen_holders: usize,
     /// Keys that an earlier piece of the batch touched.
     touched: Option<Bloom>,
     began: bool,
@@ -139,6 +141,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             held_changes: Vec::new(),
             refusals: HashMap::default(),
             healing: Vec::new(),
+            unseen_holders: 0,
             touched: None,
             began: false,
         }

@@ -237,9 +237,13 @@ impl<R: Recorder> Execution<'_, R> {
                 there = self.lock_one(&key_row).await?;
             }
             self.shared.barrier(target).await?;
-            if !self.deciding()?.is_still_held(target, key) {
-                return Ok(());
-            }
+            let newest_here = {
+                let coordinator = self.deciding()?;
+                if !coordinator.is_still_held(target, key) {
+                    return Ok(());
+                }
+                coordinator.newest_at(target, table.id, key)?
+            };
             self.savepoint().await?;
             let written = match (&recorded.row, there) {
                 (None, false) => Ok(true),
@@ -256,7 +260,7 @@ impl<R: Recorder> Execution<'_, R> {
                 }
                 (Ok(false), _) => continue,
                 (Err(error), Some(row)) if unique::is_violation(&error) => {
-                    let by = recorded.by.clone();
+                    let by = Claimant { newest_here, ..recorded.by.clone() };
                     let claim = Claim { row: row.clone(), key_row: key_row.clone(), by };
                     if self.settle_unique(&claim, &error).await? == Outcome::Yields {
                         return self.release(&[key]).await;
@@ -306,7 +310,7 @@ impl<R: Recorder> Execution<'_, R> {
             row: row.clone(),
             old: None,
         };
-        Ok(Some(Recorded { row, by: Claimant { remote, offset: 0, rekeyed: false, home } }))
+        Ok(Some(Recorded { row, by: Claimant { remote, offset: 0, rekeyed: false, home, newest_here: None } }))
     }
 }
 

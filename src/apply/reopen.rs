@@ -11,7 +11,7 @@ use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::sets::{Kind, queue_set, rows_written};
 use crate::apply::shared::Shared;
-use crate::apply::unique::{Claim, Claimant, Outcome};
+use crate::apply::unique::{Claim, Outcome};
 use crate::apply::{note, slow, sql, unique};
 use crate::conflict::{Batch, Redecision, Reopened};
 use crate::conflict::{ChangeRef, LocalRow, conflict_type};
@@ -174,7 +174,7 @@ impl<R: Recorder> Execution<'_, R> {
             return self.hold_again(key_row, content, winner, &error).await.map(|()| true);
         }
         let Some(row) = row else { return Err(error) };
-        let by = Claimant::of(&self.shared.coordinator(), winner)?;
+        let by = self.claimant_of(&self.shared.coordinator(), key_row, winner)?;
         let claim = Claim { row, key_row: key_row.clone(), by };
         Ok(self.settle_unique(&claim, &error).await? == Outcome::Yields)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot};
+use tokio_postgres::Client;
 
 use crate::apply::error::ApplyError;
 use crate::apply::unique::Removed;
@@ -26,6 +27,9 @@ pub struct ApplySettings {
     pub max_clock_skew: Duration,
 }
 
+/// A session that removes rows.
+pub type Remover = Arc<tokio::sync::Mutex<Client>>;
+
 /// A node's clock against ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ClockOffset {
@@ -45,6 +49,7 @@ pub struct NodeShared {
     /// Rung when something may have become possible at this node.
     pub work: Notify,
     control: Mutex<Option<Arc<Control>>>,
+    remover: Mutex<Option<Remover>>,
     horizon: Mutex<Option<Xid>>,
     clock: Mutex<Option<ClockOffset>>,
     barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
@@ -65,6 +70,7 @@ impl NodeShared {
             name,
             work: Notify::new(),
             control: Mutex::default(),
+            remover: Mutex::default(),
             horizon: Mutex::default(),
             clock: Mutex::default(),
             barriers: Mutex::default(),
@@ -80,9 +86,23 @@ impl NodeShared {
         lock(&self.control).clone()
     }
 
-    /// The node is connected, or no longer. Barriers under way fail.
-    pub fn set_control(&self, control: Option<Arc<Control>>) {
-        *lock(&self.control) = control;
+    /// A session for transactions that remove rows, while the node is connected: they wait for locks, behind which no
+    /// barrier may wait.
+    pub fn remover(&self) -> Option<Remover> {
+        lock(&self.remover).clone()
+    }
+
+    /// The node is connected.
+    pub fn set_connected(&self, control: Arc<Control>, remover: Client) {
+        self.set_disconnected();
+        *lock(&self.control) = Some(control);
+        *lock(&self.remover) = Some(Arc::new(tokio::sync::Mutex::new(remover)));
+    }
+
+    /// The node is no longer connected. Barriers under way fail.
+    pub fn set_disconnected(&self) {
+        *lock(&self.control) = None;
+        *lock(&self.remover) = None;
         *lock(&self.horizon) = None;
         lock(&self.barriers).clear();
     }

@@ -11,7 +11,7 @@ use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::sets::{Kind, queue_set, rows_written};
-use crate::apply::unique::{self, Claim, Claimant, Outcome, ROUNDS};
+use crate::apply::unique::{self, Claim, Outcome, ROUNDS};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{ChangeRef, Made, Operation, Survivor};
 use crate::model::{KeyId, Resolution, TableId, TouchKind};
@@ -104,7 +104,7 @@ impl<R: Recorder> Execution<'_, R> {
                 Err(error) if self.manner.mode == Mode::OneByOne => error,
                 Err(error) => return Err(error),
             };
-            let by = Claimant::of(&self.shared.coordinator(), outcome)?;
+            let by = self.claimant_of(&self.shared.coordinator(), &row, outcome)?;
             let claim = Claim { row: row.clone(), key_row: row.clone(), by };
             if self.settle_unique(&claim, &error).await? == Outcome::Yields {
                 return Ok(());

@@ -4,7 +4,6 @@
 //! the value the older row loses and is removed by an ordinary DELETE at its home node, without origin, so that it
 //! is replicated and ordered like any other change; its whole row is in the journal.
 
-use std::collections::HashMap;
 use std::io;
 
 use crate::apply::batch::Pieces;
@@ -13,18 +12,18 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
-use crate::apply::shared::Shared;
 use crate::apply::sql::Guard;
 use crate::apply::{note, sets, slow, sql};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
 use crate::model::table::UniqueIndex;
-use crate::model::{Cell, ConflictType, KeyId, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
-use crate::node::NodeError;
+use crate::model::{Cell, ConflictType, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 use crate::wire::Param;
 
 mod query;
+mod removal;
 
-use query::{holder_query, removal_query};
+use query::{Lock, holder_query};
+pub use removal::{Removal, Removed, remove};
 
 /// How often room is made for a row before the batch is given up and tried later.
 pub(super) const ROUNDS: usize = 16;
@@ -32,28 +31,26 @@ pub(super) const ROUNDS: usize = 16;
 /// See [`Execution::due`].
 type Due = (Decision, Content, Option<Completed>);
 
-/// A row that holds a unique value which an incoming row wants.
+/// A row that has a unique value which an incoming row wants.
 #[derive(Debug)]
-pub(super) struct Holder {
+pub(super) struct Found {
+    row: Row,
+    index: UniqueIndex,
+    /// The name of the origin that wrote it.
+    origin: Option<String>,
+}
+
+/// The same, locked, with who made it.
+#[derive(Debug)]
+struct Holder {
     row: Row,
     index: UniqueIndex,
     /// The change that stands there, if the window has it.
     side: Option<Side>,
     home: NodeId,
+    /// The newest change of it that was made at the target.
+    newest_here: Option<ChangeRef>,
 }
-
-/// A row to be removed at its home by an ordinary DELETE, if it still has the value.
-#[derive(Clone, Debug)]
-pub struct Removal {
-    /// Its home.
-    pub home: NodeId,
-    row: Row,
-    index: UniqueIndex,
-}
-
-/// Removals that have been made, by home, key and where the change that stood had committed; each with a position of
-/// the home's log by which the DELETE had been decoded.
-pub type Removed = HashMap<(NodeId, KeyId, Option<Lsn>), Lsn>;
 
 impl<R: Recorder> Execution<'_, R> {
     /// Writes the batch change by change, each behind a savepoint.
@@ -133,11 +130,28 @@ impl<R: Recorder> Execution<'_, R> {
 
     /// Who made the row that a net change's key is to have.
     pub(super) fn claimant(&self, coordinator: &Coordinator, net: &Net, winner: ChangeRef) -> io::Result<Claimant> {
+        let by = self.claimant_of(coordinator, &net.key_row, winner)?;
         if !self.is_ours(winner) {
-            return Claimant::of(coordinator, winner);
+            return Ok(by);
         }
-        let (offset, rekeyed, home) = (net.place.1, net.rekeyed, self.batch.link.source);
-        Ok(Claimant { remote: self.incoming(net), offset, rekeyed, home })
+        Ok(Claimant { remote: self.incoming(net), offset: net.place.1, rekeyed: net.rekeyed, ..by })
+    }
+
+    /// Who made the row of that key, of a change in the window.
+    pub(super) fn claimant_of(
+        &self,
+        coordinator: &Coordinator,
+        key_row: &Row,
+        change: ChangeRef,
+    ) -> io::Result<Claimant> {
+        let (table, key) = (key_row.table().id, key_row.key(&self.shared.catalog.hasher));
+        Ok(Claimant {
+            remote: note::side(coordinator, change)?,
+            offset: change.offset(),
+            rekeyed: false,
+            home: change.source,
+            newest_here: coordinator.newest_at(self.batch.link.target, table, key)?,
+        })
     }
 
     /// Sets a savepoint before something that may violate a unique value.
@@ -174,59 +188,56 @@ impl<R: Recorder> Execution<'_, R> {
     /// here; once that is done it may go here too, for waiting until it arrives could be waiting for a link that
     /// waits for this one.
     pub(super) async fn settle_unique(&mut self, claim: &Claim, error: &ApplyError) -> Result<Outcome, ApplyError> {
-        let Claim { row, key_row, by: Claimant { remote, home, .. } } = claim;
+        let Claim { row, key_row, by: Claimant { remote, home, newest_here, .. } } = claim;
         let (stamp, lsn) = (remote.stamp, remote.lsn);
-        let holders = self.holders(row).await?;
+        let holders = self.lock_holders(row).await?;
         if holders.is_empty() {
-            return Err(no_holder(error));
+            // it may have gone since, for the sake of this very row
+            self.unseen_holders += 1;
+            return if self.unseen_holders < ROUNDS { Ok(Outcome::RoomMade) } else { Err(no_holder(error)) };
         }
+        self.unseen_holders = 0;
         let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
         let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
         let conflicts: Vec<_> = match incoming_wins {
             true => holders.iter().map(|loser| self.unique_conflict(claim, &holders, Loser::There(loser))).collect(),
             false => vec![self.unique_conflict(claim, &holders, Loser::Incoming)],
         };
-        let hasher = self.shared.catalog.hasher;
-        let losers: Vec<(Removal, Option<Lsn>)> = if incoming_wins {
-            let lsn = |holder: &Holder| holder.side.as_ref().map(|side| side.lsn);
-            holders.iter().map(|holder| (holder.removal(), lsn(holder))).collect()
+        let losers: Vec<Removal> = if incoming_wins {
+            holders.iter().map(Holder::removal).collect()
         } else {
-            let home = *home;
-            vec![(Removal { home, row: row.clone(), index: holders[0].index.clone() }, Some(lsn))]
+            vec![Removal { home: *home, row: row.clone(), index: holders[0].index.clone(), lsn: Some(lsn) }]
         };
+        let hasher = self.shared.catalog.hasher;
         let undone: Vec<Removal> = {
             let removed = self.shared.removed();
-            let done = |(removal, lsn): &(Removal, Option<Lsn>)| {
-                removed.contains_key(&(removal.home, removal.row.key(&hasher), *lsn))
-            };
-            losers.iter().filter(|loser| !done(loser)).map(|(removal, _)| removal.clone()).collect()
+            losers.into_iter().filter(|loser| !removed.contains_key(&loser.id(&hasher))).collect()
         };
         if !undone.is_empty() {
             // The batch is rolled back, but the removals stand: the entries are settled with what is committed.
             let batch = self.session.progress.batch;
             let conflicts = conflicts.into_iter().map(|conflict| Conflict { batch, ..conflict });
             self.recorder.pending(conflicts.collect()).await?;
-            let table = row.table().to_string();
-            let removals = losers.into_iter().filter(|(r, _)| undone.iter().any(|u| u.row == r.row)).collect();
-            return Err(ApplyError::UniqueLoser { table, removals });
+            return Err(ApplyError::UniqueLoser { table: row.table().to_string(), removals: undone });
         }
         if incoming_wins {
             for holder in &holders {
-                self.delete_here(&holder.row).await?;
+                self.delete_here(&holder.row, holder.newest_here).await?;
             }
             return Ok(Outcome::RoomMade);
         }
         // What stands at the target now is not what its author changed: no later change may build on it.
-        self.delete_here(key_row).await?;
+        if !self.delete_here(key_row, *newest_here).await? {
+            return Ok(Outcome::RoomMade); // for the next round to look again
+        }
         self.applied.conflicts += 1;
         Ok(Outcome::Yields)
     }
 
-    /// Removes a row at the target in this transaction, unless a local change of it came to light.
-    async fn delete_here(&mut self, row: &Row) -> Result<(), ApplyError> {
+    /// Removes a row at the target in this transaction, unless a local change of it came to light after `newest`.
+    async fn delete_here(&mut self, row: &Row, newest: Option<ChangeRef>) -> Result<bool, ApplyError> {
         let (target, key) = (self.batch.link.target, row.key(&self.shared.catalog.hasher));
         let table = row.table().clone();
-        let before = self.shared.coordinator().newest_at(target, table.id, key)?;
         let arrays = slow::key_arrays(&table, &[row]);
         let types = vec![sql::TEXT_ARRAY; arrays.len()];
         let params = || arrays.iter().map(|array| Param::Binary(array));
@@ -234,14 +245,14 @@ impl<R: Recorder> Execution<'_, R> {
         pipeline.query(&sql::lock(&table, &[]), &types, params());
         pipeline.run().await.map_err(ApplyError::pipeline("locking a row whose unique value another row has"))?;
         self.shared.barrier(target).await?;
-        if self.shared.coordinator().newest_at(target, table.id, key)? != before {
-            return Ok(()); // the next round looks again
+        if self.shared.coordinator().newest_at(target, table.id, key)? != newest {
+            return Ok(false);
         }
         let mut pipeline = self.begin();
         let at = pipeline.query(&sql::delete(&table, Guard::Locked), &types, params());
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing the older of two rows"))?;
         self.rows += sets::rows_written(&outcomes[at]);
-        Ok(())
+        Ok(true)
     }
 
     /// The conflict with the holders. Where several lose there is one entry for each, by the loser's key, so that
@@ -278,10 +289,24 @@ impl<R: Recorder> Execution<'_, R> {
         }
     }
 
-    /// The rows that hold a unique value of `row`, other than the row of its own key.
-    pub(super) async fn holders(&mut self, row: &Row) -> Result<Vec<Holder>, ApplyError> {
+    /// The rows that have a unique value of `row`, other than the row of its own key.
+    pub(super) async fn holders(&mut self, row: &Row) -> Result<Vec<Found>, ApplyError> {
+        self.find_holders(row, Lock::None).await
+    }
+
+    /// The same rows and who made them. They are locked, for what is found may be changed or removed at any moment, by
+    /// the decision of another node too, and the change that is looked up then would not be that of the row found.
+    async fn lock_holders(&mut self, row: &Row) -> Result<Vec<Holder>, ApplyError> {
+        let found = self.find_holders(row, Lock::Rows).await?;
+        if !found.is_empty() {
+            self.shared.barrier(self.batch.link.target).await?;
+        }
+        found.into_iter().map(|found| self.holder(found)).collect()
+    }
+
+    async fn find_holders(&mut self, row: &Row, lock: Lock) -> Result<Vec<Found>, ApplyError> {
         let table = row.table().clone();
-        let mut holders: Vec<Holder> = Vec::new();
+        let mut holders: Vec<Found> = Vec::new();
         for index in &table.unique {
             let cells: Vec<_> = index.columns.iter().map(|column| row.cell(*column)).collect();
             let is_null = || cells.iter().any(|cell| sql::text_of(*cell).is_none());
@@ -292,36 +317,30 @@ impl<R: Recorder> Execution<'_, R> {
             let own: Vec<_> = row.key_cells().map(|cell| sql::text_of(Some(cell))).collect();
             let values = cells.iter().map(|cell| sql::text_of(*cell)).chain(own);
             let params = values.map(|value| value.map_or(Param::Null, Param::Text));
-            pipeline.query(&holder_query(&table, index, row), &[], params);
+            pipeline.query(&holder_query(&table, index, row, lock), &[], params);
             let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("looking for a unique value's holder"))?;
             for found in &outcomes[0].rows {
                 let origin = found.cell(0).map(|name| String::from_utf8_lossy(name).into_owned());
                 let cells: Vec<_> = (1..found.len()).map(|i| found.cell(i).map_or(Cell::Null, Cell::Text)).collect();
-                holders.push(self.holder(row, index, origin.as_deref(), &cells)?);
+                holders.push(Found { row: row_of(row, &cells), index: index.clone(), origin });
             }
         }
         Ok(holders)
     }
 
-    fn holder(
-        &self,
-        like: &Row,
-        index: &UniqueIndex,
-        origin: Option<&str>,
-        cells: &[Cell<'_>],
-    ) -> Result<Holder, ApplyError> {
-        let row = row_of(like, cells);
+    fn holder(&self, Found { row, index, origin }: Found) -> Result<Holder, ApplyError> {
         let target = self.batch.link.target;
-        let key = row.key(&self.shared.catalog.hasher);
+        let (table, key) = (row.table().id, row.key(&self.shared.catalog.hasher));
         let coordinator = self.shared.coordinator();
-        let standing = coordinator.standing(target, row.table().id, key)?.change;
+        let standing = coordinator.standing(target, table, key)?.change;
         let by_origin = || {
             let ours = self.session.settings.all_origins.iter().zip(self.session.settings.origin_nodes.iter());
-            ours.filter(|(name, _)| Some(name.as_str()) == origin).map(|(_, node)| *node).next()
+            ours.filter(|(name, _)| Some(*name) == origin.as_ref()).map(|(_, node)| *node).next()
         };
         let home = standing.map(|change| change.source).or_else(by_origin).unwrap_or(target);
         let side = standing.map(|change| note::side(&coordinator, change)).transpose()?;
-        Ok(Holder { row, index: index.clone(), side, home })
+        let newest_here = coordinator.newest_at(target, table, key)?;
+        Ok(Holder { row, index, side, home, newest_here })
     }
 }
 
@@ -353,14 +372,8 @@ pub(super) struct Claimant {
     pub rekeyed: bool,
     /// Where the change was made.
     pub home: NodeId,
-}
-
-impl Claimant {
-    /// Of a change in the window.
-    pub fn of(coordinator: &Coordinator, change: ChangeRef) -> io::Result<Claimant> {
-        let remote = note::side(coordinator, change)?;
-        Ok(Claimant { remote, offset: change.offset(), rekeyed: false, home: change.source })
-    }
+    /// The newest change of the same key that was made at the target when it was decided that the row be written.
+    pub newest_here: Option<ChangeRef>,
 }
 
 /// Who must go.
@@ -403,34 +416,9 @@ fn no_holder(error: &ApplyError) -> ApplyError {
 
 impl Holder {
     fn removal(&self) -> Removal {
-        Removal { home: self.home, row: self.row.clone(), index: self.index.clone() }
+        let lsn = self.side.as_ref().map(|side| side.lsn);
+        Removal { home: self.home, row: self.row.clone(), index: self.index.clone(), lsn }
     }
-}
-
-/// Removes losers at their homes by ordinary DELETEs; call with no transaction open that could hold their locks.
-///
-/// # Errors
-/// If a home is not connected or refuses.
-pub async fn remove(shared: &Shared, removals: &[(Removal, Option<Lsn>)]) -> Result<(), ApplyError> {
-    for (removal, lsn) in removals {
-        let Removal { home, row, index } = removal;
-        let node = shared.node(*home);
-        let control = node.control().ok_or_else(|| ApplyError::NodeDown {
-            node: node.name.clone(),
-            what: format!("removing a row of {} whose unique value another row has", row.table()),
-        })?;
-        let table = row.table();
-        let texts: Vec<Option<&[u8]>> =
-            index.columns.iter().chain(&table.key).map(|column| sql::text_of(row.cell(*column))).collect();
-        let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
-        let removed = control.client().execute(&removal_query(table, index, row), &parameters).await;
-        let removed = removed.map_err(NodeError::doing("remove a row whose unique value another row has"))?;
-        tracing::info!(node = node.name, %table, removed, "removed the older of two rows with one unique value");
-        shared.barrier(*home).await?;
-        let decoded = shared.coordinator().window().log(*home).decoded;
-        shared.removed().insert((*home, row.key(&shared.catalog.hasher), *lsn), decoded);
-    }
-    Ok(())
 }
 
 /// Whether an error calls for the batch to be written change by change.

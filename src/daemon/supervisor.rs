@@ -42,7 +42,7 @@ pub async fn supervise(daemon: Arc<Daemon>, id: NodeId, mut phase: watch::Receiv
     loop {
         let began = Instant::now();
         let ended = connected(&daemon, id, phase.clone()).await;
-        daemon.shared.node(id).set_control(None);
+        daemon.shared.node(id).set_disconnected();
         daemon.shared.coordinator().disconnected(id);
         let Err(error) = ended else { return };
         let worked = daemon.reports()[id.index()].state == NodeState::Streaming;
@@ -77,6 +77,7 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     let conninfo = &daemon.config.nodes[id.index()].conninfo;
     let control = Arc::new(Control::connect(conninfo, "pgconcord control").await.map_err(named)?);
     let watcher = Control::connect(conninfo, "pgconcord watch").await.map_err(named)?;
+    let remover = crate::node::connect(conninfo, "pgconcord remove").await.map_err(named)?;
     check_identity(daemon, id, &control).await?;
     check_slot(daemon, id, &watcher).await?;
     measure_clock(daemon, id, &watcher).await.map_err(named)?;
@@ -85,7 +86,7 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     let settings = source_settings(daemon, id);
     // No commit of an earlier connection can come after: each held its origin, which our sessions have now.
     let last_own = control.last_own_commit(settings.own_origins.keys()).await.map_err(named)?;
-    daemon.shared.node(id).set_control(Some(control));
+    daemon.shared.node(id).set_connected(control, remover);
     daemon.report(id, |report| {
         report.state = NodeState::Rebuilding;
         report.error = None;
@@ -359,6 +360,12 @@ async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, watcher: &Control) -> Resu
     loop {
         tokio::select! {
             _ = look.tick() => {
+                if let Some(remover) = daemon.shared.node(id).remover()
+                    && let Ok(idle) = remover.try_lock()
+                {
+                    let doing = NodeError::doing("reach the session that removes rows");
+                    idle.batch_execute("").await.map_err(doing).map_err(named)?;
+                }
                 measure_clock(daemon, id, watcher).await.map_err(named)?;
                 let flush = watcher.wal_flush_lsn().await.map_err(named)?;
                 let slot = watcher.slot(&slot).await.map_err(named)?;

@@ -59,10 +59,29 @@ fn stands_against(table: &Table, index: &UniqueIndex, row: &Row) -> (Option<Stri
     (Some(from), condition.join(" AND "))
 }
 
-/// Removes the row with the key of `row` if what the index looks at is still what `row` has; a value that was left out of
-/// `row` is not looked at. Compared as text, for a row need not stand against itself (EXCLUDE ... WITH <>), and not every
-/// type has an equality.
+/// Whether rows are locked that are found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lock {
+    /// They are only looked at.
+    None,
+    /// Until the end of the transaction.
+    Rows,
+}
+
+/// Removes the row with the key of `row` if what the index looks at is still what `row` has.
 pub(super) fn removal_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
+    format!("DELETE FROM {} AS t WHERE {}", table.sql_only(), is_same(table, index, row))
+}
+
+/// Locks that row; the parameters are those of [`removal_query`].
+pub(super) fn removal_lock(table: &Table, index: &UniqueIndex, row: &Row) -> String {
+    format!("SELECT FROM {} AS t WHERE {} FOR UPDATE OF t", table.sql_only(), is_same(table, index, row))
+}
+
+/// The condition under which `t` has the key of `row` and in what the index looks at what `row` has; a value that was left
+/// out of `row` is not looked at. Compared as text, for a row need not stand against itself (EXCLUDE ... WITH <>), and not
+/// every type has an equality.
+fn is_same(table: &Table, index: &UniqueIndex, row: &Row) -> String {
     let same = |(i, column): (usize, &usize)| {
         let is_left_out = row.cell(*column) == Some(Cell::Unchanged);
         let column = &table.columns[*column];
@@ -79,23 +98,24 @@ pub(super) fn removal_query(table: &Table, index: &UniqueIndex, row: &Row) -> St
         None => matches(table, &index.columns, row, 1, sql::from_bytes),
         Some(_) => index.columns.iter().enumerate().map(same).collect::<Vec<_>>().join(" AND "),
     };
-    format!("DELETE FROM {} AS t WHERE {key} AND {values}", table.sql_only())
+    format!("{key} AND {values}")
 }
 
 /// The rows that stand against `row` in the index and have another key: the name of the origin that wrote them, all
 /// columns.
-pub(super) fn holder_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
+pub(super) fn holder_query(table: &Table, index: &UniqueIndex, row: &Row, lock: Lock) -> String {
     // As the types write them: a cast to text is not always that (bool, inet).
     let columns: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote_identifier(&column.name))).collect();
     let (from, condition) = stands_against(table, index, row);
     format!(
         "SELECT (SELECT o.roname FROM pg_catalog.pg_replication_origin AS o \
          WHERE o.roident = (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident), {} \
-         FROM {} AS t{} WHERE {condition} AND NOT ({})",
+         FROM {} AS t{} WHERE {condition} AND NOT ({}){}",
         columns.join(", "),
         table.sql_only(),
         from.map(|from| format!(", {from}")).unwrap_or_default(),
-        matches(table, &table.key, row, 1 + index.columns.len(), from_text)
+        matches(table, &table.key, row, 1 + index.columns.len(), from_text),
+        if lock == Lock::Rows { " FOR NO KEY UPDATE OF t" } else { "" }
     )
 }
 
@@ -118,7 +138,7 @@ mod tests {
         let query = |value| {
             let cells = [Cell::Text(b"1"), value];
             let row = Row { relation: relation.clone(), tuple: Tuple::from_cells(cells.into_iter()) };
-            holder_query(&table, &index, &row)
+            holder_query(&table, &index, &row, Lock::None)
         };
         let text = query(Cell::Text(b"e"));
         assert!(text.contains(r#"WHERE t."e""x" = $1::pg_catalog.text::pg_catalog.text AND NOT"#), "{text}");
