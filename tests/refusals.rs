@@ -240,3 +240,24 @@ fn a_trigger_that_raises_and_a_type_that_does_not_fit_are_refusals_too() {
     assert_eq!(cluster.value(WEST, "SELECT string_agg(id || v, ' ') FROM odd"), "2secret");
     released(&cluster);
 }
+
+#[test]
+fn a_refused_change_in_a_backlog_costs_few_attempts() {
+    let mut cluster = picky().run();
+    cluster.stop_daemon();
+    let make = "DO $$ BEGIN FOR i IN 1..3000 LOOP
+        INSERT INTO item VALUES (100 + i, CASE WHEN i % 1000 = 999 THEN 99 ELSE 1 END); COMMIT; END LOOP; END $$";
+    cluster.rows(EAST, make);
+    cluster.start_daemon();
+    goes_on(&mut cluster);
+    assert_eq!(cluster.value(WEST, "SELECT count(*) FROM item WHERE id > 100"), "2997");
+    let status = cluster.status();
+    let retries: Vec<u64> =
+        status["links"].as_array().expect("links").iter().filter_map(|link| link["retries"].as_u64()).collect();
+    assert!(retries.iter().sum::<u64>() < 150, "one transaction after the other: {status}");
+    wait_for("they are held", SOON, || (held(&cluster).len() == 3).then_some(()));
+    cluster.rows(WEST, "ALTER TABLE item DROP CONSTRAINT small");
+    cluster.pgconcord(&["conflicts", "retry"]);
+    cluster.settle();
+    released(&cluster);
+}

@@ -14,7 +14,7 @@ use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
 use crate::apply::shared::{Shared, lock};
 use crate::apply::{hold, reopen, slow, unique};
-use crate::conflict::Reopened;
+use crate::conflict::{Batch, Reopened};
 use crate::model::{Class, Classify, KeyId, Link, Lsn, NodeId};
 
 /// Whether to go on.
@@ -114,6 +114,8 @@ pub struct Inbound {
     pub stats: Arc<LinkStats>,
     manner: Manner,
     reach: Reach,
+    /// So many changes are joined into a batch, at most: fewer after one that was in the way of others.
+    most: u64,
     failures: u32,
     /// The target's stream lagged: before rows are locked again it must have caught up.
     lagged: bool,
@@ -134,7 +136,19 @@ impl Inbound {
     /// A link that has not failed yet.
     pub fn new(session: ApplySession, blocked: Option<String>, stats: Arc<LinkStats>) -> Inbound {
         let (manner, reach, progress_at) = (Manner::FIRST, Reach::Usual, Instant::now());
-        Inbound { session, blocked, stats, manner, reach, failures: 0, lagged: false, retry_at: None, progress_at }
+        let most = u64::MAX;
+        Inbound {
+            session,
+            blocked,
+            stats,
+            manner,
+            reach,
+            most,
+            failures: 0,
+            lagged: false,
+            retry_at: None,
+            progress_at,
+        }
     }
 
     fn link(&self) -> Link {
@@ -262,7 +276,7 @@ impl<R: Recorder> Worker<R> {
         }
         let most = match (inbound.manner.mode, inbound.reach) {
             (Mode::OneByOne, _) => 0,
-            (_, Reach::Usual) => self.shared.settings.batch_changes,
+            (_, Reach::Usual) => self.shared.settings.batch_changes.min(inbound.most),
             (_, Reach::All) => u64::MAX,
         };
         let batch = {
@@ -288,6 +302,7 @@ impl<R: Recorder> Worker<R> {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
                 (inbound.failures, inbound.retry_at) = (0, None);
                 (inbound.manner, inbound.reach) = (Manner::FIRST, Reach::Usual);
+                inbound.most = inbound.most.saturating_mul(2).max(1);
                 self.shared.wake_all();
                 Ok(true)
             }
@@ -298,13 +313,13 @@ impl<R: Recorder> Worker<R> {
             Err(ApplyError::UniqueLoser { table, removals }) => {
                 match unique::remove(&self.shared, &removals).await {
                     Ok(()) => inbound.retry_at = None,
-                    Err(error) => inbound.failed(&error),
+                    Err(error) => inbound.failed(&batch, &error),
                 }
                 tracing::debug!(table, "made room for a unique value");
                 Ok(inbound.retry_at.is_none())
             }
             Err(error) => {
-                inbound.failed(&error);
+                inbound.failed(&batch, &error);
                 Ok(inbound.retry_at.is_none())
             }
         }
@@ -415,9 +430,14 @@ impl<R: Recorder> Worker<R> {
 
 impl Inbound {
     /// Decides when to try again after a batch was rolled back.
-    fn failed(&mut self, error: &ApplyError) {
+    fn failed(&mut self, batch: &Batch, error: &ApplyError) {
         self.stats.retries.fetch_add(1, Ordering::Relaxed);
         let names = (&self.session.settings.source_name, &self.session.settings.target_name);
+        if let Some(most) = narrower(batch, self.reach, error) {
+            tracing::debug!(source = names.0, target = names.1, most, "trying a smaller batch");
+            (self.most, self.retry_at) = (most, None);
+            return;
+        }
         let before = self.manner;
         self.manner = after(before, error, self.failures + 1);
         if self.manner.mode != before.mode {
@@ -442,6 +462,13 @@ impl Inbound {
                 Some(Instant::now() + wait.max(OPERATOR_RETRY.min(Duration::from_secs(u64::from(self.failures)))));
         }
     }
+}
+
+/// Whether one transaction of a batch is in the way of the others, so that fewer are tried: the most changes, then.
+fn narrower(batch: &Batch, reach: Reach, error: &ApplyError) -> Option<u64> {
+    let in_the_way = unique::calls_for_one_by_one(error) || hold::is_refusal(error);
+    let changes = batch.transactions.iter().map(|transaction| transaction.changes).sum::<u64>();
+    (in_the_way && reach == Reach::Usual && batch.transactions.len() > 1).then_some(changes / 2)
 }
 
 /// How a batch is tried after it failed for the `failures`th time; what was learned before is kept until it is written.
