@@ -25,7 +25,7 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{Lsn, NodeId, TableRule};
+use crate::model::{Lsn, NodeId, TableId, TableRule};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -55,6 +55,8 @@ pub enum Mutation {
     NothingSettled,
     /// A start decides nothing again.
     AllSettled,
+    /// The loser of a unique value is deleted whatever has become of it.
+    AnyLoser,
     /// Our deletes at home for unique values are not waited for before the target goes on.
     UnsettledLosers,
     /// A commit that wrote a reopened key counts as durable at once.
@@ -172,6 +174,14 @@ pub enum Failure {
         row: Option<Row>,
         /// What they should have.
         expected: Option<Row>,
+    },
+    /// Every row that had a unique value was removed for the sake of another.
+    #[error("no row of t{} has u{unique} any more", table.0)]
+    NobodyHas {
+        /// Where.
+        table: TableId,
+        /// The value.
+        unique: u8,
     },
     /// Changes made one after the other were called rivals.
     #[error("n{}: {incoming:?} and {rival:?} of {key} are no rivals", target.0)]

@@ -2,6 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Barrier;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -220,16 +221,18 @@ fn one_row_of_each_value_stays_when_both_nodes_decide_at_once() {
         CREATE TABLE claim (id int PRIMARY KEY, name text, touched int NOT NULL DEFAULT 0);
         CREATE UNIQUE INDEX claim_name ON claim (slow(name));";
     let mut cluster = Plan::two().schema(schema).run();
+    let together = Barrier::new(2);
     let write = |place: usize, cluster: &Cluster| {
         let sql = cluster.sql(place);
         for value in 0..VALUES {
             let id = 2 * value + place;
+            together.wait();
             sql.rows(&format!("INSERT INTO claim VALUES ({id}, 'v{value}') ON CONFLICT DO NOTHING"));
             sql.rows(&format!("UPDATE claim SET touched = touched + 1 WHERE id = {id}"));
         }
     };
     thread::scope(|scope| {
-        let cluster = &cluster;
+        let (cluster, write) = (&cluster, &write);
         for place in [EAST, WEST] {
             scope.spawn(move || write(place, cluster));
         }

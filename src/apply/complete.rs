@@ -164,6 +164,9 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
     let in_doubt = || ApplyError::InDoubt { table: row.table().to_string(), node: node.name.clone() };
     shared.barrier(id).await?;
     let (table, key) = (row.table().id, row.key(&shared.catalog.hasher));
+    let down = || ApplyError::NodeDown { node: node.name.clone(), what: format!("a value of {}", row.table()) };
+    let control = node.control().ok_or_else(down)?;
+    let horizon = node.horizon().ok_or_else(down)?; // before the window is looked at, which then has what is older
     let (settled, xid) = {
         let coordinator = shared.coordinator();
         let standing = coordinator.standing(id, table, key)?;
@@ -173,9 +176,6 @@ pub async fn read_at_source(shared: &Shared, row: &Row, change: ChangeRef) -> Re
         }
         (settled, coordinator.window().transaction(change).transaction.xid)
     };
-    let down = || ApplyError::NodeDown { node: node.name.clone(), what: format!("a value of {}", row.table()) };
-    let control = node.control().ok_or_else(down)?;
-    let horizon = node.horizon().ok_or_else(down)?;
     // The version that the change's own transaction left is the change's row, whatever else is in doubt.
     let versions = [Some(sql::xid_text(xid)), settled.then(|| sql::xid_text(horizon))];
     let versions = versions.iter().map(|xid| xid.as_ref().map(String::as_bytes));

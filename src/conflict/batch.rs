@@ -270,6 +270,21 @@ impl Coordinator {
         Ok(self.window.history(table, key)?.of(node).last().copied())
     }
 
+    /// Whether what stands under a key at a node is certainly another change than the node's own one that committed at
+    /// `lsn`, or than one that is forgotten.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn has_moved_on(&self, node: NodeId, table: TableId, key: KeyId, lsn: Option<Lsn>) -> io::Result<bool> {
+        let commit = |change: ChangeRef| self.window.transaction(change).transaction.commit_lsn;
+        // its own later change supersedes it, whatever is forgotten of others
+        if self.newest_at(node, table, key)?.map(commit) > lsn {
+            return Ok(true);
+        }
+        let standing = self.standing(node, table, key)?.certain().filter(|_| !self.is_reopened(node, key));
+        Ok(standing.is_some_and(|change| change.source != node || Some(commit(change)) != lsn))
+    }
+
     /// What a truncation of `table` at `place` of the batch in flight meets: each key of the table in the window
     /// that another change present at the target touched, with what must come out (R15).
     ///

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::conflict::{ChangeRef, Decision};
-use crate::model::{Link, Lsn, NodeId};
+use crate::model::{Link, Lsn, NodeId, TableId};
 use crate::simulate::node::{Moved, Version};
 use crate::simulate::oracle::Truth;
 use crate::simulate::rows::{Key, Row};
@@ -45,7 +45,7 @@ impl World {
                 self.step_job(node)?;
             }
             if self.random.permille(200) {
-                self.settle_loser();
+                self.settle_loser()?;
             }
         }
         Ok(())
@@ -79,6 +79,9 @@ impl World {
             for id in 0..self.workload.keys {
                 self.check_key(Key { table, id })?;
             }
+            for unique in 0..self.workload.uniques {
+                self.check_unique(table, unique)?;
+            }
         }
         self.check_forgotten()
     }
@@ -98,6 +101,29 @@ impl World {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Of the rows that would have a unique value if none had been removed for its sake one must have it, unless one of
+    /// another key was the winner for a while. Not so among three: where a third node's change of the loser came before
+    /// its DELETE, and after the winner, the winner went too (docs/design.md).
+    fn check_unique(&self, table: TableId, unique: u8) -> Result<(), Failure> {
+        if self.nodes.len() > 2 {
+            return Ok(());
+        }
+        let removals = self.removals.iter().filter(|(_, of)| **of == unique).map(|(commit, _)| *commit).collect();
+        let keys = (0..self.workload.keys).map(|id| Key { table, id });
+        let truths: Vec<Truth> = keys
+            .map(|key| Truth::without(&self.nodes, key, &removals))
+            .filter(|truth| truth.ever_had(unique))
+            .collect();
+        let has = |row: Option<Row>| row.is_some_and(|row| row.unique == Some(unique));
+        let all_would = !truths.is_empty() && truths.iter().all(|truth| has(truth.end(&self.settings.rule)));
+        let rows = self.nodes[0].rows();
+        let nobody_has = !rows.iter().any(|(key, version)| key.table == table && has(Some(version.row)));
+        if all_would && nobody_has {
+            return Err(Failure::NobodyHas { table, unique });
+        }
+        Ok(())
     }
 
     /// Whether the row is gone everywhere and another one has its unique value (R12).

@@ -1,7 +1,7 @@
 //! What the outcome must be, from the truth alone: who had seen whom is read off the nodes' own logs, whole and
 //! never forgotten, and nothing of the coordinator is used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::model::{ColumnMerge, Deletes, Lsn, NodeId, Resolver, TableRule};
 use crate::simulate::node::Node;
@@ -32,9 +32,14 @@ pub struct Truth {
 impl Truth {
     /// Reads the logs.
     pub fn of(nodes: &[Node], key: Key) -> Truth {
+        Truth::without(nodes, key, &HashSet::new())
+    }
+
+    /// Reads the logs as if these commits had not been.
+    pub fn without(nodes: &[Node], key: Key, commits: &HashSet<(NodeId, Lsn)>) -> Truth {
         let mut edits = Vec::new();
         for node in nodes {
-            for entry in node.wal.entries() {
+            for entry in node.wal.entries().iter().filter(|entry| !commits.contains(&(node.id, entry.begin))) {
                 let Kind::Local(transaction) = &entry.kind else { continue };
                 let effects = entry.writes.iter().enumerate().flat_map(|(i, write)| {
                     effects(write, key).into_iter().map(move |(old, row)| (i, old, row)).collect::<Vec<_>>()
@@ -50,6 +55,16 @@ impl Truth {
             }
         }
         Truth { edits, base: nodes.first().and_then(|node| node.base(key)) }
+    }
+
+    /// Whether a row of the key ever had this unique value.
+    pub fn ever_had(&self, unique: u8) -> bool {
+        self.edits.iter().map(|edit| edit.row).chain([self.base]).flatten().any(|row| row.unique == Some(unique))
+    }
+
+    /// The row that comes out.
+    pub fn end(&self, rule: &TableRule) -> Option<Row> {
+        self.outcome(rule).unwrap_or(self.base)
     }
 
     /// Whether the author of the change that committed at `later` had seen the one that committed at `earlier`,

@@ -197,14 +197,14 @@ impl World {
             let home = held_by.map_or(link.target, |change| change.source);
             tell!(self, "n{}: {key} takes u{unique} from {holder}, at home at n{}", link.target.0, home.0);
             let at = held_by.map_or(Lsn::ZERO, |change| self.commit_lsn(change));
-            if !self.is_settled(Loser { node: home, key: holder, unique }, at) {
+            if !self.is_settled(Loser { node: home, key: holder, unique, at }) {
                 return Ok(Step::Abort);
             }
             self.nodes[link.target.index()].delete(job.xid, holder, Guard::Open);
             return Ok(Step::Next(Stage::Slow));
         }
         tell!(self, "n{}: {key} yields u{unique} to {holder}", link.target.0);
-        if !self.is_settled(Loser { node: by.stamp.node, key, unique }, by.at) {
+        if !self.is_settled(Loser { node: by.stamp.node, key, unique, at: by.at }) {
             return Ok(Step::Abort);
         }
         self.put(job, key, None, by)
@@ -212,8 +212,8 @@ impl World {
 
     /// Whether the loser has been deleted at its home, or had changed there already. Then it may go at the target
     /// before that arrives: waiting for it could wait for another link that waits for this one.
-    fn is_settled(&mut self, loser: Loser, at: Lsn) -> bool {
-        if self.settled.insert((loser.node, at, loser.key)) {
+    fn is_settled(&mut self, loser: Loser) -> bool {
+        if self.settled.insert(loser) {
             self.losers.push(loser);
         }
         !self.losers.contains(&loser) || self.settings.mutation == Some(Mutation::UnsettledLosers)

@@ -218,6 +218,7 @@ fn without_a_rule_some_schedule_fails() {
         (Mutation::Pairwise, Focus::Nothing),
         (Mutation::ResumeAtOnce, Focus::Starts),
         (Mutation::AnyBody, Focus::Toast),
+        (Mutation::AnyLoser, Focus::Nothing),
     ];
     for (mutation, focus) in broken {
         let mut settings = (0..60_000).map(|seed| Settings {

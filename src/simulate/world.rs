@@ -1,6 +1,6 @@
 //! Everything there is in one simulation: the nodes, the applications, the daemon, and one step of a schedule.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::model::{Cut, Link, Lsn, NodeId, TableId, TableRule};
 use crate::simulate::daemon::Daemon;
@@ -21,6 +21,8 @@ pub struct Loser {
     pub key: Key,
     /// The value that it must still have.
     pub unique: u8,
+    /// Where the change committed that lost, if the window had it.
+    pub at: Lsn,
 }
 
 /// See the module.
@@ -46,8 +48,10 @@ pub struct World {
     pub workload: Workload,
     /// Rows to be deleted at home.
     pub losers: Vec<Loser>,
-    /// Those that were, by the change that lost.
-    pub settled: HashSet<(NodeId, Lsn, Key)>,
+    /// Those that were, or were about to be.
+    pub settled: HashSet<Loser>,
+    /// The commits that deleted them, and for which value.
+    pub removals: HashMap<(NodeId, Lsn), u8>,
     /// How reluctant each link is, of a thousand.
     pub lag: Vec<usize>,
     /// Nodes where a change had to wait for later ones.
@@ -143,6 +147,7 @@ impl World {
             locals: Vec::new(),
             losers: Vec::new(),
             settled: HashSet::new(),
+            removals: HashMap::new(),
             story: Vec::new(),
             eager: vec![false; count],
             nonce: 0,
@@ -192,7 +197,7 @@ impl World {
             Action::Flush => self.nodes[node.index()].wal.flush(),
             Action::Forget => self.forget()?,
             Action::Connect => self.connect(node)?,
-            Action::SettleLoser => self.settle_loser(),
+            Action::SettleLoser => self.settle_loser()?,
             Action::LoseConnection => self.lose_connection(node),
             Action::Crash => self.crash(node),
             Action::Restart => self.restart(),
@@ -242,9 +247,10 @@ impl World {
         }
     }
 
-    fn commit_local(&mut self, local: &Local) {
+    /// Where it committed, if it changed anything.
+    fn commit_local(&mut self, local: &Local) -> Option<Lsn> {
         let node = &mut self.nodes[local.node.index()];
-        let Some(entry) = node.commit_local(local.xid, self.now, &self.schema, &mut self.random) else { return };
+        let entry = node.commit_local(local.xid, self.now, &self.schema, &mut self.random)?;
         let what: Vec<_> = entry.writes.iter().map(ToString::to_string).collect();
         let (end, xid, seen) = (entry.begin, entry.xid, entry.seen.clone());
         let micros = self.now + node.skew;
@@ -252,25 +258,57 @@ impl World {
             node.wal.flush();
         }
         tell!(self, "n{}: commits {end} x{xid} at {micros}: {} (saw {seen:?})", local.node.0, what.join("; "));
+        Some(end)
     }
 
-    /// Deletes a loser at its home, as an application would.
-    pub fn settle_loser(&mut self) {
+    /// Deletes a loser at its home, as an application would, if it is still the change that lost.
+    ///
+    /// # Errors
+    /// If what stands there can't be read.
+    pub fn settle_loser(&mut self) -> Result<(), Failure> {
         if self.losers.is_empty() {
-            return;
+            return Ok(());
         }
         let i = self.random.below(self.losers.len());
         let loser = self.losers[i];
+        match self.has_moved_on(loser)? {
+            Some(false) => {}
+            Some(true) => {
+                self.losers.swap_remove(i);
+                return Ok(());
+            }
+            None => return Ok(()),
+        }
         let node = &mut self.nodes[loser.node.index()];
         let xid = node.begin();
         if let Done::Blocked(_) = run(node, xid, &Statement::DeleteIf(loser.key, loser.unique)) {
-            return node.roll_back(xid);
+            node.roll_back(xid);
+            return Ok(());
         }
         self.losers.swap_remove(i);
         tell!(self, "n{}: {} loses u{}", loser.node.0, loser.key, loser.unique);
         let local = Local { node: loser.node, xid, statements: [].into(), blocked: 0 };
-        self.commit_local(&local);
+        let at = self.commit_local(&local);
+        self.removals.extend(at.map(|at| ((loser.node, at), loser.unique)));
         self.nodes[loser.node.index()].wal.flush();
+        Ok(())
+    }
+
+    /// Whether another change stands at the loser's home than the one that lost; nothing while a barrier is waited for.
+    fn has_moved_on(&self, loser: Loser) -> Result<Option<bool>, Failure> {
+        if self.settings.mutation == Some(Mutation::AnyLoser) {
+            return Ok(Some(false));
+        }
+        let coordinator = &self.daemon.coordinator;
+        let wal = &self.nodes[loser.node.index()].wal;
+        let last = wal.entries().iter().rfind(|entry| entry.redo.iter().any(|(key, _)| *key == loser.key));
+        let decoded = coordinator.window().log(loser.node).decoded;
+        if !coordinator.is_ready(loser.node) || last.is_some_and(|entry| entry.begin >= decoded) {
+            return Ok(None);
+        }
+        let key = self.schema.key_id(loser.key);
+        let lsn = Some(loser.at).filter(|at| *at > Lsn::ZERO);
+        Ok(Some(coordinator.has_moved_on(loser.node, loser.key.table, key, lsn)?))
     }
 
     /// The server stops at once and starts again.

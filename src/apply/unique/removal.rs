@@ -91,10 +91,5 @@ fn has_moved_on(shared: &Shared, removal: &Removal) -> Result<bool, ApplyError> 
     if !coordinator.is_ready(*home) {
         return Err(ApplyError::InDoubt { table: table.to_string(), node: shared.node(*home).name.clone() });
     }
-    let standing = coordinator.standing(*home, table.id, key)?;
-    let Some(change) = standing.certain().filter(|_| !coordinator.is_reopened(*home, key)) else {
-        return Ok(false); // the values that were locked are all there is to go by
-    };
-    let commit = coordinator.window().transaction(change).transaction.commit_lsn;
-    Ok(change.source != *home || *lsn != Some(commit))
+    Ok(coordinator.has_moved_on(*home, table.id, key, *lsn)?)
 }
