@@ -277,8 +277,9 @@ impl Coordinator {
     /// If the keys of a spilled transaction can't be read.
     pub fn has_moved_on(&self, node: NodeId, table: TableId, key: KeyId, lsn: Option<Lsn>) -> io::Result<bool> {
         let commit = |change: ChangeRef| self.window.transaction(change).transaction.commit_lsn;
-        // its own later change supersedes it, whatever is forgotten of others
-        if self.newest_at(node, table, key)?.map(commit) > lsn {
+        // Its own later change supersedes it, whatever is forgotten of others; and what is forgotten itself has been decided
+        // about everywhere.
+        if self.newest_at(node, table, key)?.map(commit) != lsn {
             return Ok(true);
         }
         let standing = self.standing(node, table, key)?.certain().filter(|_| !self.is_reopened(node, key));

@@ -74,6 +74,8 @@ pub struct World {
     pub switched: u64,
     /// See [`crate::simulate::Tally`].
     pub held_numbers: i64,
+    /// Some node's clock was set back.
+    pub stepped_back: bool,
     /// Steps that have been done.
     pub steps: usize,
     set_up: Vec<Lsn>,
@@ -141,6 +143,7 @@ impl World {
             switching: Vec::new(),
             switched: 0,
             held_numbers: 0,
+            stepped_back: false,
             steps: 0,
             jobs: (0..count).map(|_| None).collect(),
             now: 1000,
@@ -208,7 +211,8 @@ impl World {
     }
 
     fn step_clock(&mut self, node: NodeId) {
-        self.nodes[node.index()].skew = *self.random.pick(&SKEWS);
+        let before = std::mem::replace(&mut self.nodes[node.index()].skew, *self.random.pick(&SKEWS));
+        self.stepped_back |= self.nodes[node.index()].skew < before;
         tell!(self, "n{}: clock is off by {}", node.0, self.nodes[node.index()].skew);
     }
 
