@@ -11,6 +11,7 @@
 
 pub mod cancel;
 pub mod conninfo;
+mod copy;
 pub mod error;
 mod exchange;
 mod inbox;
@@ -26,6 +27,7 @@ pub mod tls;
 
 pub use cancel::CancelHandle;
 pub use conninfo::{Conninfo, ConninfoError};
+pub use copy::CopyRows;
 pub use error::{ServerError, Severity, WireError};
 pub use outcome::{CommandTag, Outcome, Row};
 pub use pinned::pin;

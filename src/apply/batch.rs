@@ -5,12 +5,16 @@ use std::io;
 use std::sync::Arc;
 
 use crate::apply::net::{Folded, Incoming, Row};
+use crate::apply::sql;
 use crate::conflict::Batch;
 use crate::model::key::KeyHasher;
 use crate::model::{Cell, Relation, TableId, Xid};
+use crate::wire::CopyRows;
 
 /// Rows in one statement: larger gains nothing (docs/design.md, "Speed").
 pub const SET_ROWS: usize = 1_000;
+/// New rows of one shape that are worth a COPY.
+pub const COPY_ROWS: usize = 20;
 /// Changes folded at a time: bounds memory, whatever the size of a transaction.
 const PIECE_CHANGES: u64 = 10_000;
 /// Bytes of tuples folded at a time.
@@ -78,18 +82,35 @@ pub struct Set {
 }
 
 impl Set {
+    /// Where the key's columns, then `columns`, are in the rows' tuples.
+    fn positions(&self, columns: &[usize]) -> Vec<Option<usize>> {
+        let position = |column: &usize| self.relation.column_of.iter().position(|of| *of == Some(*column));
+        self.relation.table().key.iter().chain(columns).map(position).collect()
+    }
+
+    /// The rows for a COPY: the key's columns, then [`Set::columns`].
+    pub fn copy_rows(&self, copy: &mut CopyRows<'_>) {
+        let positions = self.positions(&self.columns);
+        let mut cells: Vec<Cell<'_>> = Vec::new();
+        for write in &self.writes {
+            cells.clear();
+            cells.extend(write.row.tuple.cells());
+            let cell = |position: &Option<usize>| position.and_then(|position| cells.get(position).copied());
+            positions.iter().for_each(|position| copy.value(sql::text_of(cell(position))));
+            copy.end_row();
+        }
+    }
+
     /// For each array of the statement its cells: the key's columns, then [`Set::columns`].
     pub fn arrays(&self, writes: &[Write], columns: &[usize]) -> Vec<Vec<u8>> {
-        let table = self.relation.table();
-        let position = |column: &usize| self.relation.column_of.iter().position(|of| *of == Some(*column));
-        let positions: Vec<_> = table.key.iter().chain(columns).map(position).collect();
+        let positions = self.positions(columns);
         let rows: Vec<Vec<Cell<'_>>> = writes.iter().map(|write| write.row.tuple.cells().collect()).collect();
         positions
             .iter()
             .map(|position| {
                 let cell = |row: &Vec<_>| position.and_then(|position| row.get(position).copied());
-                let texts: Vec<_> = rows.iter().map(|row| super::sql::text_of(cell(row))).collect();
-                super::sql::text_array(texts.into_iter())
+                let texts: Vec<_> = rows.iter().map(|row| sql::text_of(cell(row))).collect();
+                sql::text_array(texts.into_iter())
             })
             .collect()
     }

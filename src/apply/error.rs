@@ -68,6 +68,9 @@ pub enum ApplyError {
     /// The batch began with other rules than those that count now.
     #[error("the conflict rules are being changed; the batch is rolled back and tried again")]
     RulesChanged,
+    /// Rows can't be written by COPY; the batch is written without.
+    #[error("{0}; the rows are written without COPY")]
+    CopyFailed(Box<ApplyError>),
     /// Two rows have what a deferrable constraint forbids.
     #[error("{table} has two rows that a deferrable constraint forbids")]
     Duplicate {
@@ -143,6 +146,7 @@ impl Classify for ApplyError {
             | ApplyError::MovedOn { .. }
             | ApplyError::InDoubt { .. }
             | ApplyError::RulesChanged
+            | ApplyError::CopyFailed(_)
             | ApplyError::UniqueLoser { .. }
             | ApplyError::Duplicate { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,

@@ -8,17 +8,16 @@ use std::hash::BuildHasherDefault;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use crate::apply::batch::{Pieces, SET_ROWS, Write};
+use crate::apply::batch::{COPY_ROWS, Pieces, SET_ROWS, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::fit;
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
 use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
-use crate::apply::sql;
+use crate::apply::{fit, hold, sql, unique};
 use crate::conflict::window::KeyHash;
 use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Operation};
 use crate::model::bloom::Bloom;
@@ -44,6 +43,15 @@ pub enum MovedOn {
     LeaveOut,
 }
 
+/// How rows are written that should not be there yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inserting {
+    /// Many by COPY, which fails if one is there all the same.
+    Copy,
+    /// By statements that leave out the rows that are there.
+    Skipping,
+}
+
 /// How a batch is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Manner {
@@ -51,11 +59,13 @@ pub struct Manner {
     pub mode: Mode,
     /// What becomes of rows that have moved on.
     pub moved_on: MovedOn,
+    /// How new rows are written.
+    pub inserting: Inserting,
 }
 
 impl Manner {
     /// As a batch is tried first.
-    pub const FIRST: Manner = Manner { mode: Mode::Sets, moved_on: MovedOn::Wait };
+    pub const FIRST: Manner = Manner { mode: Mode::Sets, moved_on: MovedOn::Wait, inserting: Inserting::Copy };
 }
 
 /// What a batch did.
@@ -364,9 +374,18 @@ impl<'a, R: Recorder> Execution<'a, R> {
             return Ok(Refused::default());
         }
         let ours = self.session.ours.clone();
+        let copies = self.manner.inserting == Inserting::Copy;
         let mut statements: Vec<(usize, Kind, &[Write])> = Vec::new();
+        let mut copied = usize::MAX;
         let mut pipeline = self.begin();
         for (kind, set) in &sets {
+            if copies && *kind == Kind::Insert && set.writes.len() >= COPY_ROWS {
+                let text = sql::copy(set.relation.table(), &set.columns);
+                let at = pipeline.copy_in(&text, |copy| set.copy_rows(copy));
+                copied = copied.min(at);
+                statements.push((at, *kind, &set.writes));
+                continue;
+            }
             for writes in set.writes.chunks(SET_ROWS) {
                 let at = queue_set(&mut pipeline, *kind, set, writes, Some((&horizon, &ours)));
                 statements.push((at, *kind, writes));
@@ -375,7 +394,9 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let outcomes = pipeline.run().await.map_err(|failed| {
             let first = statements.iter().find(|(at, ..)| *at >= failed.at).map(|(_, kind, writes)| (kind, writes));
             let context = first.map(|(kind, writes)| format!("{} {}", kind.doing(), writes[0].row.table()));
-            ApplyError::pipeline(context.unwrap_or_else(|| "beginning a batch".into()))(failed)
+            let at = failed.at;
+            let error = ApplyError::pipeline(context.unwrap_or_else(|| "beginning a batch".into()))(failed);
+            if at >= copied && is_about_rows(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
         })?;
         let outcomes = self.begun(outcomes)?;
         let mut refused = Refused::default();
@@ -467,6 +488,13 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let last = self.batch.transactions.last().map(|last| last.stamp);
         last.unwrap_or(Stamp { micros: crate::apply::shared::now_micros(), node: self.batch.link.source })
     }
+}
+
+/// Whether a COPY failed for what its rows are, or can't be used at all, as with row security; statements tell which row
+/// it was, or do without.
+fn is_about_rows(error: &ApplyError) -> bool {
+    const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    unique::calls_for_one_by_one(error) || hold::is_refusal(error) || error.code() == Some(FEATURE_NOT_SUPPORTED)
 }
 
 /// What is to be done with the keys of a piece, by index into its nets.

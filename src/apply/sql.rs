@@ -177,6 +177,13 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
     )
 }
 
+/// `COPY` of rows with the key and `columns`.
+pub fn copy(table: &Table, columns: &[usize]) -> String {
+    let shape = Shape { table, others: columns };
+    let names: Vec<_> = (0..shape.len()).map(|i| shape.name(i)).collect();
+    format!("COPY {} ({}) FROM STDIN", table.sql_name(), names.join(", "))
+}
+
 /// Locks the rows whose keys are given; returns the ordinal of each that is there, whether this transaction wrote it, and
 /// `columns` as the types write them.
 pub fn lock(table: &Table, columns: &[usize]) -> String {

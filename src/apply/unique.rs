@@ -16,7 +16,7 @@ use crate::apply::sql::Guard;
 use crate::apply::{note, sets, slow, sql};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
 use crate::model::table::UniqueIndex;
-use crate::model::{Cell, ConflictType, Lsn, NodeId, Resolution, Resolver, Table, TouchKind, Tuple, Xid};
+use crate::model::{Cell, ConflictType, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 use crate::wire::Param;
 
 mod query;
@@ -332,10 +332,7 @@ impl<R: Recorder> Execution<'_, R> {
         let target = self.batch.link.target;
         let (table, key) = (row.table().id, row.key(&self.shared.catalog.hasher));
         let coordinator = self.shared.coordinator();
-        // A row that stands over its own delete is one that this transaction wrote before that came to light, and has no claim;
-        // or the target refuses to delete it.
-        let counts = |change: &ChangeRef| change.kind() == TouchKind::Put || coordinator.held(target, key).is_some();
-        let standing = coordinator.standing(target, table, key)?.change.filter(counts);
+        let standing = coordinator.standing_during(self.batch.link, table, key)?;
         let by_origin = || {
             let ours = self.session.settings.all_origins.iter().zip(self.session.settings.origin_nodes.iter());
             ours.filter(|(name, _)| Some(*name) == origin.as_ref()).map(|(_, node)| *node).next()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{self, Applied, Manner, Mode, MovedOn};
+use crate::apply::execute::{self, Applied, Inserting, Manner, Mode, MovedOn};
 use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
 use crate::apply::shared::{Shared, lock};
@@ -114,6 +114,7 @@ pub struct Inbound {
     pub stats: Arc<LinkStats>,
     manner: Manner,
     reach: Reach,
+    copying: Copying,
     /// So many changes are joined into a batch, at most: fewer after one that was in the way of others.
     most: u64,
     failures: u32,
@@ -143,6 +144,7 @@ impl Inbound {
             stats,
             manner,
             reach,
+            copying: Copying::default(),
             most,
             failures: 0,
             lagged: false,
@@ -301,7 +303,8 @@ impl<R: Recorder> Worker<R> {
             Ok(applied) => {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
                 (inbound.failures, inbound.retry_at) = (0, None);
-                (inbound.manner, inbound.reach) = (Manner::FIRST, Reach::Usual);
+                let inserting = inbound.copying.next(inbound.manner.inserting);
+                (inbound.manner, inbound.reach) = (Manner { inserting, ..Manner::FIRST }, Reach::Usual);
                 inbound.most = inbound.most.saturating_mul(2).max(1);
                 self.shared.wake_all();
                 Ok(true)
@@ -433,6 +436,12 @@ impl Inbound {
     fn failed(&mut self, batch: &Batch, error: &ApplyError) {
         self.stats.retries.fetch_add(1, Ordering::Relaxed);
         let names = (&self.session.settings.source_name, &self.session.settings.target_name);
+        if let ApplyError::CopyFailed(error) = error {
+            tracing::debug!(source = names.0, target = names.1, %error, "writing the batch without COPY");
+            self.copying.failed();
+            (self.manner.inserting, self.retry_at) = (Inserting::Skipping, None);
+            return;
+        }
         if let Some(most) = narrower(batch, self.reach, error) {
             tracing::debug!(source = names.0, target = names.1, most, "trying a smaller batch");
             (self.most, self.retry_at) = (most, None);
@@ -464,6 +473,36 @@ impl Inbound {
     }
 }
 
+/// After a COPY that failed, which had the whole batch rolled back, batches do without for a while, longer each time.
+#[derive(Default, Debug)]
+struct Copying {
+    /// Batches that do without yet.
+    left: u32,
+    /// How many did the last time.
+    pause: u32,
+}
+
+impl Copying {
+    fn failed(&mut self) {
+        const LEAST: u32 = 4;
+        const MOST: u32 = 1024;
+        self.pause = (self.pause * 2).clamp(LEAST, MOST);
+        self.left = self.pause;
+    }
+
+    /// How the next batch inserts, after one that did it like that.
+    fn next(&mut self, last: Inserting) -> Inserting {
+        if self.left > 0 {
+            self.left -= 1;
+            return Inserting::Skipping;
+        }
+        if last == Inserting::Copy {
+            self.pause /= 2;
+        }
+        Inserting::Copy
+    }
+}
+
 /// Whether one transaction of a batch is in the way of the others, so that fewer are tried: the most changes, then.
 fn narrower(batch: &Batch, reach: Reach, error: &ApplyError) -> Option<u64> {
     let in_the_way = unique::calls_for_one_by_one(error) || hold::is_refusal(error);
@@ -485,6 +524,21 @@ fn after(manner: Manner, error: &ApplyError, failures: u32) -> Manner {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_copy_that_failed_batches_do_without_longer_each_time() {
+        let mut copying = Copying::default();
+        assert_eq!(copying.next(Inserting::Copy), Inserting::Copy);
+        let mut without = || {
+            copying.failed();
+            (0..).take_while(|_| copying.next(Inserting::Skipping) == Inserting::Skipping).count()
+        };
+        assert_eq!([without(), without(), without()], [4, 8, 16]);
+        for _ in 0..5 {
+            assert_eq!(copying.next(Inserting::Copy), Inserting::Copy);
+        }
+        assert_eq!(copying.pause, 0);
+    }
 
     #[test]
     fn a_batch_may_be_written_one_by_one_and_without_a_row_that_moved_on() {

@@ -262,6 +262,26 @@ impl Coordinator {
         Ok(self.standing_of(table, &self.window.history(table, key)?, &self.present(node)))
     }
 
+    /// The change of a row that is found at the target while a batch of the link is written there: what stood before, or
+    /// what the batch has made of it since. None where both say that there is no row: then the batch has brought it back,
+    /// over a delete that had not come to light.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn standing_during(&self, link: Link, table: TableId, key: KeyId) -> io::Result<Option<ChangeRef>> {
+        let before = self.standing(link.target, table, key)?.change;
+        let is_delete = |change: &ChangeRef| change.kind() == TouchKind::Delete;
+        if !before.is_some_and(|change| is_delete(&change)) || self.held(link.target, key).is_some() {
+            return Ok(before); // a node that refuses a delete has the row still
+        }
+        let mut present = self.present(link.target);
+        if let Some(batch) = &self.link(link).in_flight {
+            present[link.source.index()] = batch.end;
+        }
+        let after = self.outcome(table, &self.window.history(table, key)?, &present);
+        Ok(after.filter(|change| !is_delete(change)))
+    }
+
     /// The newest change of the key that was made at the node.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::conflict::{ChangeRef, Decision, Redecision};
-use crate::model::{Lsn, NodeId, Stamp, TouchKind};
+use crate::model::{Lsn, NodeId, Stamp};
 use crate::simulate::complete::{Value, read, value};
 use crate::simulate::job::{Job, Purpose, Stage, Step};
 use crate::simulate::node::{Author, Done, Guard, Version};
@@ -188,11 +188,7 @@ impl World {
             return Ok(Step::Next(Stage::Slow));
         }
         let unique = row.unique.expect("a row without a unique value stands in nobody's way");
-        let coordinator = &self.daemon.coordinator;
-        let holder_id = self.schema.key_id(holder);
-        let counts =
-            |change: &ChangeRef| change.kind() == TouchKind::Put || coordinator.held(link.target, holder_id).is_some();
-        let held_by = coordinator.standing(link.target, holder.table, holder_id)?.change.filter(counts);
+        let held_by = self.daemon.coordinator.standing_during(link, holder.table, self.schema.key_id(holder))?;
         let stamp = |change: ChangeRef| self.daemon.coordinator.window().transaction(change).transaction.stamp;
         let older: Option<Stamp> = held_by.map(stamp);
         if older < Some(by.stamp) {

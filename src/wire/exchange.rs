@@ -73,12 +73,13 @@ impl Session {
         &mut self,
         done: &mut Vec<Outcome>,
     ) -> Result<(TransactionStatus, Option<Box<ServerError>>), WireError> {
-        let Session { inbox, writer, output, statements, parameters, .. } = self;
+        let Session { inbox, writer, output, statements, parameters, copies, .. } = self;
         let send = async {
             writer.write_all(output).await?;
             writer.flush().await
         };
-        let mut answers = Answers { done, statements, parameters, rows: Vec::new(), refused: None };
+        let copies = std::mem::take(copies);
+        let mut answers = Answers { done, statements, parameters, copies, rows: Vec::new(), refused: None };
         let receive = answers.gather(inbox);
         tokio::pin!(send, receive);
         tokio::select! {
@@ -98,6 +99,8 @@ struct Answers<'a> {
     done: &'a mut Vec<Outcome>,
     statements: &'a mut Statements,
     parameters: &'a mut BTreeMap<String, String>,
+    /// For so many the rows are on their way.
+    copies: usize,
     rows: Vec<Row>,
     refused: Option<Box<ServerError>>,
 }
@@ -149,6 +152,7 @@ impl Answers<'_> {
                 }
             }
             Message::NotificationResponse(_) => {}
+            Message::CopyInResponse(_) if self.copies > 0 => self.copies -= 1,
             Message::CopyInResponse(_) => return Err(unexpected("COPY FROM STDIN")),
             Message::CopyOutResponse(_) => return Err(unexpected("COPY TO STDOUT")),
             _ => return Err(unexpected("a message that has no place here")),

@@ -13,6 +13,7 @@ use postgres_protocol::IsNull;
 use postgres_protocol::message::frontend::{self, BindError};
 use smallvec::SmallVec;
 
+use super::copy::CopyRows;
 use super::error::WireError;
 use super::outcome::Outcome;
 use super::session::Session;
@@ -88,6 +89,7 @@ pub struct Pipeline<'s> {
 impl<'s> Pipeline<'s> {
     pub(super) fn new(session: &'s mut Session) -> Pipeline<'s> {
         session.output.clear();
+        session.copies = 0;
         for orphan in session.statements.begin_window() {
             close(&orphan.name(), &mut session.output);
         }
@@ -105,6 +107,23 @@ impl<'s> Pipeline<'s> {
             && let Err(problem) = self.write(sql, types, params.into_iter().collect())
         {
             self.refused = Some((at, WireError::Protocol(problem)));
+        }
+        at
+    }
+
+    /// Adds a COPY FROM STDIN in text format, with its rows; returns its place in the outcomes.
+    ///
+    /// The rows are sent without waiting for the server to ask for them. If it does not, because a statement before has
+    /// failed or this one does, it leaves them unread up to the Sync (`PostgresMain` in src/backend/tcop/postgres.c).
+    pub fn copy_in(&mut self, sql: &str, rows: impl FnOnce(&mut CopyRows<'_>)) -> usize {
+        let at = self.query(sql, &[], []);
+        if self.refused.is_none() {
+            self.session.copies += 1;
+            let output = &mut self.session.output;
+            let mut copy = CopyRows::new(output);
+            rows(&mut copy);
+            copy.finish();
+            frontend::copy_done(output);
         }
         at
     }

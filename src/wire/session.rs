@@ -48,6 +48,8 @@ pub struct Session {
     pub(super) writer: WriteHalf<Stream>,
     /// What the next request sends.
     pub(super) output: BytesMut,
+    /// How many COPY FROM STDIN it sends the rows of.
+    pub(super) copies: usize,
     pub(super) condition: Condition,
     pub(super) status: TransactionStatus,
     pub(super) statements: Statements,
@@ -317,6 +319,7 @@ async fn begin(
         condition: Condition::Ready,
         status: greeting.status,
         statements: Statements::default(),
+        copies: 0,
         parameters: greeting.parameters,
         peer,
         cancel: CancelHandle {

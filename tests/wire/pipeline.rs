@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pgconcord::model::{Class, Classify};
-use pgconcord::wire::{Param, Session, TransactionStatus, WireError};
+use pgconcord::wire::{CopyRows, Param, Session, TransactionStatus, WireError};
 
 use super::{info, session, shared};
 
@@ -95,6 +95,59 @@ async fn an_error_in_the_middle_skips_the_rest() {
     assert_eq!(&*outcomes[0].tag.name, "ROLLBACK");
     assert_eq!(session.transaction_status(), TransactionStatus::Idle);
     assert_eq!(number(&mut session, "SELECT count(*) FROM t").await, 0);
+}
+
+#[tokio::test]
+async fn rows_are_copied_within_a_window() {
+    let mut session = session("copy").await;
+    session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY, v text)").await.unwrap();
+    let values = [Some("a\tb"), None, Some(""), Some("\\N"), Some("\\."), Some("line\r\nline"), Some("ß\\")];
+    let mut window = session.pipeline();
+    window.query("BEGIN", &[], []);
+    let at = window.copy_in("COPY t FROM STDIN", |copy| {
+        for (i, value) in (0..20_000).zip(values.iter().cycle()) {
+            copy.value(Some(i.to_string().as_bytes()));
+            copy.value(value.map(str::as_bytes));
+            copy.end_row();
+        }
+    });
+    let none = window.copy_in("COPY t FROM STDIN", |_| {});
+    window.query("COMMIT", &[], []);
+    let outcomes = tokio::time::timeout(PATIENCE, window.run()).await.expect("a deadlock").unwrap();
+    let counts = [at, none].map(|at| (outcomes[at].tag.name.clone(), outcomes[at].tag.rows));
+    assert_eq!(counts, [("COPY".into(), 20_000), ("COPY".into(), 0)]);
+    let found = session.simple("SELECT v FROM t WHERE k >= 19999 - 19999 % 7 - 7 ORDER BY k LIMIT 7").await.unwrap();
+    let found: Vec<_> = found[0].rows.iter().map(|row| row.optional_text(0).unwrap().map(str::to_owned)).collect();
+    assert_eq!(found, values.map(|value| value.map(str::to_owned)));
+}
+
+#[tokio::test]
+async fn a_copy_that_fails_leaves_the_session_usable() {
+    let mut session = session("copy_fails").await;
+    session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY)").await.unwrap();
+    let rows = |copy: &mut CopyRows<'_>| {
+        for i in (0..50_000).chain([7]) {
+            copy.value(Some(i.to_string().as_bytes()));
+            copy.end_row();
+        }
+    };
+    // one of its rows is there; a statement before it fails; it can't be begun
+    for (first, copy, code, place) in [
+        ("SELECT 1", "COPY t FROM STDIN", "23505", 1),
+        ("SELECT 1 / 0", "COPY t FROM STDIN", "22012", 0),
+        ("SELECT 1", "COPY nothing FROM STDIN", "42P01", 1),
+    ] {
+        let mut window = session.pipeline();
+        window.query(first, &[], []);
+        window.copy_in(copy, rows);
+        window.query("SELECT 2", &[], []);
+        let failed = tokio::time::timeout(PATIENCE, window.run()).await.expect("a deadlock").unwrap_err();
+        assert_eq!((failed.code(), failed.at), (Some(code), place), "{failed}");
+        assert_eq!(number(&mut session, "SELECT count(*) FROM t").await, 0);
+    }
+    // rows that nobody has are not waited for
+    let error = session.simple("COPY t FROM STDIN").await.unwrap_err();
+    assert!(matches!(error, WireError::Protocol(_)), "{error}");
 }
 
 #[tokio::test]
