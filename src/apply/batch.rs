@@ -8,6 +8,7 @@ use crate::apply::net::{Folded, Incoming, Row};
 use crate::apply::sql;
 use crate::conflict::Batch;
 use crate::model::key::KeyHasher;
+use crate::model::table::Input;
 use crate::model::{Cell, Relation, TableId, Xid};
 use crate::wire::CopyRows;
 
@@ -86,6 +87,12 @@ impl Set {
     fn positions(&self, columns: &[usize]) -> Vec<Option<usize>> {
         let position = |column: &usize| self.relation.column_of.iter().position(|of| *of == Some(*column));
         self.relation.table().key.iter().chain(columns).map(position).collect()
+    }
+
+    /// Whether the types' input functions make of every text what SQL makes of it: not of `"char"` before 16.
+    pub fn takes_copy(&self) -> bool {
+        let table = self.relation.table();
+        table.key.iter().chain(&self.columns).all(|column| table.columns[*column].input != Input::Char)
     }
 
     /// The rows for a COPY: the key's columns, then [`Set::columns`].

@@ -79,6 +79,8 @@ pub struct Applied {
     pub conflicts: u64,
     /// Keys that took the slow path.
     pub slow: u64,
+    /// New rows went by COPY.
+    pub copied: bool,
     /// Where the commit record ended in the target's WAL.
     pub at: Lsn,
 }
@@ -104,8 +106,8 @@ pub struct Execution<'a, R> {
     pub(super) refusals: HashMap<KeyId, Conflict, BuildHasherDefault<KeyHash>>,
     /// Held keys that the piece under way writes.
     pub(super) healing: Vec<KeyId>,
-    /// How often in a row nobody was found who has a unique value that a row may not have.
-    pub(super) unseen_holders: usize,
+    /// The key whose row may not have a unique value, and how often nobody was found who has it.
+    pub(super) unseen_holders: Option<(KeyId, usize)>,
     /// Keys that an earlier piece of the batch touched.
     touched: Option<Bloom>,
     began: bool,
@@ -151,7 +153,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             held_changes: Vec::new(),
             refusals: HashMap::default(),
             healing: Vec::new(),
-            unseen_holders: 0,
+            unseen_holders: None,
             touched: None,
             began: false,
         }
@@ -379,7 +381,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let mut copied = usize::MAX;
         let mut pipeline = self.begin();
         for (kind, set) in &sets {
-            if copies && *kind == Kind::Insert && set.writes.len() >= COPY_ROWS {
+            if copies && *kind == Kind::Insert && set.writes.len() >= COPY_ROWS && set.takes_copy() {
                 let text = sql::copy(set.relation.table(), &set.columns);
                 let at = pipeline.copy_in(&text, |copy| set.copy_rows(copy));
                 copied = copied.min(at);
@@ -399,6 +401,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             if at >= copied && is_about_rows(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
         })?;
         let outcomes = self.begun(outcomes)?;
+        self.applied.copied |= copied != usize::MAX;
         let mut refused = Refused::default();
         for (at, kind, writes) in statements {
             let outcome = &outcomes[at];
@@ -490,8 +493,8 @@ impl<'a, R: Recorder> Execution<'a, R> {
     }
 }
 
-/// Whether a COPY failed for what its rows are, or can't be used at all, as with row security; statements tell which row
-/// it was, or do without.
+/// Whether a COPY failed for what its rows are, or can't be used at all; statements tell which row it was, or do
+/// without.
 fn is_about_rows(error: &ApplyError) -> bool {
     const FEATURE_NOT_SUPPORTED: &str = "0A000";
     unique::calls_for_one_by_one(error) || hold::is_refusal(error) || error.code() == Some(FEATURE_NOT_SUPPORTED)

@@ -193,22 +193,27 @@ impl<R: Recorder> Execution<'_, R> {
         let holders = self.lock_holders(row).await?;
         if holders.is_empty() {
             // it may have gone since, for the sake of this very row
-            self.unseen_holders += 1;
-            return if self.unseen_holders < ROUNDS { Ok(Outcome::RoomMade) } else { Err(no_holder(error)) };
+            let key = key_row.key(&self.shared.catalog.hasher);
+            let before = self.unseen_holders.filter(|(of, _)| *of == key).map_or(0, |(_, times)| times);
+            self.unseen_holders = Some((key, before + 1));
+            return if before + 1 < ROUNDS { Ok(Outcome::RoomMade) } else { Err(no_holder(error)) };
         }
-        self.unseen_holders = 0;
+        self.unseen_holders = None;
         let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
         let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
         let conflicts: Vec<_> = match incoming_wins {
             true => holders.iter().map(|loser| self.unique_conflict(claim, &holders, Loser::There(loser))).collect(),
             false => vec![self.unique_conflict(claim, &holders, Loser::Incoming)],
         };
+        let hasher = self.shared.catalog.hasher;
         let losers: Vec<Removal> = if incoming_wins {
             holders.iter().map(Holder::removal).collect()
         } else {
-            vec![Removal { home: *home, row: row.clone(), index: holders[0].index.clone(), lsn: Some(lsn) }]
+            // what was held for long may be forgotten
+            let newest = self.shared.coordinator().newest_at(*home, row.table().id, key_row.key(&hasher))?;
+            let lsn = newest.map(|_| lsn);
+            vec![Removal { home: *home, row: row.clone(), index: holders[0].index.clone(), lsn }]
         };
-        let hasher = self.shared.catalog.hasher;
         let undone: Vec<Removal> = {
             let removed = self.shared.removed();
             losers.into_iter().filter(|loser| !removed.contains_key(&loser.id(&hasher))).collect()
@@ -281,7 +286,7 @@ impl<R: Recorder> Execution<'_, R> {
             local: Some(Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) }),
             result: Some(Content::Put(result.clone())),
             note: Some(format!(
-                "rows claim one value of {}; {who} is older and is removed at {}",
+                "rows claim one value of {}; {who} is older and is removed at {}, unless it has changed there since",
                 indexes.join(", "),
                 self.shared.node(home).name
             )),

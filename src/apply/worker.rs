@@ -303,7 +303,7 @@ impl<R: Recorder> Worker<R> {
             Ok(applied) => {
                 inbound.stats.count(&applied, inbound.session.progress.batch, applied.at);
                 (inbound.failures, inbound.retry_at) = (0, None);
-                let inserting = inbound.copying.next(inbound.manner.inserting);
+                let inserting = inbound.copying.next(applied.copied);
                 (inbound.manner, inbound.reach) = (Manner { inserting, ..Manner::FIRST }, Reach::Usual);
                 inbound.most = inbound.most.saturating_mul(2).max(1);
                 self.shared.wake_all();
@@ -490,13 +490,13 @@ impl Copying {
         self.left = self.pause;
     }
 
-    /// How the next batch inserts, after one that did it like that.
-    fn next(&mut self, last: Inserting) -> Inserting {
+    /// How the next batch inserts, after one that was written.
+    fn next(&mut self, copied: bool) -> Inserting {
         if self.left > 0 {
             self.left -= 1;
             return Inserting::Skipping;
         }
-        if last == Inserting::Copy {
+        if copied {
             self.pause /= 2;
         }
         Inserting::Copy
@@ -528,14 +528,15 @@ mod tests {
     #[test]
     fn after_a_copy_that_failed_batches_do_without_longer_each_time() {
         let mut copying = Copying::default();
-        assert_eq!(copying.next(Inserting::Copy), Inserting::Copy);
+        assert_eq!(copying.next(false), Inserting::Copy);
         let mut without = || {
             copying.failed();
-            (0..).take_while(|_| copying.next(Inserting::Skipping) == Inserting::Skipping).count()
+            (0..).take_while(|_| copying.next(false) == Inserting::Skipping).count()
         };
         assert_eq!([without(), without(), without()], [4, 8, 16]);
+        assert_eq!((copying.next(false), copying.pause), (Inserting::Copy, 16), "nothing was copied");
         for _ in 0..5 {
-            assert_eq!(copying.next(Inserting::Copy), Inserting::Copy);
+            assert_eq!(copying.next(true), Inserting::Copy);
         }
         assert_eq!(copying.pause, 0);
     }

@@ -263,8 +263,8 @@ impl Coordinator {
     }
 
     /// The change of a row that is found at the target while a batch of the link is written there: what stood before, or
-    /// what the batch has made of it since. None where both say that there is no row: then the batch has brought it back,
-    /// over a delete that had not come to light.
+    /// where that is a delete what the batch has made of it since. None where both say that there is no row: then the
+    /// batch has brought it back, over a delete that had not come to light.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.

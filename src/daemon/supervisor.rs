@@ -78,6 +78,9 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     let control = Arc::new(Control::connect(conninfo, "pgconcord control").await.map_err(named)?);
     let watcher = Control::connect(conninfo, "pgconcord watch").await.map_err(named)?;
     let remover = crate::node::connect(conninfo, "pgconcord remove").await.map_err(named)?;
+    let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
+    let doing = NodeError::doing("set how long the session that removes rows waits for locks");
+    remover.batch_execute(&patience).await.map_err(doing).map_err(named)?;
     check_identity(daemon, id, &control).await?;
     check_slot(daemon, id, &watcher).await?;
     measure_clock(daemon, id, &watcher).await.map_err(named)?;

@@ -27,9 +27,11 @@ impl<'o> CopyRows<'o> {
             self.output.put_u8(b'\t');
         }
         self.at_line_start = false;
-        match text {
-            None => self.output.put_slice(b"\\N"),
-            Some(text) => escape(text, self.output),
+        let Some(text) = text else { return self.output.put_slice(b"\\N") };
+        for part in text.chunks(MESSAGE_BYTES) {
+            self.begin();
+            escape(part, self.output);
+            self.end_if_large();
         }
     }
 
@@ -38,6 +40,11 @@ impl<'o> CopyRows<'o> {
         self.begin();
         self.output.put_u8(b'\n');
         self.at_line_start = true;
+        self.end_if_large();
+    }
+
+    /// A message may end anywhere in a row.
+    fn end_if_large(&mut self) {
         if self.start.is_some_and(|start| self.output.len() - start >= MESSAGE_BYTES) {
             self.end_message();
         }
@@ -57,7 +64,7 @@ impl<'o> CopyRows<'o> {
 
     fn end_message(&mut self) {
         let Some(start) = self.start.take() else { return };
-        let length = u32::try_from(self.output.len() - start - 1).expect("a row is at most 1 GB");
+        let length = u32::try_from(self.output.len() - start - 1).expect("a message has far less than 4 GB");
         self.output[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
     }
 }
@@ -109,16 +116,18 @@ mod tests {
     }
 
     #[test]
-    fn many_rows_go_in_several_messages() {
+    fn many_rows_and_large_ones_go_in_several_messages() {
         let mut output = BytesMut::new();
         let mut rows = CopyRows::new(&mut output);
-        for _ in 0..5 {
-            rows.value(Some(&[b'x'; 40_000]));
+        for length in [40_000, 40_000, 300_000, 1] {
+            rows.value(Some(&vec![b'\t'; length]));
             rows.end_row();
         }
         rows.finish();
-        let lengths: Vec<_> = messages(&output).iter().map(Vec::len).collect();
-        assert_eq!(lengths, [80_002, 80_002, 40_001]);
+        let messages = messages(&output);
+        assert!(messages.len() > 5 && messages.iter().all(|message| message.len() < 3 * MESSAGE_BYTES));
+        let lines: Vec<_> = messages.concat().split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
+        assert_eq!(lines, [80_000, 80_000, 600_000, 2, 0]);
     }
 
     #[test]

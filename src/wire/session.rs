@@ -138,6 +138,7 @@ impl Session {
     pub async fn simple(&mut self, sql: &str) -> Result<Vec<Outcome>, WireError> {
         self.check()?;
         self.output.clear();
+        self.copies = 0;
         frontend::query(sql, &mut self.output).map_err(|error| WireError::Protocol(error.to_string()))?;
         let mut done = Vec::new();
         self.exchange(&mut done).await?;

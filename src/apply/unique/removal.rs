@@ -25,8 +25,8 @@ pub struct Removal {
     pub(super) lsn: Option<Lsn>,
 }
 
-/// Removals that have been made, by home, key and where the change that lost had committed; each with a position of
-/// the home's log by which the DELETE had been decoded.
+/// Removals that have been made, or were not needed any more, by home, key and where the change that lost had committed;
+/// each with a position of the home's log by which the DELETE had been decoded.
 pub type Removed = HashMap<(NodeId, KeyId, Option<Lsn>), Lsn>;
 
 impl Removal {
@@ -67,6 +67,8 @@ async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyErro
         index.columns.iter().chain(&table.key).map(|column| sql::text_of(row.cell(*column))).collect();
     let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn ToSql + Sync)).collect();
     let doing = || NodeError::doing("remove a row whose unique value another row has");
+    // a stream that lags is waited for with nothing locked
+    shared.barrier(*home).await?;
     let mut client = remover.lock().await;
     let transaction = client.transaction().await.map_err(doing())?;
     let locked = transaction.query(&removal_lock(table, index, row), &parameters).await.map_err(doing())?;
@@ -80,6 +82,12 @@ async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyErro
     }
     let removed = transaction.execute(&removal_query(table, index, row), &parameters).await.map_err(doing())?;
     transaction.commit().await.map_err(doing())?;
+    if removed == 0 {
+        return Err(ApplyError::Operator {
+            what: format!("{} keeps a row of {table} whose unique value a newer row has", node.name),
+            advice: "a BEFORE DELETE trigger there takes its DELETE back; delete the row, or change the trigger".into(),
+        });
+    }
     Ok(removed)
 }
 
