@@ -99,7 +99,7 @@ async fn an_error_in_the_middle_skips_the_rest() {
 
 #[tokio::test]
 async fn rows_are_copied_within_a_window() {
-    let mut session = session("copy").await;
+    let mut session = session("rows_copied").await;
     session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY, v text)").await.unwrap();
     let values = [Some("a\tb"), None, Some(""), Some("\\N"), Some("\\."), Some("line\r\nline"), Some("ß\\")];
     let mut window = session.pipeline();
@@ -123,7 +123,7 @@ async fn rows_are_copied_within_a_window() {
 
 #[tokio::test]
 async fn a_copy_that_fails_leaves_the_session_usable() {
-    let mut session = session("copy_fails").await;
+    let mut session = session("rows_not_copied").await;
     session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY)").await.unwrap();
     let rows = |copy: &mut CopyRows<'_>| {
         for i in (0..50_000).chain([7]) {
