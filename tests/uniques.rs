@@ -238,9 +238,11 @@ fn one_row_of_each_value_stays_when_both_nodes_decide_at_once() {
         }
     });
     cluster.settle();
-    let lost = "SELECT coalesce(string_agg('v' || i, ' ' ORDER BY i), '') FROM generate_series(0, 39) i
-        WHERE NOT EXISTS (SELECT FROM claim WHERE name = 'v' || i)";
-    assert_eq!(cluster.value(EAST, lost), "", "values of which every row was removed");
+    let lost = format!(
+        "SELECT coalesce(string_agg('v' || i, ' ' ORDER BY i), '') FROM generate_series(0, {VALUES} - 1) i
+        WHERE NOT EXISTS (SELECT FROM claim WHERE name = 'v' || i)"
+    );
+    assert_eq!(cluster.value(EAST, &lost), "", "values of which every row was removed");
     assert!(!cluster.conflicts(&["--table", "public.claim"]).is_empty(), "no two rows met");
 }
 

@@ -17,7 +17,7 @@ use crate::apply::session::ApplySession;
 use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
-use crate::apply::{fit, hold, sql, unique};
+use crate::apply::{fit, sql, unique};
 use crate::conflict::window::KeyHash;
 use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Operation};
 use crate::model::bloom::Bloom;
@@ -398,7 +398,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             let context = first.map(|(kind, writes)| format!("{} {}", kind.doing(), writes[0].row.table()));
             let at = failed.at;
             let error = ApplyError::pipeline(context.unwrap_or_else(|| "beginning a batch".into()))(failed);
-            if at >= copied && is_about_rows(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
+            if at >= copied && is_for_statements(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
         })?;
         let outcomes = self.begun(outcomes)?;
         self.applied.copied |= copied != usize::MAX;
@@ -495,9 +495,9 @@ impl<'a, R: Recorder> Execution<'a, R> {
 
 /// Whether a COPY failed for what its rows are, or can't be used at all; statements tell which row it was, or do
 /// without.
-fn is_about_rows(error: &ApplyError) -> bool {
+fn is_for_statements(error: &ApplyError) -> bool {
     const FEATURE_NOT_SUPPORTED: &str = "0A000";
-    unique::calls_for_one_by_one(error) || hold::is_refusal(error) || error.code() == Some(FEATURE_NOT_SUPPORTED)
+    unique::is_about_rows(error) || error.code() == Some(FEATURE_NOT_SUPPORTED)
 }
 
 /// What is to be done with the keys of a piece, by index into its nets.

@@ -13,7 +13,7 @@ use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::sql::Guard;
-use crate::apply::{note, sets, slow, sql};
+use crate::apply::{hold, note, sets, slow, sql};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
 use crate::model::table::UniqueIndex;
 use crate::model::{Cell, ConflictType, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
@@ -426,7 +426,7 @@ impl Holder {
     }
 }
 
-/// Whether an error calls for the batch to be written change by change.
-pub fn calls_for_one_by_one(error: &ApplyError) -> bool {
-    is_violation(error) || error.code() == Some("23503")
+/// Whether an error is about rows of the batch, so that writing it change by change tells which.
+pub(super) fn is_about_rows(error: &ApplyError) -> bool {
+    is_violation(error) || hold::is_refusal(error)
 }

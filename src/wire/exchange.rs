@@ -39,12 +39,12 @@ impl Session {
         Err(WireError::Unusable { target: self.peer.to_string(), reason })
     }
 
-    /// Sends the output and gathers in `done` what the server did. Errors of statements come as
+    /// Sends the output, in which are the rows of so many `copies`, and gathers in `done` what the server did. Errors of statements come as
     /// [`WireError::Server`] and leave the session usable.
-    pub(super) async fn exchange(&mut self, done: &mut Vec<Outcome>) -> Result<(), WireError> {
+    pub(super) async fn exchange(&mut self, done: &mut Vec<Outcome>, copies: usize) -> Result<(), WireError> {
         self.check()?;
         self.condition = Condition::Busy;
-        let result = self.send_and_receive(done).await;
+        let result = self.send_and_receive(done, copies).await;
         self.output.clear();
         if self.output.capacity() > OUTPUT_KEPT {
             self.output = bytes::BytesMut::new();
@@ -72,13 +72,13 @@ impl Session {
     async fn send_and_receive(
         &mut self,
         done: &mut Vec<Outcome>,
+        copies: usize,
     ) -> Result<(TransactionStatus, Option<Box<ServerError>>), WireError> {
-        let Session { inbox, writer, output, statements, parameters, copies, .. } = self;
+        let Session { inbox, writer, output, statements, parameters, .. } = self;
         let send = async {
             writer.write_all(output).await?;
             writer.flush().await
         };
-        let copies = std::mem::take(copies);
         let mut answers = Answers { done, statements, parameters, copies, rows: Vec::new(), refused: None };
         let receive = answers.gather(inbox);
         tokio::pin!(send, receive);

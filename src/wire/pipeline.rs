@@ -82,6 +82,7 @@ impl Classify for PipelineError {
 pub struct Pipeline<'s> {
     session: &'s mut Session,
     statements: usize,
+    copies: usize,
     /// The first statement that cannot be sent, and why: the window is then refused whole.
     refused: Option<(usize, WireError)>,
 }
@@ -89,11 +90,10 @@ pub struct Pipeline<'s> {
 impl<'s> Pipeline<'s> {
     pub(super) fn new(session: &'s mut Session) -> Pipeline<'s> {
         session.output.clear();
-        session.copies = 0;
         for orphan in session.statements.begin_window() {
             close(&orphan.name(), &mut session.output);
         }
-        Pipeline { session, statements: 0, refused: None }
+        Pipeline { session, statements: 0, copies: 0, refused: None }
     }
 
     /// Adds a statement; returns its place in the outcomes, from 0.
@@ -118,7 +118,7 @@ impl<'s> Pipeline<'s> {
     pub fn copy_in(&mut self, sql: &str, rows: impl FnOnce(&mut CopyRows<'_>)) -> usize {
         let at = self.query(sql, &[], []);
         if self.refused.is_none() {
-            self.session.copies += 1;
+            self.copies += 1;
             let output = &mut self.session.output;
             let mut copy = CopyRows::new(output);
             rows(&mut copy);
@@ -172,7 +172,7 @@ impl<'s> Pipeline<'s> {
             return Ok(done);
         }
         frontend::sync(&mut self.session.output);
-        match self.session.exchange(&mut done).await {
+        match self.session.exchange(&mut done, self.copies).await {
             Ok(()) if done.len() == self.statements => Ok(done),
             Ok(()) => {
                 let problem = format!("{} statements were sent and {} answered", self.statements, done.len());

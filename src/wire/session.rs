@@ -48,8 +48,6 @@ pub struct Session {
     pub(super) writer: WriteHalf<Stream>,
     /// What the next request sends.
     pub(super) output: BytesMut,
-    /// How many COPY FROM STDIN it sends the rows of.
-    pub(super) copies: usize,
     pub(super) condition: Condition,
     pub(super) status: TransactionStatus,
     pub(super) statements: Statements,
@@ -138,10 +136,9 @@ impl Session {
     pub async fn simple(&mut self, sql: &str) -> Result<Vec<Outcome>, WireError> {
         self.check()?;
         self.output.clear();
-        self.copies = 0;
         frontend::query(sql, &mut self.output).map_err(|error| WireError::Protocol(error.to_string()))?;
         let mut done = Vec::new();
-        self.exchange(&mut done).await?;
+        self.exchange(&mut done, 0).await?;
         Ok(done)
     }
 
@@ -320,7 +317,6 @@ async fn begin(
         condition: Condition::Ready,
         status: greeting.status,
         statements: Statements::default(),
-        copies: 0,
         parameters: greeting.parameters,
         peer,
         cancel: CancelHandle {
