@@ -246,6 +246,29 @@ fn one_row_of_each_value_stays_when_both_nodes_decide_at_once() {
     assert!(!cluster.conflicts(&["--table", "public.claim"]).is_empty(), "no two rows met");
 }
 
+/// A trigger at the loser's home takes the DELETE back: the links say so and wait.
+#[test]
+fn a_trigger_that_keeps_the_loser_is_said() {
+    let schema = "CREATE TABLE claim (id int PRIMARY KEY, name text UNIQUE);";
+    let keep = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER keep BEFORE DELETE ON claim FOR EACH ROW EXECUTE FUNCTION keep();";
+    let mut cluster = Plan::two().schema(schema).at(EAST, keep).run();
+    cluster.stop_daemon();
+    cluster.rows(EAST, "INSERT INTO claim VALUES (1, 'one')");
+    cluster.rows(WEST, "INSERT INTO claim VALUES (2, 'one')");
+    cluster.launch_daemon();
+    let log = cluster.log_file();
+    wait_for("the log says what to do", SOON, || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        text.contains("east keeps a row of public.claim whose unique value a newer row has; a BEFORE DELETE trigger")
+            .then_some(())
+    });
+    assert_eq!(cluster.value(EAST, "SELECT string_agg(id::text, ' ') FROM claim"), "1");
+    cluster.rows(EAST, "DROP TRIGGER keep ON claim");
+    cluster.settle();
+    assert_eq!(ids(&cluster, "claim"), "2");
+}
+
 /// The first of three nodes takes its own update of a row back, without having seen the third one's, and after its clock was
 /// set back: the third one's counts again. At the second its value is another row's meanwhile.
 fn comes_back(kind: &str, takes_back: &str) {
