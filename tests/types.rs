@@ -214,16 +214,14 @@ fn every_type_from_18_to_14() {
     between(Version::V18, Version::V14);
 }
 
-/// From 16 on `"char"` writes a byte above 127 in a way that servers before don't read; as a key, too, and of many rows at
-/// once.
+/// From 16 on `"char"` writes a byte above 127 in a way that servers before don't read; of many rows at once, too.
 #[test]
 fn bytes_of_char_from_18_to_14() {
-    let schema = r#"CREATE TABLE byte (of "char" PRIMARY KEY, again "char");"#;
+    let schema = r#"CREATE TABLE byte (n int PRIMARY KEY, of "char");"#;
     let mut cluster = Plan::of(&[Version::V18, Version::V14]).schema(schema).run();
-    let fill = r#"INSERT INTO byte SELECT i::"char", (-i - 1)::"char" FROM generate_series(-128, 127) AS i"#;
-    cluster.rows(EAST, fill);
+    cluster.rows(EAST, r#"INSERT INTO byte SELECT n, n::"char" FROM generate_series(-128, 127) AS n"#);
     cluster.wait_applied(); // a row as text is no UTF-8 before 16, so nothing compares them
-    let wrong = r#"SELECT count(*) FILTER (WHERE again::int <> -(of::int) - 1) || ' of ' || count(*) FROM byte"#;
+    let wrong = "SELECT count(*) FILTER (WHERE of::int <> n) || ' of ' || count(*) FROM byte";
     assert_eq!(cluster.value(WEST, wrong), "0 of 256");
     cluster.assert_no_conflicts();
 }
