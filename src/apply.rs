@@ -12,6 +12,7 @@ pub mod error;
 pub mod execute;
 mod fit;
 pub mod hold;
+pub mod manner;
 mod merge;
 pub mod net;
 mod note;

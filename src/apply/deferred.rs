@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::apply::batch::Pieces;
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Execution, Mode};
+use crate::apply::execute::Execution;
+use crate::apply::manner::Mode;
 use crate::apply::net::{Net, Row};
 use crate::apply::record::Recorder;
 use crate::apply::unique::{self, Claim, Outcome, ROUNDS};

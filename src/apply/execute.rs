@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::apply::batch::{COPY_ROWS, Pieces, SET_ROWS, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
+use crate::apply::manner::{Inserting, Manner, Mode, MovedOn};
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
@@ -23,50 +24,6 @@ use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Opera
 use crate::model::bloom::Bloom;
 use crate::model::{KeyId, Lsn, Resolvers, Stamp, TouchKind, Xid};
 use crate::wire::{Outcome, Pipeline};
-
-/// How a batch is written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mode {
-    /// In sets.
-    Sets,
-    /// Change by change, each behind a savepoint: after a unique violation (R7, R12).
-    OneByOne,
-}
-
-/// What is done about a row of which a value can't be had, because it has moved on at its source.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MovedOn {
-    /// The batch waits for the change that moved it on.
-    Wait,
-    /// The batch is written without the row: that change brings it whole, and waiting could be waiting for a link that waits
-    /// for this one.
-    LeaveOut,
-}
-
-/// How rows are written that should not be there yet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Inserting {
-    /// Many by COPY, which fails if one is there all the same.
-    Copy,
-    /// By statements that leave out the rows that are there.
-    Skipping,
-}
-
-/// How a batch is tried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Manner {
-    /// In sets or one by one.
-    pub mode: Mode,
-    /// What becomes of rows that have moved on.
-    pub moved_on: MovedOn,
-    /// How new rows are written.
-    pub inserting: Inserting,
-}
-
-impl Manner {
-    /// As a batch is tried first.
-    pub const FIRST: Manner = Manner { mode: Mode::Sets, moved_on: MovedOn::Wait, inserting: Inserting::Copy };
-}
 
 /// What a batch did.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]

@@ -6,7 +6,8 @@
 use crate::apply::batch::{Write, into_sets};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Execution, Mode};
+use crate::apply::execute::Execution;
+use crate::apply::manner::Mode;
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};

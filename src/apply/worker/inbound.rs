@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Applied, Inserting, Manner, Mode, MovedOn};
+use crate::apply::execute::Applied;
+use crate::apply::manner::{Inserting, Manner, Mode, MovedOn};
 use crate::apply::session::ApplySession;
 use crate::apply::unique;
 use crate::apply::worker::{Condition, LinkStats};

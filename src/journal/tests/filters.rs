@@ -1,0 +1,118 @@
+//! Which entries a filter finds, and by which index.
+
+use super::*;
+
+/// Ids 1 to 6, one a minute; see the arms for what each is.
+async fn six() -> (tempfile::TempDir, PathBuf) {
+    let (directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let made = (1..=6).map(|n| match n {
+        1 => NewEntry { table: "stock_log".into(), ..entry(n, 1) },
+        2 => NewEntry { schema: "audit".into(), ..entry(n, 1) },
+        3 => NewEntry { lane: lane("west", "east"), ..entry(n, 1) },
+        4 => NewEntry { lane: lane("west", "north"), conflict_type: ConflictType::InsertExists, ..entry(n, 1) },
+        5 => NewEntry { key: object(json!({ "id": "5", "region": "a=b", "void": null })), ..entry(n, 9) },
+        _ => entry(n, 9),
+    });
+    journal.pending(made.collect()).await.unwrap();
+    journal.settle(&lane("east", "west"), 1).await.unwrap();
+    journal.close().await.unwrap();
+    (directory, path)
+}
+
+fn tables(globs: &[&str]) -> Filter {
+    Filter { tables: globs.iter().map(|glob| glob.parse().unwrap()).collect(), ..Filter::default() }
+}
+
+fn keys(keys: &[&str]) -> Filter {
+    Filter { keys: keys.iter().map(|key| KeyFilter((*key).to_owned())).collect(), ..Filter::default() }
+}
+
+#[tokio::test]
+async fn each_finds_its_own_newest_first() {
+    let (_directory, path) = six().await;
+    let find = |filter| ids(&path, &filter);
+    assert_eq!(find(Filter::default()), [6, 5, 4, 3, 2, 1]);
+    assert_eq!(find(Filter { limit: Some(2), ..Filter::default() }), [6, 5]);
+    assert_eq!(find(tables(&["public.*"])), [6, 5, 4, 3, 1]);
+    assert_eq!(find(tables(&["stock"])), [6, 5, 4, 3, 2]);
+    assert_eq!(find(tables(&["audit.*", "*_log"])), [2, 1]);
+    assert_eq!(find(tables(&["nosuch"])), [0; 0]);
+    assert_eq!(find(Filter { types: vec![ConflictType::InsertExists], ..Filter::default() }), [4]);
+    assert_eq!(find(Filter { nodes: vec!["north".into()], ..Filter::default() }), [4]);
+    assert_eq!(find(Filter { nodes: vec!["east".into()], ..Filter::default() }), [6, 5, 3, 2, 1]);
+    assert_eq!(find(Filter { since: Some(minute(5)), ..Filter::default() }), [6, 5]);
+    assert_eq!(find(Filter { statuses: vec![Status::Resolved], ..Filter::default() }), [2, 1]);
+    assert_eq!(find(Filter { limit: Some(1), statuses: vec![Status::Pending], ..tables(&["stock"]) }), [6]);
+}
+
+#[tokio::test]
+async fn a_key_is_found_by_column_and_by_value() {
+    let (_directory, path) = six().await;
+    let find = |given: &[&str]| ids(&path, &keys(given));
+    assert_eq!(find(&["id=5"]), [5]);
+    assert_eq!(find(&["5"]), [5]);
+    assert_eq!(find(&["region=5"]), [0; 0]);
+    assert_eq!(find(&["a=b"]), [5], "a value may hold the sign itself");
+    assert_eq!(find(&["region=a=b"]), [5]);
+    assert_eq!(find(&["id=5", "region=a=b"]), [5]);
+    assert_eq!(find(&["id=6", "region=a=b"]), [0; 0]);
+}
+
+fn plan(path: &Path, filter: &Filter) -> String {
+    let reader = Reader::open(path).unwrap();
+    let (sql, values) = reader.listing(filter).unwrap();
+    let mut statement = reader.connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let lines = statement.query_map(rusqlite::params_from_iter(values), |row| row.get::<_, String>(3)).unwrap();
+    lines.collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+}
+
+#[tokio::test]
+async fn lists_read_one_index_in_order_and_never_sort() {
+    let (_directory, path) = six().await;
+    let all = Filter {
+        types: vec![ConflictType::InsertExists],
+        nodes: vec!["east".into()],
+        statuses: vec![Status::Pending],
+        ..tables(&["public.*"])
+    };
+    let since = Filter { since: Some(minute(0)), ..all.clone() };
+    for filter in [Filter::default(), all, since] {
+        let plan = plan(&path, &filter);
+        assert!(plan.contains("USING COVERING INDEX entry_listing"), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_looked_up_and_not_searched_for() {
+    let (_directory, path) = six().await;
+    let plan = plan(&path, &keys(&["id=5"]));
+    assert!(plan.contains("SEARCH entry USING INTEGER PRIMARY KEY"), "{plan}");
+    assert!(plan.contains("SEARCH key_cell USING PRIMARY KEY (value=? AND name=?)"), "{plan}");
+    assert!(!plan.contains("SCAN entry") && !plan.contains("SCAN key_cell"), "{plan}");
+}
+
+#[tokio::test]
+async fn settling_and_pruning_use_indexes() {
+    let (_directory, path) = six().await;
+    let reader = Reader::open(&path).unwrap();
+    let plan = |sql: &str| {
+        reader.connection.query_row(&format!("EXPLAIN QUERY PLAN {sql}"), [], |row| row.get::<_, String>(3)).unwrap()
+    };
+    let settle =
+        plan("UPDATE entry SET status = 'x' WHERE source = 'a' AND target = 'b' AND batch <= 1 AND status = 'pending'");
+    assert!(settle.contains("entry_pending (source=? AND target=? AND batch<?)"), "{settle}");
+    let keys = plan(
+        "DELETE FROM key_cell WHERE (value, name, entry) IN (SELECT cell.value, cell.key, 1 FROM json_each('{}') AS cell)",
+    );
+    assert!(keys.contains("PRIMARY KEY (value=? AND name=? AND entry=?)"), "{keys}");
+}
+
+#[tokio::test]
+async fn an_unknown_number_is_no_entry() {
+    let (_directory, path) = six().await;
+    let reader = Reader::open(&path).unwrap();
+    assert_eq!(reader.get(99).unwrap(), None);
+    assert_eq!(reader.get(1).unwrap().map(|entry| entry.table), Some("public.stock_log".to_owned()));
+}
