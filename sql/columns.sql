@@ -3,6 +3,14 @@ SELECT a.attrelid AS relation,
        a.attname::text AS name,
        a.atttypid AS type,
        format_type(a.atttypid, a.atttypmod) AS shown_type,
+       EXISTS (
+           WITH RECURSIVE under (type, modifier) AS (
+               SELECT a.atttypid, a.atttypmod
+               UNION ALL
+               SELECT d.typbasetype, d.typtypmod FROM under JOIN pg_type d ON d.oid = under.type WHERE d.typtype = 'd'
+           )
+           SELECT FROM under WHERE modifier >= 0
+       ) AS has_modifier,
        a.attnotnull AS not_null,
        ty.typtype = 'd' AND EXISTS (
            WITH RECURSIVE under (type) AS (

@@ -16,6 +16,8 @@ pub struct Column {
     /// Its type under all domains as SQL, schema-qualified, quoted and without modifier: `pg_catalog.int4`,
     /// `public."Mood"`.
     pub sql_type: String,
+    /// It, or a domain over it, has a modifier: the 20 of `varchar(20)`.
+    pub has_modifier: bool,
     /// How the type's text becomes a value.
     pub input: Input,
     /// The operator by which its values are equal, as SQL: `=`, or `OPERATOR("public".=)` for an extension's type.
@@ -163,6 +165,7 @@ impl Table {
         let column = |name: &&str| Column {
             name: (*name).to_owned(),
             sql_type: "pg_catalog.text".to_owned(),
+            has_modifier: false,
             input: Input::Text,
             equals: "=".to_owned(),
             identity_always: false,

@@ -134,6 +134,7 @@ fn merge(tables: &[&TableShape]) -> Option<Table> {
         .map(|column| Column {
             name: column.name.clone(),
             sql_type: column.base.sql_name.clone(),
+            has_modifier: tables.iter().any(|table| table.column(&column.name).is_some_and(|c| c.has_modifier)),
             input: column.base.input.clone().unwrap_or(Input::Text),
             equals: match &column.base.equality_schema {
                 Some(schema) => format!("OPERATOR({schema}.=)"),

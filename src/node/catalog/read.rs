@@ -118,6 +118,7 @@ fn column(row: &Row, base: &TypeShape) -> ColumnShape {
     ColumnShape {
         name: row.get("name"),
         shown_type: row.get("shown_type"),
+        has_modifier: row.get("has_modifier"),
         base: base.clone(),
         folding: None,
         not_null: row.get("not_null"),

@@ -100,6 +100,8 @@ pub struct ColumnShape {
     pub name: String,
     /// As `format_type` shows it, with modifier: `character varying(10)`.
     pub shown_type: String,
+    /// The type has a modifier, or a domain among its types has.
+    pub has_modifier: bool,
     /// The type under all domains.
     pub base: TypeShape,
     /// How the node folds citext, where the type has to do with that.
@@ -214,6 +216,7 @@ impl ColumnShape {
         ColumnShape {
             name: name.to_owned(),
             shown_type: shown_type.to_owned(),
+            has_modifier: shown_type.contains('('),
             base: sql_type.split_once('.').map(|(schema, name)| TypeShape::base(schema, name)).expect("schema.name"),
             folding: None,
             not_null: true,
