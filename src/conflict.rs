@@ -3,6 +3,7 @@
 //! A [`Coordinator`] is told what was decoded and what was committed, and answers what to write, what to decide
 //! again and what may be forgotten. Everything it holds can be rebuilt from the slots and the progress rows.
 
+pub mod append;
 pub mod batch;
 pub mod coordinator;
 pub mod detect;

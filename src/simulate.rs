@@ -13,6 +13,7 @@ pub mod job;
 pub mod merge;
 pub mod mood;
 pub mod node;
+pub mod notes;
 pub mod oracle;
 pub mod random;
 pub mod rows;
@@ -25,7 +26,7 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{Lsn, NodeId, TableId, TableRule};
+use crate::model::{ColumnMerge, Lsn, Merge, NodeId, Resolver, TableId, TableRule};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -69,6 +70,18 @@ pub enum Mutation {
     ForgetSuperseding,
     /// Rows that survive a truncation get the value that comes out by a commit of their own.
     SurvivorsLater,
+}
+
+/// A rule by which the simulated rows have a column that is merged so; of the others the last update wins.
+pub fn merge_by(how: ColumnMerge) -> TableRule {
+    let column = if matches!(how, ColumnMerge::Append(_)) { "notes" } else { "value" };
+    let columns = [(column.to_owned(), how)].into();
+    Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into()).into()
+}
+
+/// Whether the simulated notes are merged by what is appended to them.
+pub fn appends(rule: &TableRule) -> bool {
+    matches!(&rule.resolver, Resolver::Merge(merge) if matches!(merge.of("notes"), ColumnMerge::Append(_)))
 }
 
 /// What a schedule has more of than others.
@@ -171,9 +184,9 @@ pub enum Failure {
         /// Where.
         key: Key,
         /// What all nodes have.
-        row: Option<Row>,
+        row: Option<Box<Row>>,
         /// What they should have.
-        expected: Option<Row>,
+        expected: Option<Box<Row>>,
     },
     /// Every row that had a unique value was removed for the sake of another.
     #[error("no row of t{} has u{unique} any more", table.0)]
@@ -194,6 +207,16 @@ pub enum Failure {
         incoming: (NodeId, Lsn),
         /// Those of the one it was held against.
         rival: (NodeId, Lsn),
+    },
+    /// What was appended is gone, and nobody took it away.
+    #[error("{key} has lost the entry {entry}: {row}")]
+    LostEntry {
+        /// The key.
+        key: Key,
+        /// What the row is.
+        row: Box<Row>,
+        /// What is not in it.
+        entry: u32,
     },
     /// A value that must come back is nowhere any more: no failure, a person decides (R8).
     #[error("{key} is held")]

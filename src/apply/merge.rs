@@ -52,7 +52,7 @@ impl<R: Recorder> Execution<'_, R> {
         let mut places = Vec::new();
         for (column, how, values) in &questions {
             let params = values.iter().map(|value| value.as_deref().map_or(Param::Null, Param::Text));
-            places.push(pipeline.query(&combine_query(column, *how, values.len()), &[], params));
+            places.push(pipeline.query(&combine_query(column, how, values.len()), &[], params));
         }
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("merging the values of a column"))?;
         let outcomes = self.begun(outcomes)?;
@@ -68,10 +68,10 @@ impl Merging {
         }
     }
 
-    fn questions(&self) -> impl Iterator<Item = (&Column, ColumnMerge, &[Value])> {
+    fn questions(&self) -> impl Iterator<Item = (&Column, &ColumnMerge, &[Value])> {
         let table = self.key_row.table();
         self.columns().iter().filter_map(|(column, plan)| match plan {
-            ColumnPlan::Combine(how, values) => Some((&table.columns[*column], *how, values.as_slice())),
+            ColumnPlan::Combine(how, values) => Some((&table.columns[*column], how, values.as_slice())),
             _ => None,
         })
     }
@@ -138,7 +138,7 @@ fn add(base: Option<&Value>, steps: &[(Value, Value)]) -> Result<Value, String> 
 }
 
 /// One value from several, given as parameters in the order of their stamps.
-fn combine_query(column: &Column, how: ColumnMerge, values: usize) -> String {
+fn combine_query(column: &Column, how: &ColumnMerge, values: usize) -> String {
     let each: Vec<String> = (1..=values).map(|number| column.parameter(number)).collect();
     let array = |value: &String| format!("COALESCE({value}, '{{}}')");
     // In the order in which each element came first.

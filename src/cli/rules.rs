@@ -49,8 +49,8 @@ fn described(rule: &TableRule, config: &Config) -> String {
             format!(" ({})", names.join(", "))
         }
         Resolver::Merge(merge) => {
-            let columns = merge.columns.iter().map(|(name, how)| format!("{name} by {}, ", how.name()));
-            format!(" ({}others by {})", columns.collect::<String>(), merge.others.name())
+            let columns = merge.columns.iter().map(|(name, how)| format!("{name} by {how}, "));
+            format!(" ({}others by {})", columns.collect::<String>(), merge.others)
         }
     };
     let deletes = match (&rule.resolver, rule.deletes) {

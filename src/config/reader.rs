@@ -92,21 +92,19 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The names and strings of a table inside this one, written `key = { name = "..." }` or as a section of its own.
-    pub fn entries(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Vec<(Typed<String>, Typed<String>)> {
+    /// The names and values of a table inside this one, written `key = { name = "..." }` or as a section of its own.
+    pub fn entries(
+        &mut self,
+        key: &'static str,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(String, &'a Spanned<DeValue<'a>>)> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Table(table) = value.get_ref() else {
             let help = format!("write {key} = {{ a_column = \"...\" }}");
             problems.push(wrong_type(key, value, "a table of names and strings").help(help));
             return Vec::new();
         };
-        let mut entries = Vec::new();
-        for (name, value) in table.iter() {
-            if let Some(text) = string(&format!("{key}.{}", name.get_ref()), value, problems) {
-                entries.push((Typed { value: name.get_ref().to_string(), span: name.span() }, text));
-            }
-        }
-        entries
+        table.iter().map(|(name, value)| (name.get_ref().to_string(), value)).collect()
     }
 
     /// The value of a key that a later version may know: it is told by itself and not suggested for another.
@@ -179,7 +177,8 @@ impl<'a> Section<'a> {
     }
 }
 
-fn string(key: &str, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Typed<String>> {
+/// A value that is a string.
+pub(super) fn string(key: &str, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<Typed<String>> {
     match value.get_ref() {
         DeValue::String(text) => Some(Typed { value: text.to_string(), span: value.span() }),
         _ => {

@@ -12,6 +12,7 @@ use std::io;
 
 use smallvec::SmallVec;
 
+use crate::conflict::append;
 use crate::conflict::coordinator::Coordinator;
 use crate::conflict::history::{History, Reach};
 use crate::conflict::json;
@@ -182,7 +183,7 @@ impl<'a> Family<'a> {
                 return None;
             }
             let how = match table.key.contains(&column) {
-                true => ColumnMerge::LastUpdateWins,
+                true => &ColumnMerge::LastUpdateWins,
                 false => merge.of(&table.columns[column].name),
             };
             match how {
@@ -195,8 +196,15 @@ impl<'a> Family<'a> {
                 ColumnMerge::Greatest | ColumnMerge::Least | ColumnMerge::Union | ColumnMerge::Intersection => {
                     Some(match self.maximal(touching()).as_slice() {
                         [only] => ColumnPlan::Set(only.value(column)),
-                        several => ColumnPlan::Combine(how, several.iter().map(|put| put.value(column)).collect()),
+                        several => {
+                            let values = several.iter().map(|put| put.value(column)).collect();
+                            ColumnPlan::Combine(how.clone(), values)
+                        }
                     })
+                }
+                ColumnMerge::Append(separator) => {
+                    let values: Vec<Value> = self.maximal(touching()).iter().map(|put| put.value(column)).collect();
+                    Some(ColumnPlan::Set(append::together(&values, separator)))
                 }
             }
             .map(|plan| (column, plan))

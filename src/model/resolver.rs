@@ -1,6 +1,9 @@
 //! How conflicts are resolved, as rules name it. What comes out of a set of changes is `conflict`'s.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::mem;
 use std::sync::Arc;
 
 use crate::model::{NodeId, TableId};
@@ -46,13 +49,13 @@ pub struct Merge {
 
 impl Merge {
     /// How the column is merged.
-    pub fn of(&self, column: &str) -> ColumnMerge {
-        self.columns.get(column).copied().unwrap_or(self.others)
+    pub fn of(&self, column: &str) -> &ColumnMerge {
+        self.columns.get(column).unwrap_or(&self.others)
     }
 }
 
 /// What a column's value is after changes that did not see each other.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub enum ColumnMerge {
     /// The value of the touch with the greatest stamp.
     #[default]
@@ -69,11 +72,13 @@ pub enum ColumnMerge {
     Intersection,
     /// A jsonb object: of each top-level key the value of the touch of that key with the greatest stamp.
     JsonMerge,
+    /// A text of the entries of all, with this separator between two; it is not empty.
+    Append(Cow<'static, str>),
 }
 
 impl ColumnMerge {
     /// All of them, with the names that rules write.
-    pub const ALL: [(&str, ColumnMerge); 7] = [
+    pub const ALL: [(&str, ColumnMerge); 8] = [
         ("last_update_wins", ColumnMerge::LastUpdateWins),
         ("delta", ColumnMerge::Delta),
         ("greatest", ColumnMerge::Greatest),
@@ -81,11 +86,28 @@ impl ColumnMerge {
         ("union", ColumnMerge::Union),
         ("intersection", ColumnMerge::Intersection),
         ("json_merge", ColumnMerge::JsonMerge),
+        ("append", ColumnMerge::Append(Cow::Borrowed(ColumnMerge::NEW_LINE))),
     ];
 
+    /// What is between two entries of [`ColumnMerge::Append`] if a rule does not say.
+    pub const NEW_LINE: &str = "\n";
+
     /// The name as rules write it.
-    pub fn name(self) -> &'static str {
-        ColumnMerge::ALL.iter().find(|(_, each)| *each == self).map_or("", |(name, _)| name)
+    pub fn name(&self) -> &'static str {
+        let is_it = |each: &ColumnMerge| mem::discriminant(each) == mem::discriminant(self);
+        ColumnMerge::ALL.iter().find(|(_, each)| is_it(each)).map_or("", |(name, _)| name)
+    }
+}
+
+impl fmt::Display for ColumnMerge {
+    /// For people: the name, and the separator where it is not a new line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ColumnMerge::Append(separator) if separator != ColumnMerge::NEW_LINE => {
+                write!(f, "{} (between two: {separator:?})", self.name())
+            }
+            _ => f.write_str(self.name()),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::simulate::node::{Moved, Version};
 use crate::simulate::oracle::Truth;
 use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
-use crate::simulate::{Failure, Mutation};
+use crate::simulate::{Failure, Mutation, appends};
 
 /// Rounds in which everything gets a turn; far more than any schedule needs.
 const ROUNDS: usize = 3000;
@@ -95,9 +95,15 @@ impl World {
         if self.settings.later.is_some() {
             return Ok(()); // which rule decided is not known to the truth
         }
-        match Truth::of(&self.nodes, key).outcome(&self.settings.rule) {
+        let truth = Truth::of(&self.nodes, key);
+        if let Some(row) = rows[0].filter(|_| appends(&self.settings.rule))
+            && let Some(entry) = truth.lost_entry(&row)
+        {
+            return Err(Failure::LostEntry { key, row: Box::new(row), entry });
+        }
+        match truth.outcome(&self.settings.rule) {
             Some(expected) if expected != rows[0] && !self.gave_way(key, rows[0], expected) => {
-                Err(Failure::Lost { key, row: rows[0], expected })
+                Err(Failure::Lost { key, row: rows[0].map(Box::new), expected: expected.map(Box::new) })
             }
             _ => Ok(()),
         }

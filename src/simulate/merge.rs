@@ -8,6 +8,7 @@ use crate::conflict::{Survivor, Window};
 use crate::model::{ColumnMerge, Link, TableId};
 use crate::simulate::Failure;
 use crate::simulate::job::{Job, Purpose, Stage, Step};
+use crate::simulate::notes::Notes;
 use crate::simulate::rows::{Body, Key, Row};
 use crate::simulate::world::{World, tell};
 
@@ -74,13 +75,15 @@ impl World {
     }
 }
 
-/// The columns are the key, a number, one that is always NULL here, and the body.
+/// The columns are the key, a number, one that is always NULL here, the body, and the notes.
 fn carry_out(onto: Option<Row>, columns: &[(usize, ColumnPlan)]) -> io::Result<Row> {
-    let mut row = onto.unwrap_or(Row { value: 0, unique: None, body: Body { text: 0, toasted: false } });
+    let mut row =
+        onto.unwrap_or(Row { value: 0, unique: None, body: Body { text: 0, toasted: false }, notes: Notes::default() });
     for (column, plan) in columns {
         match column {
             1 => row.value = number(plan, onto.map(|row| row.value))?,
             3 => row.body = body(plan)?,
+            4 => row.notes = notes(plan)?,
             _ => {}
         }
     }
@@ -113,6 +116,13 @@ fn body(plan: &ColumnPlan) -> io::Result<Body> {
             Ok(Body { text: parse(&Some(text.to_vec()))?, toasted: size == b"B" })
         }
         other => Err(io::Error::other(format!("a body has one value: {other:?}"))),
+    }
+}
+
+fn notes(plan: &ColumnPlan) -> io::Result<Notes> {
+    match plan {
+        ColumnPlan::Set(value) => Notes::read(value.as_deref()),
+        other => Err(io::Error::other(format!("notes are told whole: {other:?}"))),
     }
 }
 

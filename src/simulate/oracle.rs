@@ -3,8 +3,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::model::{ColumnMerge, Deletes, Lsn, NodeId, Resolver, TableRule};
+use crate::model::{ColumnMerge, Deletes, Lsn, Merge, NodeId, Resolver, TableRule};
 use crate::simulate::node::Node;
+use crate::simulate::notes::Notes;
 use crate::simulate::rows::{Key, Row, Write};
 use crate::simulate::wal::{Entry, Kind};
 
@@ -95,7 +96,7 @@ impl Truth {
     /// The row that comes out, if any change of the key was made.
     pub fn outcome(&self, rule: &TableRule) -> Option<Option<Row>> {
         if let Resolver::Merge(merge) = &rule.resolver {
-            return (!self.edits.is_empty()).then(|| self.merged(merge.of("value")));
+            return (!self.edits.is_empty()).then(|| self.merged(merge));
         }
         let latest: BTreeMap<NodeId, &Edit> = self.edits.iter().map(|edit| (edit.source, edit)).collect();
         let reaches: Vec<_> = latest.values().map(|edit| (edit.source, self.reach(edit))).collect();
@@ -125,16 +126,41 @@ impl Truth {
 }
 
 impl Truth {
-    /// The row that all live edits make: those that had seen every delete. The number column is merged by `how`, of the
-    /// body the last update wins.
-    fn merged(&self, how: ColumnMerge) -> Option<Row> {
-        let saw = |later: &Edit, earlier: &Edit| match later.source == earlier.source {
+    fn edit_saw(&self, later: &Edit, earlier: &Edit) -> bool {
+        match later.source == earlier.source {
             true => later.at > earlier.at,
             false => self.reach(later)[earlier.source.index()] > earlier.at,
-        };
+        }
+    }
+
+    /// The edits that had seen every delete; those come second.
+    fn live(&self) -> (Vec<&Edit>, Vec<&Edit>) {
         let deaths: Vec<&Edit> = self.edits.iter().filter(|edit| edit.row.is_none()).collect();
-        let is_live = |edit: &&Edit| edit.row.is_some() && deaths.iter().all(|death| saw(edit, death));
-        let live: Vec<&Edit> = self.edits.iter().filter(is_live).collect();
+        let is_live = |edit: &&Edit| edit.row.is_some() && deaths.iter().all(|death| self.edit_saw(edit, death));
+        (self.edits.iter().filter(is_live).collect(), deaths)
+    }
+
+    /// An entry that an edit added to the notes, that nobody who had it took away, and that is not there.
+    pub fn lost_entry(&self, row: &Row) -> Option<u32> {
+        let (live, _) = self.live();
+        let added = live.iter().flat_map(|edit| {
+            let before = edit.old.map(|old| old.notes).unwrap_or_default();
+            let after = edit.row.map(|row| row.notes).unwrap_or_default();
+            let new: Vec<u32> = after.entries().iter().filter(|entry| !before.has(**entry)).copied().collect();
+            new.into_iter().map(move |entry| (*edit, entry))
+        });
+        let took_away = |edit: &Edit, entry: u32| {
+            edit.old.is_none_or(|old| old.notes.has(entry)) && !edit.row.is_some_and(|row| row.notes.has(entry))
+        };
+        let removed =
+            |by: &Edit, entry: u32| live.iter().any(|later| self.edit_saw(later, by) && took_away(later, entry));
+        added.into_iter().find(|(edit, entry)| !row.notes.has(*entry) && !removed(edit, *entry)).map(|(_, entry)| entry)
+    }
+
+    /// The row that all live edits make: of the number and the notes what the merge says, of the body the last update wins.
+    fn merged(&self, merge: &Merge) -> Option<Row> {
+        let saw = |later: &Edit, earlier: &Edit| self.edit_saw(later, earlier);
+        let (live, deaths) = self.live();
         let stamp = |edit: &&Edit| (edit.micros, edit.source, edit.at);
         // A row that a delete took away begins anew with an edit that had seen the delete and nothing live.
         let is_root = |edit: &Edit| !deaths.is_empty() && !live.iter().any(|other| saw(edit, other));
@@ -159,7 +185,7 @@ impl Truth {
             maximal.iter().filter_map(|edit| edit.row).collect()
         };
         let numbers = last(&|old, row| old.value != row.value);
-        let value = match how {
+        let value = match merge.of("value") {
             ColumnMerge::Delta => live
                 .iter()
                 .filter(|edit| !is_birth(edit))
@@ -170,8 +196,19 @@ impl Truth {
             _ => numbers.last().map_or(begin.value, |row| row.value),
         };
         let body = last(&|old, row| old.body != row.body).last().map_or(begin.body, |row| row.body);
-        Some(Row { value, body, ..begin })
+        let texts = last(&|old, row| old.notes != row.notes);
+        let notes = match merge.of("notes") {
+            ColumnMerge::Append(_) if !texts.is_empty() => together(&texts)?,
+            _ => texts.last().map_or(begin.notes, |row| row.notes),
+        };
+        Some(Row { value, body, notes, ..begin })
     }
+}
+
+/// Every entry once, where it came first.
+fn together(rows: &[Row]) -> Option<Notes> {
+    let mut entries = rows.iter().flat_map(|row| row.notes.entries().to_vec());
+    entries.try_fold(Notes::default(), |all, entry| if all.has(entry) { Some(all) } else { all.with(entry) })
 }
 
 fn seen(entry: &Entry) -> Vec<Lsn> {

@@ -1,7 +1,7 @@
 //! The simulated tables: rows as values, and as the tuples and transactions that a stream would deliver.
 //!
-//! Each table has a key column, a plain one, a nullable one with a secondary unique index, and one that may be
-//! TOASTed: an update that leaves it alone then omits it.
+//! Each table has a key column, a plain one, a nullable one with a secondary unique index, one that may be TOASTed (an
+//! update that leaves it alone then omits it), and one to which changes append.
 
 use std::fmt;
 use std::io;
@@ -18,6 +18,7 @@ use crate::model::{
     Cell, KeyId, Lsn, NodeId, Op, Payload, Relation, RelationColumn, Stamp, TableId, Touch, TouchKind, Touches,
     Transaction, Tuple, Xid,
 };
+use crate::simulate::notes::Notes;
 
 /// A row's place.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -52,13 +53,16 @@ pub struct Row {
     pub unique: Option<u8>,
     /// The column that may be TOASTed.
     pub body: Body,
+    /// The column to which changes append.
+    pub notes: Notes,
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unique = self.unique.map_or("-".to_owned(), |unique| unique.to_string());
         let size = if self.body.toasted { "B" } else { "b" };
-        write!(f, "(v{} u{unique} {size}{})", self.value, self.body.text)
+        let notes = if self.notes == Notes::default() { String::new() } else { format!(" {:?}", self.notes) };
+        write!(f, "(v{} u{unique} {size}{}{notes})", self.value, self.body.text)
     }
 }
 
@@ -71,12 +75,14 @@ pub struct Sent {
     pub unique: Option<u8>,
     /// The body, unless omitted.
     pub body: Option<Body>,
+    /// The column to which changes append.
+    pub notes: Notes,
 }
 
 impl Sent {
     /// The row, with the body from elsewhere if it was omitted.
     pub fn with(self, body: Body) -> Row {
-        Row { value: self.value, unique: self.unique, body: self.body.unwrap_or(body) }
+        Row { value: self.value, unique: self.unique, body: self.body.unwrap_or(body), notes: self.notes }
     }
 }
 
@@ -162,7 +168,7 @@ pub struct Schema {
     pub large: usize,
 }
 
-const COLUMNS: [&str; 4] = ["id", "value", "code", "body"];
+const COLUMNS: [&str; 5] = ["id", "value", "code", "body", "notes"];
 
 impl Schema {
     /// `tables` tables of the same shape.
@@ -253,7 +259,11 @@ impl Schema {
     pub fn sent(&self, new: &Tuple) -> io::Result<Sent> {
         let value = number(new, 1)?.unwrap_or(0);
         let unique = number(new, 2)?.map(|unique| unique as u8);
-        Ok(Sent { value, unique, body: body_of(new)? })
+        let notes = match new.cell(4) {
+            Some(Cell::Text(text)) => Some(text),
+            _ => None,
+        };
+        Ok(Sent { value, unique, body: body_of(new)?, notes: Notes::read(notes)? })
     }
 }
 
@@ -289,18 +299,20 @@ fn tuple(id: u8, row: Row, body: Option<Body>) -> Tuple {
     let (id, value) = (id.to_string(), row.value.to_string());
     let unique = row.unique.map(|unique| unique.to_string());
     let body = body.map(|body| format!("{}{}", if body.toasted { "B" } else { "b" }, body.text));
+    let notes = row.notes.text();
     let cells = [
         Cell::Text(id.as_bytes()),
         Cell::Text(value.as_bytes()),
         unique.as_ref().map_or(Cell::Null, |unique| Cell::Text(unique.as_bytes())),
         body.as_ref().map_or(Cell::Unchanged, |body| Cell::Text(body.as_bytes())),
+        notes.as_ref().map_or(Cell::Null, |notes| Cell::Text(notes.as_bytes())),
     ];
     Tuple::from_cells(cells.into_iter())
 }
 
 fn key_tuple(id: u8) -> Tuple {
     let id = id.to_string();
-    Tuple::from_cells([Cell::Text(id.as_bytes()), Cell::Null, Cell::Null, Cell::Null].into_iter())
+    Tuple::from_cells([Cell::Text(id.as_bytes()), Cell::Null, Cell::Null, Cell::Null, Cell::Null].into_iter())
 }
 
 fn number(tuple: &Tuple, column: usize) -> io::Result<Option<u32>> {

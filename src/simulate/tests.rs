@@ -11,7 +11,7 @@
 use std::env;
 
 use super::*;
-use crate::model::{ColumnMerge, Deletes, Merge, Resolver};
+use crate::model::{ColumnMerge, Deletes, Resolver};
 
 /// Schedules of each test, unless PGCONCORD_SEEDS says otherwise.
 const SCHEDULES: u64 = 4_000;
@@ -96,9 +96,13 @@ fn a_delete_wins_or_loses_alike_everywhere() {
     }
 }
 
-fn merge_by(how: ColumnMerge) -> TableRule {
-    let columns = [("value".to_owned(), how)].into();
-    Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into()).into()
+fn append() -> ColumnMerge {
+    ColumnMerge::Append(ColumnMerge::NEW_LINE.into())
+}
+
+#[test]
+fn what_is_appended_is_kept_alike_everywhere() {
+    (2..5).for_each(|nodes| converge_by(nodes, &merge_by(append()), SCHEDULES / 2));
 }
 
 #[test]
@@ -117,7 +121,8 @@ fn a_counter_that_a_crash_brought_back_comes_out_alike() {
 #[test]
 fn columns_merge_alike_everywhere() {
     for how in [ColumnMerge::LastUpdateWins, ColumnMerge::Greatest, ColumnMerge::Least, ColumnMerge::JsonMerge] {
-        (2..5).for_each(|nodes| converge_by(nodes, &merge_by(how), SCHEDULES / 4));
+        let rule = merge_by(how);
+        (2..5).for_each(|nodes| converge_by(nodes, &rule, SCHEDULES / 4));
     }
 }
 
@@ -181,10 +186,28 @@ fn switching(seed: u64) -> Settings {
     Settings { rule: rule(from), later: (from != to).then(|| rule(to)), ..Settings::new(nodes, seed) }
 }
 
+/// The same, from or to a rule by which changes append.
+fn switching_append(seed: u64) -> Settings {
+    let nodes = 2 + (seed % 3) as usize;
+    let rules = all_rules(nodes);
+    let (other, append) = (rules[(seed / 3) as usize % rules.len()].clone(), merge_by(append()));
+    let (rule, later) = if seed.is_multiple_of(2) { (other, append) } else { (append, other) };
+    Settings { rule, later: Some(later), ..Settings::new(nodes, seed) }
+}
+
 #[test]
 fn rules_change_alike_everywhere_while_changes_are_under_way() {
+    switch_by(switching, SCHEDULES);
+}
+
+#[test]
+fn rules_change_alike_to_and_from_what_is_appended() {
+    switch_by(switching_append, SCHEDULES / 4);
+}
+
+fn switch_by(switching: impl Fn(u64) -> Settings, schedules: u64) {
     let (mut switched, mut bad) = (0, Vec::new());
-    let schedules = number("PGCONCORD_SEEDS", SCHEDULES);
+    let schedules = number("PGCONCORD_SEEDS", schedules);
     for seed in 0..schedules {
         match run(&switching(seed)) {
             Ok(tally) => switched += tally.switched,
@@ -284,8 +307,8 @@ fn replay() {
     let resolver = match env::var("PGCONCORD_RESOLVER").as_deref() {
         Ok("first_update_wins") => Resolver::FirstUpdateWins,
         Ok("origin_priority") => Resolver::OriginPriority(NodeId::all(nodes).rev().collect()),
-        Ok(text) => match ColumnMerge::ALL.iter().find(|(name, _)| text == format!("merge {name}")) {
-            Some((_, how)) => merge_by(*how).resolver,
+        Ok(text) => match ColumnMerge::ALL.into_iter().find(|(name, _)| text == format!("merge {name}")) {
+            Some((_, how)) => merge_by(how).resolver,
             None => Resolver::LastUpdateWins,
         },
         Err(_) => Resolver::LastUpdateWins,

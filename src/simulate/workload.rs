@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use crate::model::{NodeId, TableId, Xid};
 use crate::simulate::node::{Done, Guard, Node};
+use crate::simulate::notes::Notes;
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Body, Key, Row};
 
@@ -19,6 +20,8 @@ pub enum Statement {
         key: Key,
         /// The plain column.
         value: Option<u32>,
+        /// What the notes are edited by.
+        entry: Option<u32>,
         /// The unique column, if it is set.
         unique: Option<Option<u8>>,
         /// The body, if it is set.
@@ -64,6 +67,8 @@ pub struct Workload {
     pub toasted: usize,
     /// How often of a hundred other statements one deletes.
     pub deletes: usize,
+    /// Whether statements that set the plain column edit the notes, too; else those stay NULL.
+    pub appends: bool,
     /// The last value given; each is given once.
     pub last: u32,
 }
@@ -71,7 +76,9 @@ pub struct Workload {
 impl Workload {
     /// A row with fresh values.
     pub fn row(&mut self, random: &mut Random) -> Row {
-        Row { value: self.fresh(), unique: self.unique(random), body: self.body(random) }
+        let value = self.fresh();
+        let notes = if self.appends { Notes::default().edited(value) } else { Notes::default() };
+        Row { value, unique: self.unique(random), body: self.body(random), notes }
     }
 
     fn fresh(&mut self) -> u32 {
@@ -106,9 +113,11 @@ impl Workload {
             at if at < self.deletes + 30 => Statement::Insert(key, self.row(random)),
             _ => {
                 let only_body = random.permille(100);
+                let value = (!only_body).then(|| self.fresh());
                 Statement::Update {
                     key,
-                    value: (!only_body).then(|| self.fresh()),
+                    value,
+                    entry: value.filter(|_| self.appends),
                     unique: random.permille(300).then(|| self.unique(random)),
                     body: (only_body || random.permille(350)).then(|| self.body(random)),
                 }
@@ -121,10 +130,11 @@ impl Workload {
 pub fn run(node: &mut Node, xid: Xid, statement: &Statement) -> Done {
     match *statement {
         Statement::Insert(key, row) => node.insert(xid, key, row),
-        Statement::Update { key, value, unique, body } => node.update(xid, key, key, Guard::Open, |old| Row {
+        Statement::Update { key, value, entry, unique, body } => node.update(xid, key, key, Guard::Open, |old| Row {
             value: value.unwrap_or(old.value),
             unique: unique.unwrap_or(old.unique),
             body: body.unwrap_or(old.body),
+            notes: entry.map_or(old.notes, |entry| old.notes.edited(entry)),
         }),
         Statement::Move(from, to, value) if from != to => {
             node.update(xid, from, to, Guard::Open, |old| Row { value, ..old })

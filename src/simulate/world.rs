@@ -10,7 +10,7 @@ use crate::simulate::node::{Done, Node};
 use crate::simulate::random::Random;
 use crate::simulate::rows::{Identity, Key, Row, Schema};
 use crate::simulate::workload::{Local, Statement, Workload, run};
-use crate::simulate::{Failure, Focus, Mutation, Settings};
+use crate::simulate::{Failure, Focus, Mutation, Settings, appends};
 
 /// A row that lost its unique value to another, to be deleted at its home node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -112,6 +112,7 @@ impl World {
             truncates: often(&mut random, 25),
             toasted: often(&mut random, 600),
             deletes: 25,
+            appends: settings.later.iter().chain([&settings.rule]).any(appends),
             last: 0,
         };
         if !newest {

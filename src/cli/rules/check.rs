@@ -11,7 +11,7 @@ use crate::config::rules::{Facet, deciding};
 use crate::config::{Config, Rule};
 use crate::daemon::resolvers::{compile, lost_masks};
 use crate::model::table::Catalog;
-use crate::model::{ColumnMerge, Merge, Resolver, TableRule};
+use crate::model::{ColumnMerge, Resolver, TableRule};
 use crate::node::catalog::ClusterCatalog;
 use crate::node::connect::connect;
 use crate::simulate::{self, Failure, Settings};
@@ -234,7 +234,7 @@ fn simulated(name: &str, rule: &TableRule, config: &Config, schedules: u64) -> F
     Finding { fix: Some("choose another resolver".to_owned()), ..Finding::new(Level::Error, what) }
 }
 
-/// The rule in the simulation's terms: its rows have one number, merged in each way that the rule's columns are.
+/// The rule in the simulation's terms: its rows have a number and a text, merged in each way that the rule's columns are.
 fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
     let Resolver::Merge(merge) = &rule.resolver else {
         let shown = match &rule.resolver {
@@ -249,17 +249,17 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
             if rule.deletes == Default::default() { String::new() } else { format!(" with {}", rule.deletes.name()) };
         return vec![(format!("{}{deletes}", rule.resolver.name()), shown)];
     };
-    let kinds: BTreeSet<ColumnMerge> = merge.columns.values().copied().chain([merge.others]).collect();
-    let of_kind = |how: ColumnMerge| {
+    let kinds: BTreeSet<&ColumnMerge> = merge.columns.values().chain([&merge.others]).collect();
+    let of_kind = |how: &ColumnMerge| {
         // Sets of elements are made from the same changes as extremes are.
         let (simulated, as_what) = match how {
             ColumnMerge::Union => (ColumnMerge::Greatest, " (simulated as greatest)"),
             ColumnMerge::Intersection => (ColumnMerge::Least, " (simulated as least)"),
-            other => (other, ""),
+            // Its entries are lines.
+            ColumnMerge::Append(_) => (ColumnMerge::Append(ColumnMerge::NEW_LINE.into()), ""),
+            other => (other.clone(), ""),
         };
-        let columns = [("value".to_owned(), simulated)].into();
-        let merge = Merge { columns, others: ColumnMerge::LastUpdateWins };
-        (format!("merging by {}{as_what}", how.name()), TableRule::from(Resolver::Merge(merge.into())))
+        (format!("merging by {}{as_what}", how.name()), simulate::merge_by(simulated))
     };
     kinds.into_iter().map(of_kind).collect()
 }
@@ -269,9 +269,8 @@ mod tests {
     use super::*;
     use crate::config::rules::{Afterwards, Place};
     use crate::config::{TableFilter, tables::glob};
-    use crate::model::Deletes;
-    use crate::model::Table;
     use crate::model::key::KeyHasher;
+    use crate::model::{Deletes, Merge, Table};
 
     fn rule(name: &str, tables: &str, resolve: Resolver) -> Rule {
         let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");

@@ -25,6 +25,7 @@ others = "last_update_wins"
 [rule.columns]
 tags = "union"
 doc = "json_merge"
+note = { append = "; " }
 "#,
 ];
 

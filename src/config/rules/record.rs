@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::rules::parse;
-use crate::model::{Resolver, TableRule};
+use crate::model::{ColumnMerge, Resolver, TableRule};
 
 /// The rule's `resolve` and `deletes` with what belongs to them. Compared with what the nodes keep, so equal rules have
 /// equal texts.
@@ -18,11 +18,20 @@ pub fn record(rule: &TableRule, nodes: &[&str]) -> String {
         }
         // what a merge does about deletes is no choice
         Resolver::Merge(merge) => {
-            let columns = merge.columns.iter().map(|(name, how)| format!("{} = {}", quoted(name), quoted(how.name())));
+            let columns = merge.columns.iter().map(|(name, how)| format!("{} = {}", quoted(name), written(how)));
             let columns: Vec<_> = columns.collect();
-            let others = quoted(merge.others.name());
+            let others = written(&merge.others);
             format!("{resolve}\ncolumns = {{ {} }}\nothers = {others}", columns.join(", "))
         }
+    }
+}
+
+fn written(how: &ColumnMerge) -> String {
+    match how {
+        ColumnMerge::Append(separator) if separator != ColumnMerge::NEW_LINE => {
+            format!("{{ {} = {} }}", how.name(), quoted(separator))
+        }
+        _ => quoted(how.name()),
     }
 }
 
@@ -46,16 +55,16 @@ pub fn recorded(text: &str, nodes: &[&str]) -> Option<TableRule> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ColumnMerge, Deletes, Merge, NodeId};
+    use crate::model::{Deletes, Merge, NodeId};
 
     #[test]
     fn every_rule_is_read_back_as_it_was_recorded() {
         let nodes = ["east", "west"];
         let merge = |columns: &[(&str, ColumnMerge)]| {
-            let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), *how)).collect();
+            let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), how.clone())).collect();
             Resolver::Merge(Merge { columns, others: ColumnMerge::Greatest }.into())
         };
-        let all: Vec<_> = ColumnMerge::ALL.iter().map(|(name, how)| (*name, *how)).collect();
+        let all = ColumnMerge::ALL;
         let resolvers = [
             Resolver::LastUpdateWins,
             Resolver::FirstUpdateWins,
@@ -66,7 +75,11 @@ mod tests {
             .flat_map(|resolver| Deletes::ALL.map(|(_, deletes)| TableRule { resolver: resolver.clone(), deletes }));
         let odd =
             [("a \"quoted\" 'name'\n\\ \t\u{1}\u{7f}", ColumnMerge::Delta), ("größe, x = 1 }", ColumnMerge::Union)];
-        let merges = [merge(&[]), merge(&all), merge(&odd)].map(TableRule::from);
+        let append = |separator: &'static str| ColumnMerge::Append(separator.into());
+        let separators = [("a", append("; ")), ("b", append("\"\t\u{7f}\\ }\n")), ("c", append(ColumnMerge::NEW_LINE))];
+        let others = Merge { columns: [].into(), others: append(" | ") };
+        let merges = [merge(&[]), merge(&all), merge(&odd), merge(&separators), Resolver::Merge(others.into())];
+        let merges = merges.map(TableRule::from);
         for rule in whole.chain(merges) {
             let text = record(&rule, &nodes);
             assert_eq!(recorded(&text, &nodes).as_ref(), Some(&rule), "{text}");

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::config::reader::{Section, Typed, suggestion};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::config::reader::{Section, Typed, string, suggestion};
 use crate::config::report::Problem;
 use crate::config::rules::facet::{self, Facet, Facets};
 use crate::config::rules::{Afterwards, Errors};
@@ -180,24 +183,48 @@ fn unknown(typed: &Typed<String>, name: &str) -> Problem {
 /// `columns` and `others`; `None` with a problem noted.
 fn merge(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Merge> {
     let before = problems.len();
-    let others = section.text("others", problems).and_then(|typed| column_merge(&typed, problems));
+    let others = section.get("others").and_then(|value| column_merge("others", value, problems));
     let mut columns = BTreeMap::new();
-    for (column, typed) in section.entries("columns", problems) {
-        if let Some(how) = column_merge(&typed, problems) {
-            columns.insert(column.value, how);
+    for (column, value) in section.entries("columns", problems) {
+        if let Some(how) = column_merge(&format!("columns.{column}"), value, problems) {
+            columns.insert(column, how);
         }
     }
     (problems.len() == before).then(|| Merge { columns, others: others.unwrap_or_default() })
 }
 
-fn column_merge(typed: &Typed<String>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
-    let found = ColumnMerge::ALL.iter().find(|(name, _)| *name == typed.value).map(|(_, how)| *how);
+/// `"delta"`, or `{ append = "; " }`; `None` with a problem noted.
+fn column_merge(key: &str, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
+    if let DeValue::Table(table) = value.get_ref() {
+        return separated(key, table, value.span(), problems);
+    }
+    let typed = string(key, value, problems)?;
+    let found = ColumnMerge::ALL.into_iter().find(|(name, _)| *name == typed.value).map(|(_, how)| how);
     if found.is_none() {
         let names = ColumnMerge::ALL.map(|(name, _)| name);
         let title = format!("columns can't be merged by {:?}", typed.value);
         problems.push(Problem::error(typed.span.clone(), title).help(suggestion(&typed.value, &names)));
     }
     found
+}
+
+/// An `append` with what is between two entries.
+fn separated(key: &str, table: &DeTable<'_>, span: Range<usize>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
+    let mut section = Section::new(format!("`{key}`"), table, span);
+    if table.is_empty() {
+        section.need("append", "\"; \"", problems);
+    }
+    let separator = section.text("append", problems);
+    section.finish(problems);
+    let Typed { value, span } = separator?;
+    let what = match &value {
+        empty if empty.is_empty() => "is empty, and nothing would tell one entry from the next",
+        text if text.contains('\0') => "has a NUL character, which no text of a server has",
+        _ => return Some(ColumnMerge::Append(value.into())),
+    };
+    let help = "write what stands between two entries, append = \"; \", or only \"append\": each is a line then";
+    problems.push(Problem::error(span, format!("the separator of `{key}` {what}")).help(help));
+    None
 }
 
 /// `priority = […]`.

@@ -77,11 +77,41 @@ fn each_resolver_is_read() {
     let lines = "resolve = \"merge\"\ncolumns = { qty = \"delta\", at = \"greatest\" }\nothers = \"least\"";
     let Resolver::Merge(merge) = resolver(lines) else { panic!("no merge") };
     let of = ["qty", "at", "x"].map(|column| merge.of(column));
-    assert_eq!(of, [ColumnMerge::Delta, ColumnMerge::Greatest, ColumnMerge::Least]);
+    assert_eq!(of, [&ColumnMerge::Delta, &ColumnMerge::Greatest, &ColumnMerge::Least]);
     let Resolver::Merge(merge) = resolver("resolve = \"merge\"\n[rule.columns]\nqty = \"delta\"") else {
         panic!("no merge")
     };
-    assert_eq!((merge.of("qty"), merge.of("x")), (ColumnMerge::Delta, ColumnMerge::LastUpdateWins));
+    assert_eq!((merge.of("qty"), merge.of("x")), (&ColumnMerge::Delta, &ColumnMerge::LastUpdateWins));
+}
+
+#[test]
+fn what_appends_may_say_what_is_between_two_entries() {
+    let by = |separator: &str| ColumnMerge::Append(separator.to_owned().into());
+    for (columns, expected) in [
+        ("columns = { n = \"append\" }", by("\n")),
+        ("columns = { n = { append = \"; \" } }", by("; ")),
+        ("[rule.columns]\nn = { append = \"\\n\\n\" }", by("\n\n")),
+        ("[rule.columns.n]\nappend = \"|\"", by("|")),
+        ("others = { append = \"|\" }", by("|")),
+    ] {
+        let Some(Resolver::Merge(merge)) = rule(&format!("resolve = \"merge\"\n{columns}")).resolve else {
+            panic!("no merge: {columns}")
+        };
+        assert_eq!(merge.of("n"), &expected, "{columns}");
+    }
+    for (columns, says, place) in [
+        ("columns = { n = { append = \"\" } }", "the separator of `columns.n` is empty", "4:28"),
+        ("columns = { n = { append = \"\\u0000\" } }", "has a NUL character", "4:28"),
+        ("others = { append = \"\" }", "the separator of `others` is empty", "4:21"),
+        ("columns = { n = { apend = \"; \" } }", "did you mean `append`?", "4:19"),
+        ("columns = { n = { append = 3 } }", "`append` is a string", "4:28"),
+        ("columns = { n = {} }", "`columns.n` needs `append`", "4:17"),
+        ("columns = { n = { append = \";\", x = 1 } }", "unknown key `x` in `columns.n`", "4:33"),
+    ] {
+        let shown = refused(&format!("resolve = \"merge\"\n{columns}"));
+        assert!(shown.contains(says) && shown.contains(&format!("rules.toml:{place}")), "{says} {place}\n{shown}");
+        assert_eq!(shown.matches("error:").count(), 1, "{columns}\n{shown}");
+    }
 }
 
 #[test]

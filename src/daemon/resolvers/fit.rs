@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::table::Column;
 use crate::model::{ColumnMerge, Merge, Resolver, Table, TableRule};
 
 /// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
@@ -11,6 +12,8 @@ const ADDED: [&str; 4] = ["int2", "int4", "int8", "numeric"];
 /// Types whose order is the same at every server, whatever its locale.
 const ORDERED: [&str; 10] =
     ["int2", "int4", "int8", "numeric", "float4", "float8", "date", "time", "timestamp", "timestamptz"];
+/// Types to whose values text can be added: not character(n), which is filled up with blanks.
+const APPENDED: [&str; 2] = ["text", "varchar"];
 
 /// What keeps a rule from holding for a table.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,29 +74,30 @@ pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
         let said = merge.columns.get(&column.name);
         let is_key = table.key.contains(&at);
         let how = match said {
-            Some(how) => *how,
-            None if is_key => ColumnMerge::default(),
-            None => merge.others,
+            Some(how) => how,
+            None if is_key => &ColumnMerge::LastUpdateWins,
+            None => &merge.others,
         };
-        if is_key && how != ColumnMerge::default() {
+        let is_default = *how == ColumnMerge::default();
+        if is_key && !is_default {
             let what = format!(
                 "{:?} is a key column, which tells rows apart and can't be merged by {}",
                 column.name,
                 how.name()
             );
             unfit.push(Unfit { what, fix: format!("remove {:?} from `columns`", column.name) });
-        } else if let Some(what) = unfit_type(how, &column.sql_type) {
+        } else if let Some(what) = unfit_type(how, column) {
             let what = format!("the column {:?} is of type {} and {what}", column.name, shown(&column.sql_type));
             let fix = match said {
-                Some(_) => format!("merge it otherwise: {}", fitting(&column.sql_type)),
+                Some(_) => format!("merge it otherwise: {}", fitting(column)),
                 None => {
-                    format!("`others` is {}: name the column in `columns` ({})", how.name(), fitting(&column.sql_type))
+                    format!("`others` is {}: name the column in `columns` ({})", how.name(), fitting(column))
                 }
             };
             unfit.push(Unfit { what, fix });
         }
-        if how != ColumnMerge::default() {
-            columns.insert(column.name.clone(), how);
+        if !is_default {
+            columns.insert(column.name.clone(), how.clone());
         }
     }
     (Merge { columns, others: ColumnMerge::default() }, unfit)
@@ -119,8 +123,9 @@ pub(super) fn mask(name: &str, table: &Table) -> Option<Unfit> {
     table.key.contains(&at).then(|| Unfit { what, fix: "remove it from `mask`".to_owned() })
 }
 
-/// Why columns of the type can't be merged so, as the end of a sentence.
-pub fn unfit_type(how: ColumnMerge, sql_type: &str) -> Option<String> {
+/// Why a column of its type can't be merged so, as the end of a sentence.
+fn unfit_type(how: &ColumnMerge, column: &Column) -> Option<String> {
+    let sql_type = &column.sql_type;
     let plain = sql_type.replace('"', "");
     let built_in = plain.strip_prefix("pg_catalog.");
     let is_one = |of: &[&str]| built_in.is_some_and(|name| of.contains(&name));
@@ -137,6 +142,11 @@ pub fn unfit_type(how: ColumnMerge, sql_type: &str) -> Option<String> {
         }),
         ColumnMerge::Union | ColumnMerge::Intersection => (!is_array).then(|| format!("{} is for arrays", how.name())),
         ColumnMerge::JsonMerge => (!is_one(&["jsonb"])).then(|| "json_merge is for jsonb".to_owned()),
+        ColumnMerge::Append(_) if !is_one(&APPENDED) => Some("append is for text and varchar".to_owned()),
+        ColumnMerge::Append(_) => column.has_modifier.then(|| {
+            "has a greatest length, which what several nodes append could pass (make it text at every node to append)"
+                .to_owned()
+        }),
     }
 }
 
@@ -165,10 +175,10 @@ fn shown(sql_type: &str) -> String {
     format!("{name}{array}")
 }
 
-/// The ways in which columns of the type can be merged.
-fn fitting(sql_type: &str) -> String {
-    let fits = ColumnMerge::ALL.iter().filter(|(_, how)| unfit_type(*how, sql_type).is_none());
-    fits.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+/// The ways in which the column can be merged.
+fn fitting(column: &Column) -> String {
+    let fits = ColumnMerge::ALL.into_iter().filter(|(_, how)| unfit_type(how, column).is_none());
+    fits.map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 
 /// "did you mean `x`?", or the columns that there are.

@@ -27,7 +27,7 @@ fn whole(name: &str, tables: &str, resolve: Resolver) -> Rule {
 }
 
 fn merge(columns: &[(&str, ColumnMerge)], others: ColumnMerge) -> Resolver {
-    let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), *how)).collect();
+    let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), how.clone())).collect();
     Resolver::Merge(Merge { columns, others }.into())
 }
 
@@ -97,7 +97,7 @@ fn a_merge_names_what_differs_from_the_default_and_spares_the_key() {
 
 #[test]
 fn merges_that_can_t_be_are_refused_with_what_to_do() {
-    use ColumnMerge::{Delta, Greatest, Intersection, JsonMerge, LastUpdateWins, Union};
+    use ColumnMerge::{Append, Delta, Greatest, Intersection, JsonMerge, LastUpdateWins, Union};
     for (columns, others, says) in [
         (
             vec![("qtty", Delta)],
@@ -109,12 +109,19 @@ fn merges_that_can_t_be_are_refused_with_what_to_do() {
         (vec![("note", Union)], LastUpdateWins, "union is for arrays; merge it otherwise: last_update_wins"),
         (vec![("qty", Intersection)], LastUpdateWins, "is of type integer and intersection is for arrays"),
         (vec![("tags", JsonMerge)], LastUpdateWins, "is of type text[] and json_merge is for jsonb"),
+        (vec![("doc", Append("; ".into()))], LastUpdateWins, "is of type jsonb and append is for text and varchar"),
         (vec![("doc", Greatest)], LastUpdateWins, "the order of others may differ"),
         (vec![], Union, "`others` is union: name the column in `columns` (last_update_wins, delta, greatest, least)"),
     ] {
         let says_so = refused(&[whole("m", "public.a", merge(&columns, others))], table("a"));
         assert!(says_so.contains(says) && says_so.contains("\"m\" (rules.toml:1)"), "{says}\n{says_so}");
     }
+    let mut limited = table("a");
+    limited.columns[2].has_modifier = true;
+    let says = refused(&[whole("m", "public.a", merge(&[("note", Append("; ".into()))], LastUpdateWins))], limited);
+    assert!(says.contains("has a greatest length") && says.contains("make it text at every node"), "{says}");
+    let appended = [whole("m", "public.a", merge(&[("note", Append("; ".into()))], LastUpdateWins))];
+    assert_eq!(compile(&appended, &table("a")).1, []);
     let local = Table { local: vec!["here".to_owned()], ..table("a") };
     let says = refused(&[whole("m", "public.a", merge(&[("here", Delta)], LastUpdateWins))], local);
     assert!(says.contains("not there at every node"), "{says}");
