@@ -81,6 +81,58 @@ fn each_column_of_a_row_is_merged_by_its_rule() {
     assert_eq!(cluster.conflicts_of("public.item", "1").len(), 2);
 }
 
+const NOTES: &str = "
+    CREATE TABLE ticket (id int PRIMARY KEY, log text NOT NULL DEFAULT '', labels varchar);
+    ALTER TABLE ticket REPLICA IDENTITY FULL;
+    INSERT INTO ticket SELECT i, 'opened', 'new' FROM generate_series(1, 3) i;
+";
+
+const NOTES_RULE: &str = r#"
+[[rule]]
+name = "tickets"
+tables = ["public.ticket"]
+resolve = "merge"
+columns = { log = "append", labels = { append = "; " } }
+"#;
+
+#[test]
+fn what_two_nodes_append_to_a_text_is_kept_once_each() {
+    let mut cluster = Plan::two().schema(NOTES).rules(NOTES_RULE).run();
+    let checked = cluster.pgconcord(&["rules", "check", "--schedules", "50"]);
+    assert!(checked.code == 0 && checked.stdout.contains("merging by append comes out alike"), "{checked}");
+    let explained = cluster.pgconcord(&["rules", "explain", "public.ticket"]);
+    assert!(explained.stdout.contains("labels by append (between two: \"; \")"), "{explained}");
+    let recorded = cluster.value(0, "SELECT resolver FROM pgconcord.rules WHERE relation = 'public.ticket'");
+    assert!(recorded.contains(r#""labels" = { append = "; " }"#), "{recorded}");
+    cluster.without_seeing(&[
+        (0, r"UPDATE ticket SET log = log || E'\neast: called', labels = labels || '; urgent' WHERE id IN (1, 2)"),
+        (1, r"UPDATE ticket SET log = log || E'\nwest: mailed', labels = labels || '; billing' WHERE id = 1"),
+        (1, r"UPDATE ticket SET log = log || E'\nwest: closed' WHERE id = 1"),
+        (1, "UPDATE ticket SET log = 'moved', labels = NULL WHERE id = 2"),
+        (0, "UPDATE ticket SET log = log || ' (east)' WHERE id = 3"),
+        (1, "DELETE FROM ticket WHERE id = 3; INSERT INTO ticket VALUES (3, 'again')"),
+    ]);
+    let log = "SELECT log FROM ticket WHERE id = 1";
+    everywhere(&cluster, log, "opened\neast: called\nwest: mailed\nwest: closed");
+    everywhere(&cluster, "SELECT labels FROM ticket WHERE id = 1", "new; urgent; billing");
+    everywhere(
+        &cluster,
+        "SELECT log || ' ' || labels FROM ticket WHERE id = 2",
+        "opened\neast: called\nmoved new; urgent",
+    );
+    everywhere(&cluster, "SELECT log FROM ticket WHERE id = 3", "again");
+    // what stands has entries of both: they are not there twice
+    cluster.without_seeing(&[
+        (1, r"UPDATE ticket SET log = log || E'\nwest: paid' WHERE id = 1"),
+        (0, r"UPDATE ticket SET log = log || E'\neast: thanked' WHERE id = 1"),
+    ]);
+    let both = "opened\neast: called\nwest: mailed\nwest: closed\nwest: paid\neast: thanked";
+    everywhere(&cluster, log, both);
+    // in turn it stays what it is
+    cluster.replicate(0, &["UPDATE ticket SET log = '' WHERE id = 1"]);
+    everywhere(&cluster, log, "");
+}
+
 /// What conflict-rules/examples/ promises.
 #[test]
 fn the_examples_do_what_they_say() {
@@ -120,7 +172,7 @@ fn the_examples_do_what_they_say() {
         (1, "UPDATE price SET cents = 70; UPDATE inventory SET qty = qty - 4, price = 2, updated_at = '2026-02-01 00:00Z'"),
         (0, "UPDATE contract SET price = 2"), (1, "UPDATE contract SET price = 3"),
         (0, "UPDATE inventory SET qty = qty - 3, updated_at = '2026-01-15 00:00Z'"),
-        (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}'; UPDATE profile SET name = 'Anne'"),
+        (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}', note = 'ring twice'; UPDATE profile SET name = 'Anne'"),
         (1, "UPDATE cart SET items = items || '{jam}', note = 'soon'; UPDATE profile SET email = 'a@example.org', settings = settings || '{\"lang\": \"en\"}'"),
     ]);
     everywhere(
@@ -128,7 +180,11 @@ fn the_examples_do_what_they_say() {
         "SELECT qty || ' ' || price || ' ' || (updated_at AT TIME ZONE 'UTC') FROM inventory",
         "3 2 2026-02-01 00:00:00",
     );
-    everywhere(&cluster, "SELECT concat_ws(' ', items, coupons, note) FROM cart", "{tea,milk,jam} {five} soon");
+    everywhere(
+        &cluster,
+        "SELECT concat_ws(' ', items, coupons, note) FROM cart",
+        "{tea,milk,jam} {five} ring twice\nsoon",
+    );
     let profile = "SELECT concat_ws(' ', name, email, settings) FROM profile";
     everywhere(&cluster, profile, r#"Anne a@example.org {"lang": "en", "theme": "dark"}"#);
     everywhere(&cluster, "SELECT cents FROM price", "80");
