@@ -120,7 +120,7 @@ const LIMIT: u32 = 50;
 pub(in crate::cli) const KEY_COLUMNS: usize = 32;
 
 /// Bytes of a list that are written at a time.
-const WRITE: usize = 1 << 16;
+pub(in crate::cli) const WRITE: usize = 1 << 16;
 
 /// Runs the command.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::cli::USAGE;
-use crate::cli::conflicts::{FilterArgs, KEY_COLUMNS, cell, is_unchanged, key, nothing_found};
+use crate::cli::conflicts::{FilterArgs, KEY_COLUMNS, WRITE, cell, is_unchanged, key, nothing_found};
 use crate::cli::text::{Align, Paint, cut, emit, shown, table};
 use crate::config::report::{Report, Style};
 use crate::config::rules;
@@ -66,26 +66,32 @@ pub(super) fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let journal = Reader::open(args.journal.as_ref().unwrap_or(&config.journal.path))?;
     let filter = args.filter.into_filter(None);
     let nodes = config.node_names();
-    let (mut tally, mut rows, mut written) = (Tally::default(), Vec::new(), Ok(true));
+    let (mut tally, mut rows, mut lines, mut written) = (Tally::default(), Vec::new(), String::new(), Ok(true));
     let most = if args.limit == 0 { usize::MAX } else { args.limit };
     journal.list(&filter, |entry| {
         let verdict = replay(&entry, &rules, &nodes);
         tally.count(&entry, &verdict);
         match &verdict {
-            _ if args.json => written = emit(&format!("{}\n", object(&entry, &verdict))),
+            _ if args.json => {
+                lines += &format!("{}\n", object(&entry, &verdict));
+                if lines.len() >= WRITE {
+                    written = emit(&std::mem::take(&mut lines));
+                }
+            }
             Verdict::Otherwise(outcome) if rows.len() < most => rows.push(row(&entry, outcome)),
             _ => {}
         }
         matches!(written, Ok(true))
     })?;
-    if !written? || args.json {
+    if !written? {
         return Ok(ExitCode::SUCCESS);
     }
+    emit(&lines)?;
     if tally.total() == 0 {
         nothing_found(&filter);
-        return Ok(ExitCode::SUCCESS);
+    } else if !args.json {
+        emit(&tally.text(&rows, Paint::for_stdout()))?;
     }
-    emit(&tally.text(&rows, Paint::for_stdout()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -153,7 +159,8 @@ impl Tally {
         for ((table, why), count) in &self.open {
             text += &format!("  not told  {count:>9}  {}: {}\n", shown(table), shown(why));
         }
-        text + "Each conflict is looked at by itself, as if all before it had come out as they did.\n"
+        text + "Each conflict is looked at by itself, as if all before it had come out as they did. `pgconcord rules check` \
+            tells whether\nthe tables allow these rules.\n"
     }
 }
 

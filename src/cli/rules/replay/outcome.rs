@@ -64,10 +64,13 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
     }
     // Of any other type nothing is decided by a rule, nor where a row met one that no change explains.
     let (Some(facet), Some(local)) = (Facet::of(entry.conflict_type), &entry.local) else { return Verdict::Alike };
-    if is_about_unique_values(entry) || is_delete(entry.remote.operation) && is_delete(local.operation) {
+    if is_delete(entry.remote.operation) && is_delete(local.operation) {
         return Verdict::Alike;
     }
     let rule = deciding(rules, schema, table, facet);
+    if is_about_unique_values(entry) {
+        return unique(entry, rule);
+    }
     let by = table_rule(rules, schema, table);
     let place = |name: &str| nodes.iter().position(|node| *node == name).and_then(|at| u8::try_from(at).ok());
     let (remote_node, local_node) = (place(&entry.remote.node), local.node.as_deref().and_then(place));
@@ -125,7 +128,22 @@ fn refused(rules: &[Rule], schema: &str, table: &str) -> Verdict {
     }
 }
 
-/// Whether another row's unique value was in the way: then the later row stays, whatever the rules say.
+/// The later row stays, whatever the rules say; but they may hold the conflict.
+fn unique(entry: &Entry, rule: Option<&Rule>) -> Verdict {
+    let was_held = entry.resolution == Resolution::Hold;
+    let rule = rule.filter(|rule| rule.afterwards == Afterwards::Held);
+    let resolution = match (was_held, rule) {
+        (false, None) | (true, Some(_)) => return Verdict::Alike,
+        (false, Some(_)) => Resolution::Hold,
+        (true, None) if entry.result == entry.remote.row => Resolution::ApplyRemote,
+        (true, None) => Resolution::KeepLocal,
+    };
+    let name = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+    let resolver = Resolver::LastUpdateWins.name();
+    Verdict::Otherwise(Outcome { resolution, resolver, rule: name, row: entry.result.clone() })
+}
+
+/// Whether another row's unique value was in the way.
 fn is_about_unique_values(entry: &Entry) -> bool {
     let row = entry.local.as_ref().and_then(|local| local.row.as_ref());
     row.is_some_and(|row| entry.key.iter().any(|(name, value)| row.get(name).is_some_and(|other| other != value)))

@@ -154,6 +154,9 @@ fn what_no_rule_decides_stays() {
     let mut unique = stock();
     unique.local = unique.local.map(|local| EntryLocal { row: row(json!({ "id": "6", "qty": "1" })), ..local });
     assert_eq!(by(&first, &unique), Verdict::Alike, "the row of another key has the unique value");
+    assert_eq!(otherwise(by(&rule("\"hold\""), &unique)), (Resolution::Hold, unique.result.clone()));
+    unique.resolution = Resolution::Hold;
+    assert_eq!(otherwise(by("", &unique)), (Resolution::ApplyRemote, unique.result.clone()));
     let missing = Entry { conflict_type: ConflictType::UpdateMissing, local: None, ..stock() };
     assert_eq!(by(&first, &missing), Verdict::Alike);
     let refused = Entry { conflict_type: ConflictType::ApplyError, resolution: Resolution::Hold, ..stock() };
