@@ -13,7 +13,7 @@ pub mod execute;
 mod fit;
 pub mod hold;
 pub mod manner;
-mod merge;
+pub mod merge;
 pub mod net;
 mod note;
 pub mod record;

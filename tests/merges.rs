@@ -147,6 +147,7 @@ fn the_examples_do_what_they_say() {
         CREATE TABLE customer (id int PRIMARY KEY, name text);
         CREATE TABLE contract (id int PRIMARY KEY, price int);
         CREATE TABLE event (id int PRIMARY KEY, payload text);
+        CREATE TABLE account (id int PRIMARY KEY, email text NOT NULL UNIQUE);
         ALTER TABLE inventory REPLICA IDENTITY FULL; ALTER TABLE cart REPLICA IDENTITY FULL;
         ALTER TABLE profile REPLICA IDENTITY FULL; ALTER TABLE price REPLICA IDENTITY FULL;
         ALTER TABLE customer REPLICA IDENTITY FULL; ALTER TABLE event REPLICA IDENTITY FULL;
@@ -162,6 +163,7 @@ fn the_examples_do_what_they_say() {
         include_str!("../conflict-rules/examples/inventory.toml"),
         include_str!("../conflict-rules/examples/profiles.toml"),
         include_str!("../conflict-rules/examples/regional.toml"),
+        include_str!("../conflict-rules/examples/unique_emails.toml"),
     ];
     let mut cluster = Plan::two().schema(schema).rules(&rules.join("\n")).run();
     let checked = cluster.pgconcord(&["rules", "check", "--schedules", "50"]);
@@ -170,7 +172,8 @@ fn the_examples_do_what_they_say() {
         (1, "INSERT INTO event VALUES (1, 'first'); UPDATE price SET cents = 90; DELETE FROM customer"),
         (0, "INSERT INTO event VALUES (1, 'second'); UPDATE price SET cents = 80; UPDATE customer SET name = 'Di' WHERE id = 1"),
         (1, "UPDATE price SET cents = 70; UPDATE inventory SET qty = qty - 4, price = 2, updated_at = '2026-02-01 00:00Z'"),
-        (0, "UPDATE contract SET price = 2"), (1, "UPDATE contract SET price = 3"),
+        (0, "UPDATE contract SET price = 2; INSERT INTO account VALUES (1, 'ann@example.org')"),
+        (1, "UPDATE contract SET price = 3; INSERT INTO account VALUES (2, 'ann@example.org')"),
         (0, "UPDATE inventory SET qty = qty - 3, updated_at = '2026-01-15 00:00Z'"),
         (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}', note = 'ring twice'; UPDATE profile SET name = 'Anne'"),
         (1, "UPDATE cart SET items = items || '{jam}', note = 'soon'; UPDATE profile SET email = 'a@example.org', settings = settings || '{\"lang\": \"en\"}'"),
@@ -191,8 +194,20 @@ fn the_examples_do_what_they_say() {
     everywhere(&cluster, "SELECT string_agg(name, ' ') FROM customer", "Di");
     everywhere(&cluster, "SELECT payload FROM event", "first");
     everywhere(&cluster, "SELECT price FROM contract", "3");
-    let held = cluster.conflicts(&["--status", "held"]);
-    assert!(held.len() == 2 && held.iter().all(|entry| entry["table"] == "public.contract"), "{held:?}");
+    let held = |cluster: &Cluster, table| cluster.conflicts(&["--status", "held", "--table", table]);
+    assert_eq!(held(&cluster, "contract").len(), 2);
+    everywhere(&cluster, "SELECT id FROM account", "2");
+    let addresses = held(&cluster, "account");
+    assert!(!addresses.is_empty(), "the row that is gone waits for somebody");
+    let side = if addresses[0]["remote"]["row"]["id"] == "1" { "remote" } else { "local" };
+    let id = addresses[0]["id"].to_string();
+    let set = r#"{"email": "ann.two@example.org"}"#;
+    let resolved = cluster.pgconcord(&["conflicts", "resolve", &id, "--keep", side, "--set", set]);
+    assert_eq!(resolved.code, 0, "{resolved}");
+    cluster.settle();
+    let accounts = "SELECT string_agg(id || ' ' || email, ', ' ORDER BY id) FROM account";
+    everywhere(&cluster, accounts, "1 ann.two@example.org, 2 ann@example.org");
+    assert_eq!(held(&cluster, "account").len(), 0, "nothing is left to decide");
     let entries = cluster.conflicts_of("public.profile", "1");
     assert!(!entries.is_empty());
     for entry in entries {

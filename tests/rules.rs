@@ -5,6 +5,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::harness::{Cluster, Plan, SOON, Sql, wait_for};
 
@@ -248,4 +249,116 @@ fn rules_are_taken_over_while_the_daemon_runs() {
     cluster.stop_daemon();
     let output = cluster.pgconcord(&["rules", "reload"]);
     assert!(output.code == 1 && output.text().contains("no daemon answers"), "{output}");
+}
+
+const ITEMS: &str = "
+    CREATE TABLE item (id int PRIMARY KEY, qty int NOT NULL, name text, seen timestamptz, doc jsonb);
+    ALTER TABLE item REPLICA IDENTITY FULL;
+    INSERT INTO item SELECT i, 10, 'start', '2026-01-01', '{\"a\": 1, \"b\": 1}'
+    FROM generate_series(0, 60) i WHERE i % 10 <> 5;
+";
+
+/// The same conflicts for the rows from `first` on.
+fn conflicts_from(first: usize) -> Vec<(usize, String)> {
+    let row = |n: usize| first + n;
+    vec![
+        (
+            EAST,
+            format!(
+                "UPDATE item SET qty = qty - 3, seen = '2026-03-01', doc = doc || '{{\"a\": 2}}' WHERE id = {}",
+                row(1)
+            ),
+        ),
+        (
+            WEST,
+            format!(
+                "UPDATE item SET qty = qty - 5, seen = '2026-02-01', doc = doc || '{{\"b\": 3}}' WHERE id = {}",
+                row(1)
+            ),
+        ),
+        (WEST, format!("UPDATE item SET name = 'west' WHERE id = {}", row(2))),
+        (EAST, format!("UPDATE item SET qty = 0 WHERE id = {}", row(2))),
+        (EAST, format!("DELETE FROM item WHERE id = {}", row(3))),
+        (WEST, format!("UPDATE item SET qty = 7 WHERE id = {}", row(3))),
+        (WEST, format!("UPDATE item SET qty = 7 WHERE id = {}", row(4))),
+        (EAST, format!("DELETE FROM item WHERE id = {}", row(4))),
+        (EAST, format!("INSERT INTO item VALUES ({}, 1, 'east', '2026-04-01', '{{\"a\": 5}}')", row(5))),
+        (WEST, format!("INSERT INTO item VALUES ({}, 2, 'west', '2026-05-01', '{{\"b\": 5}}')", row(5))),
+    ]
+}
+
+/// The row without its key, as JSON; `null` if there is none.
+fn without_key(row: &Value) -> Value {
+    let mut row = row.clone();
+    if let Some(row) = row.as_object_mut() {
+        row.remove("id");
+        for document in row.iter_mut().filter(|(name, _)| *name == "doc").map(|(_, value)| value) {
+            *document = serde_json::from_str(document.as_str().expect("a document")).expect("JSON");
+        }
+    }
+    row
+}
+
+#[test]
+fn a_replay_tells_what_other_rules_then_do() {
+    let mut cluster = Plan::two().schema(ITEMS).rules("").run();
+    let run = |cluster: &mut Cluster, first| {
+        let statements = conflicts_from(first);
+        let statements: Vec<_> = statements.iter().map(|(place, sql)| (*place, sql.as_str())).collect();
+        cluster.without_seeing(&statements);
+    };
+    run(&mut cluster, 0);
+    let head = "[[rule]]\nname = \"other\"\ntables = [\"public.item\"]\n";
+    let merge = "resolve = \"merge\"\ncolumns = { qty = \"delta\", seen = \"greatest\", doc = \"json_merge\" }";
+    let others = [
+        "resolve = \"first_update_wins\"",
+        "resolve = \"origin_priority\"\npriority = [\"west\", \"east\"]",
+        "resolve = \"last_update_wins\"\ndeletes = \"update_wins\"",
+        "resolve = \"first_update_wins\"\ndeletes = \"delete_wins\"",
+        merge,
+    ];
+    let file = cluster.directory().join("other.toml");
+    let file = file.to_str().expect("a path");
+    for (round, rules) in others.into_iter().enumerate() {
+        let rules = format!("{head}{rules}\n");
+        fs::write(file, &rules).expect("the other rules");
+        let output = cluster.pgconcord(&["rules", "replay", "--rules", file, "--table", "item", "--json"]);
+        assert_eq!(output.code, 0, "{output}");
+        cluster.set_rules(&rules);
+        let first = 10 * (round + 1);
+        run(&mut cluster, first);
+        let replayed: Vec<Value> =
+            output.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+        let replayed = replayed.iter().filter(|line| {
+            line["key"]["id"].as_str().and_then(|id| id.parse::<usize>().ok()).is_some_and(|id| id < 10)
+        });
+        let mut verdicts = Vec::new();
+        for line in replayed {
+            let told = match line["verdict"].as_str() {
+                Some("alike") => &line["was"]["result"],
+                Some("otherwise") => &line["would_be"]["result"],
+                _ => panic!("it can't be told: {line}"),
+            };
+            let id = first + line["key"]["id"].as_str().expect("a key").parse::<usize>().expect("a number");
+            let text = "json_build_object('qty', qty::text, 'name', name, 'seen', seen::text, 'doc', doc)";
+            let row = cluster.rows(EAST, &format!("SET timezone = 'UTC'; SELECT {text} FROM item WHERE id = {id}"));
+            let row = row
+                .first()
+                .and_then(|row| row[0].as_deref())
+                .map_or(Value::Null, |row| serde_json::from_str(row).expect("JSON"));
+            assert_eq!(without_key(told), row, "{rules}{line}");
+            verdicts.push(line["verdict"].clone());
+        }
+        assert!(verdicts.len() >= 10 && verdicts.iter().any(|it| it == "otherwise"), "{rules}{verdicts:?}");
+    }
+    // by the rules under which the last ones were decided they come out as they did
+    let output = cluster.pgconcord(&["rules", "replay", "--key", "51", "--key", "id=51"]);
+    assert!(output.code == 0 && output.stdout.contains(" 0 otherwise, 0 can't be told"), "{output}");
+    let output = cluster.pgconcord(&["rules", "replay"]);
+    assert!(output.code == 0 && output.stdout.contains("qty 2, not 5"), "{output}");
+    let output = cluster.pgconcord(&["rules", "replay", "--rules", "nowhere"]);
+    assert!(output.code == 2 && output.stderr.contains("nowhere"), "{output}");
+    fs::write(file, format!("{head}resolve = \"newest\"\n")).expect("the other rules");
+    let output = cluster.pgconcord(&["rules", "replay", "--rules", file]);
+    assert!(output.code == 2 && output.stderr.contains("other.toml:4:11"), "{output}");
 }

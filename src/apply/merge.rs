@@ -119,8 +119,11 @@ impl Merging {
     }
 }
 
-/// The base plus each new − old; NULL counts as 0. Gives the text that is no finite number, if there is one.
-fn add(base: Option<&Value>, steps: &[(Value, Value)]) -> Result<Value, String> {
+/// The base plus each new − old; NULL counts as 0.
+///
+/// # Errors
+/// The text that is no finite number.
+pub fn add(base: Option<&Value>, steps: &[(Value, Value)]) -> Result<Value, String> {
     let number = |value: &Value| {
         let text = value.as_deref().map_or("0".into(), String::from_utf8_lossy);
         BigDecimal::from_str(&text).map_err(|_| text.into_owned())

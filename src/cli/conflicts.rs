@@ -18,6 +18,10 @@ mod show;
 mod stats;
 mod tail;
 
+#[cfg(test)]
+pub(in crate::cli) use show::tests::example;
+pub(in crate::cli) use show::{cell, is_unchanged};
+
 /// Arguments of `pgconcord conflicts`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -54,7 +58,7 @@ enum OfFile {
 }
 
 #[derive(clap::Args, Debug)]
-struct FilterArgs {
+pub(in crate::cli) struct FilterArgs {
     /// Only tables that match, such as public.stock, public.* or stock; may be repeated
     #[arg(long, value_name = "GLOB")]
     table: Vec<TableFilter>,
@@ -76,7 +80,7 @@ struct FilterArgs {
 }
 
 impl FilterArgs {
-    fn into_filter(self, limit: Option<u32>) -> Filter {
+    pub(in crate::cli) fn into_filter(self, limit: Option<u32>) -> Filter {
         Filter {
             tables: self.table,
             types: self.types,
@@ -113,10 +117,10 @@ struct ShowArgs {
 /// Entries that a list shows where no limit is given: two screens.
 const LIMIT: u32 = 50;
 /// Columns for a key in a list; `show` has it whole.
-const KEY_COLUMNS: usize = 32;
+pub(in crate::cli) const KEY_COLUMNS: usize = 32;
 
 /// Bytes of a list that are written at a time.
-const WRITE: usize = 1 << 16;
+pub(in crate::cli) const WRITE: usize = 1 << 16;
 
 /// Runs the command.
 pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
@@ -150,9 +154,14 @@ fn list(journal: &Reader, args: ListArgs) -> anyhow::Result<ExitCode> {
     let filter = args.filter.into_filter(limit.map(|limit| if args.json { limit } else { limit.saturating_add(1) }));
     let found = if args.json { list_json(journal, &filter)? } else { list_table(journal, &filter, limit)? };
     if found == 0 {
-        eprintln!("no conflict on record{}", if is_everything(&filter) { "" } else { " matches" });
+        nothing_found(&filter);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says so.
+pub(in crate::cli) fn nothing_found(filter: &Filter) {
+    eprintln!("no conflict on record{}", if is_everything(filter) { "" } else { " matches" });
 }
 
 fn is_everything(filter: &Filter) -> bool {
@@ -244,7 +253,7 @@ fn entry(journal: &Reader, id: i64) -> anyhow::Result<Option<Entry>> {
 }
 
 /// `id=5, region=eu`.
-fn key(key: &JsonRow) -> String {
+pub(in crate::cli) fn key(key: &JsonRow) -> String {
     let cells: Vec<String> = key.iter().map(|(name, value)| format!("{}={}", shown(name), show::cell(value))).collect();
     if cells.is_empty() { "(all rows)".to_owned() } else { cells.join(", ") }
 }

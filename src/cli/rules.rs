@@ -9,6 +9,7 @@ use crate::model::{Deletes, Resolver, TableRule};
 mod check;
 mod explain;
 mod reload;
+mod replay;
 
 /// Arguments of `pgconcord rules`.
 #[derive(clap::Args, Debug)]
@@ -25,6 +26,8 @@ enum Command {
     Explain(explain::Args),
     /// Have the running daemon read the rules again, as SIGHUP does
     Reload(reload::Args),
+    /// Tell what other rules would have made of the conflicts on record
+    Replay(replay::Args),
 }
 
 /// Runs the command.
@@ -37,6 +40,7 @@ pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
         Command::Check(args) => check::run(&config, &args).await,
         Command::Explain(args) => explain::run(&config, &args),
         Command::Reload(args) => reload::run(&config, &args).await,
+        Command::Replay(args) => replay::run(&config, args),
     }
 }
 

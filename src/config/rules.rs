@@ -13,7 +13,7 @@ use toml::de::DeTable;
 use crate::config::reader::{Section, Typed};
 use crate::config::report::{Problem, Report, line_and_column};
 use crate::config::tables::{TableFilter, glob};
-use crate::model::{Deletes, Resolver};
+use crate::model::{Deletes, Resolver, TableRule};
 
 mod facet;
 #[cfg(test)]
@@ -106,6 +106,14 @@ impl Rule {
 /// The rule that decides about this facet of the table's conflicts: the first that matches.
 pub fn deciding<'a>(rules: &'a [Rule], schema: &str, table: &str, facet: Facet) -> Option<&'a Rule> {
     rules.iter().find(|rule| rule.decides(facet) && rule.tables.matches(schema, table))
+}
+
+/// What decides about the table by the rules alone, whether or not that fits its columns.
+pub fn table_rule(rules: &[Rule], schema: &str, table: &str) -> TableRule {
+    let writes = deciding(rules, schema, table, Facet::Writes);
+    let deletes = deciding(rules, schema, table, Facet::Deletes);
+    let resolver = writes.and_then(|rule| rule.resolve.clone()).unwrap_or_default();
+    TableRule { resolver, deletes: deletes.and_then(|rule| rule.deletes).unwrap_or(Deletes::ByResolver) }
 }
 
 /// The rule that tells what becomes of the table's rows that a node refuses: the first that says so.

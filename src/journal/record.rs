@@ -196,15 +196,24 @@ fn number(connection: &rusqlite::Connection, sql: &str) -> rusqlite::Result<u64>
 }
 
 /// Adds to the note of entry `id` what a person decided about its row; it and all entries about that row that are held
-/// are resolved then. How many these are.
+/// are resolved then, and so is the one that the other node has about the same two changes, which is of the other row where
+/// two rows claimed one unique value. How many these are.
 pub(super) fn decide(transaction: &Transaction<'_>, id: i64, what: &str) -> rusqlite::Result<usize> {
     let noted = "status = 'resolved', note = coalesce(note || '; ', '') || ?2";
     let other = format!(
         "UPDATE entry INDEXED BY entry_held SET {noted} || ' (conflict ' || ?1 || ')'
          WHERE (relation, key) = (SELECT relation, key FROM entry WHERE id = ?1) AND id <> ?1 AND status = 'held'"
     );
+    let mirrored = format!(
+        "UPDATE entry INDEXED BY entry_held SET {noted} || ' (conflict ' || ?1 || ')'
+         WHERE status = 'held' AND EXISTS (
+             SELECT 1 FROM entry AS one WHERE one.id = ?1 AND one.relation = entry.relation
+             AND (one.remote_stamp, one.remote_node, one.remote_row) = (entry.local_stamp, entry.local_node, entry.local_row)
+             AND (one.local_stamp, one.local_node, one.local_row) = (entry.remote_stamp, entry.remote_node, entry.remote_row))"
+    );
     let one = format!("UPDATE entry SET {noted} WHERE id = ?1 AND status IN ('held', 'resolved')");
-    let others = transaction.prepare_cached(&other)?.execute(params![id, what])?;
+    let mut others = transaction.prepare_cached(&other)?.execute(params![id, what])?;
+    others += transaction.prepare_cached(&mirrored)?.execute(params![id, what])?;
     Ok(others + transaction.prepare_cached(&one)?.execute(params![id, what])?)
 }
 

@@ -194,6 +194,41 @@ async fn a_decision_settles_what_is_held_about_its_row_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_decision_about_a_unique_value_settles_what_the_other_node_has_of_it() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let row = |id: &str, mail: &str| Some(object(json!({ "id": id, "mail": mail })));
+    let (there, back) = (lane("east", "west"), lane("west", "east"));
+    let met = |lane: &Lane, n: u8, remote: Option<JsonRow>, local: Option<JsonRow>| NewEntry {
+        resolution: Resolution::Hold,
+        lane: lane.clone(),
+        key: object(json!({ "id": remote.as_ref().and_then(|row| row.get("id")) })),
+        remote: Side { stamp: stamp(i64::from(n), n), node: lane.source.clone(), row: remote, ..entry(1, 1).remote },
+        local: Some(LocalSide {
+            stamp: Some(stamp(i64::from(1 - n), 1 - n)),
+            node: Some(lane.target.clone()),
+            operation: Operation::Insert,
+            row: local,
+        }),
+        ..entry(1, 1)
+    };
+    // one transaction at each node made two rows, which met two of the other's
+    let entries = [
+        met(&there, 0, row("1", "a"), row("2", "a")),
+        met(&back, 1, row("2", "a"), row("1", "a")),
+        met(&there, 0, row("3", "b"), row("4", "b")),
+    ];
+    journal.pending(entries.to_vec()).await.unwrap();
+    journal.settle(&there, 1).await.unwrap();
+    journal.settle(&back, 1).await.unwrap();
+    assert_eq!(decide(&path, 2, "another address").unwrap(), 2);
+    let reader = Reader::open(&path).unwrap();
+    let found = |id| reader.get(id).unwrap().map(|entry| (entry.status, entry.note)).unwrap();
+    assert_eq!(found(1), (Status::Resolved, Some("another address (conflict 2)".to_owned())));
+    assert_eq!(found(3).0, Status::Held);
+}
+
+#[tokio::test]
 async fn what_was_refused_is_held_while_its_row_is() {
     let (_directory, path) = place();
     let journal = Journal::open(&path, FOREVER).unwrap();

@@ -220,7 +220,7 @@ fn differs(entry: &Entry, name: &str) -> bool {
     }
 }
 
-fn is_unchanged(value: &Value) -> bool {
+pub(in crate::cli) fn is_unchanged(value: &Value) -> bool {
     value.get("unchanged").is_some()
 }
 
@@ -248,7 +248,7 @@ fn lines(cells: &[String], widths: &[usize]) -> Vec<String> {
 }
 
 /// A value for people: NULL bare, text that might be taken for it or for nothing in quotes.
-pub(super) fn cell(value: &Value) -> String {
+pub(in crate::cli) fn cell(value: &Value) -> String {
     match value {
         Value::Null => "NULL".to_owned(),
         Value::String(text) if text.is_empty() || text == "NULL" || text.starts_with('(') || text.trim() != text => {
@@ -264,7 +264,7 @@ pub(super) fn cell(value: &Value) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::cli) mod tests {
     use serde_json::json;
 
     use super::*;
@@ -278,7 +278,7 @@ pub(super) mod tests {
         DateTime::from_timestamp_micros(1_790_000_000_000_000 + micros).unwrap()
     }
 
-    pub(in crate::cli::conflicts) fn example() -> Entry {
+    pub(in crate::cli) fn example() -> Entry {
         Entry {
             id: 42,
             detected_at: at(5_000_000),

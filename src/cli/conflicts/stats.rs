@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value};
 
-use crate::cli::conflicts::{FilterArgs, is_everything};
+use crate::cli::conflicts::{FilterArgs, nothing_found};
 use crate::cli::text::{Align, Paint, emit, shown, table};
 use crate::journal::{Count, Hours, Reader};
 
@@ -61,7 +61,7 @@ pub(super) fn run(journal: &Reader, args: Args) -> anyhow::Result<ExitCode> {
     if args.json {
         emit(&format!("{}\n", json(&counts, &args.by)))?;
     } else if counts.is_empty() {
-        eprintln!("no conflict on record{}", if is_everything(&filter) { "" } else { " matches" });
+        nothing_found(&filter);
     } else {
         emit(&text(&counts, &args.by, Paint::for_stdout()))?;
     }

@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::cli::rules::described;
 use crate::cli::text::emit;
-use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors};
+use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors, table_rule};
 use crate::config::{Config, Rule};
-use crate::model::{Deletes, Resolver, TableRule};
+use crate::model::Resolver;
 
 /// Arguments of `pgconcord rules explain`.
 #[derive(clap::Args, Debug)]
@@ -38,10 +38,7 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
         let all = rules.iter().filter(|rule| rule.decides(facet) && rule.tables.matches(schema, table));
         Decision { facet, rule, passed_over: all.skip(1).collect() }
     });
-    let [writes, deletes] = &decisions;
-    let resolver = writes.rule.and_then(|rule| rule.resolve.clone()).unwrap_or_default();
-    let deletes = deletes.rule.and_then(|rule| rule.deletes).unwrap_or(Deletes::ByResolver);
-    let comes_to = TableRule { resolver, deletes };
+    let comes_to = table_rule(rules, schema, table);
     let masked: Vec<&str> = masked(rules, schema, table).collect();
     let on_errors = on_errors(rules, schema, table);
     let name = format!("{schema}.{table}");

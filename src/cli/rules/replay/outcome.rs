@@ -1,0 +1,247 @@
+//! A conflict on record and rules → what would have come out by them. Pure.
+//!
+//! The journal has two sides of each conflict, and what stood before it by the rules of then; so each is looked at by itself.
+//! What those two do not tell is said to be open rather than guessed.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::merged::{self, Merged};
+use crate::cli::conflicts::is_unchanged;
+use crate::config::Rule;
+use crate::config::rules::{Afterwards, Errors, Facet, deciding, on_errors, table_rule};
+use crate::conflict::ChangeRef;
+use crate::conflict::resolve::{Candidate, choose};
+use crate::journal::{Entry, EntryLocal, JsonRow, MASK, Operation};
+use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
+use crate::model::{ConflictType, NodeId, Resolution, Resolver, Stamp, TableRule, TouchKind};
+
+/// How a conflict comes out by other rules.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Verdict {
+    /// As it did.
+    Alike,
+    /// Another way.
+    Otherwise(Outcome),
+    /// The journal does not tell; this is why.
+    Open(String),
+}
+
+/// What comes out.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome {
+    /// What would be done.
+    pub resolution: Resolution,
+    /// What would decide.
+    pub resolver: &'static str,
+    /// The rule that chooses it.
+    pub rule: String,
+    /// The row afterwards; `None`: there is none, or with [`Resolution::Error`] it is not known.
+    pub row: Option<JsonRow>,
+}
+
+/// Which side's change stands afterwards.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Winner {
+    Remote,
+    Local,
+    Both,
+}
+
+/// The sides of a conflict as candidates.
+struct Sides<'a> {
+    entry: &'a Entry,
+    local: &'a EntryLocal,
+    remote_stamp: Stamp,
+    local_stamp: Stamp,
+}
+
+/// What `rules` make of a conflict, for these nodes in the order of the configuration.
+pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
+    let (schema, table) = entry.table.split_once('.').unwrap_or(("public", &entry.table));
+    if entry.conflict_type == ConflictType::ApplyError {
+        return refused(rules, schema, table);
+    }
+    // Of any other type nothing is decided by a rule, nor where a row met one that no change explains.
+    let (Some(facet), Some(local)) = (Facet::of(entry.conflict_type), &entry.local) else { return Verdict::Alike };
+    if is_delete(entry.remote.operation) && is_delete(local.operation) {
+        return Verdict::Alike;
+    }
+    let rule = deciding(rules, schema, table, facet);
+    if is_about_unique_values(entry) {
+        return unique(entry, rule);
+    }
+    let by = table_rule(rules, schema, table);
+    let place = |name: &str| nodes.iter().position(|node| *node == name).and_then(|at| u8::try_from(at).ok());
+    let (remote_node, local_node) = (place(&entry.remote.node), local.node.as_deref().and_then(place));
+    let Some(local_time) = local.stamp else {
+        return Verdict::Open("when the row was written is not on record".into());
+    };
+    if let (Resolver::OriginPriority(_), None, _) | (Resolver::OriginPriority(_), _, None) =
+        (&by.resolver, remote_node, local_node)
+    {
+        let gone = if remote_node.is_none() { Some(&entry.remote.node) } else { local.node.as_ref() };
+        let name = gone.map_or("of one side", |name| name);
+        return Verdict::Open(format!("the node {name} is not in the configuration"));
+    }
+    // A node that has gone decides nothing but between equal times.
+    let node = |place: Option<u8>, other: u8| NodeId(place.unwrap_or(u8::MAX - other));
+    let sides = Sides {
+        entry,
+        local,
+        remote_stamp: stamp(entry.remote.stamp, node(remote_node, 0)),
+        local_stamp: stamp(local_time, node(local_node, 1)),
+    };
+    let (winner, row, open) = match &by.resolver {
+        Resolver::Merge(merge) if !is_delete(entry.remote.operation) && !is_delete(local.operation) => {
+            let later = sides.remote_stamp > sides.local_stamp;
+            match merged::merge(entry, local, merge, later) {
+                Merged { row, open: None } => (Winner::Both, Some(row), None),
+                Merged { row, open } => (Winner::Both, Some(row), open),
+            }
+        }
+        _ => {
+            let winner = sides.winner(&by);
+            (winner, sides.row(winner), None)
+        }
+    };
+    let resolution = match winner {
+        _ if rule.is_some_and(|rule| rule.afterwards == Afterwards::Held) => Resolution::Hold,
+        Winner::Remote => Resolution::ApplyRemote,
+        Winner::Local => Resolution::KeepLocal,
+        Winner::Both => Resolution::Merge,
+    };
+    let resolver = by.resolver.name();
+    let rule = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+    sides.against_record(winner, Outcome { resolution, resolver, rule, row }, open)
+}
+
+/// A change that a node had refused is on record because a rule held it.
+fn refused(rules: &[Rule], schema: &str, table: &str) -> Verdict {
+    let rule = on_errors(rules, schema, table);
+    match rule.and_then(|rule| rule.errors).unwrap_or_default() {
+        Errors::Hold => Verdict::Alike,
+        Errors::Stop => {
+            let rule = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+            Verdict::Otherwise(Outcome { resolution: Resolution::Error, resolver: "errors", rule, row: None })
+        }
+    }
+}
+
+/// The later row stays, whatever the rules say; but they may hold the conflict.
+fn unique(entry: &Entry, rule: Option<&Rule>) -> Verdict {
+    let was_held = entry.resolution == Resolution::Hold;
+    let rule = rule.filter(|rule| rule.afterwards == Afterwards::Held);
+    let resolution = match (was_held, rule) {
+        (false, None) | (true, Some(_)) => return Verdict::Alike,
+        (false, Some(_)) => Resolution::Hold,
+        (true, None) if entry.result == entry.remote.row => Resolution::ApplyRemote,
+        (true, None) => Resolution::KeepLocal,
+    };
+    let name = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+    let resolver = Resolver::LastUpdateWins.name();
+    Verdict::Otherwise(Outcome { resolution, resolver, rule: name, row: entry.result.clone() })
+}
+
+/// Whether another row's unique value was in the way.
+fn is_about_unique_values(entry: &Entry) -> bool {
+    let row = entry.local.as_ref().and_then(|local| local.row.as_ref());
+    row.is_some_and(|row| entry.key.iter().any(|(name, value)| row.get(name).is_some_and(|other| other != value)))
+}
+
+fn is_delete(operation: Operation) -> bool {
+    matches!(operation, Operation::Delete | Operation::Truncate)
+}
+
+fn stamp(time: DateTime<Utc>, node: NodeId) -> Stamp {
+    Stamp { micros: time.timestamp_micros().saturating_sub(POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000), node }
+}
+
+impl Sides<'_> {
+    fn winner(&self, by: &TableRule) -> Winner {
+        let candidate = |stamp: Stamp, operation, seq| {
+            let kind = if is_delete(operation) { TouchKind::Delete } else { TouchKind::Put };
+            Candidate { change: ChangeRef::at(stamp.node, (seq, 0), kind), stamp }
+        };
+        let remote = candidate(self.remote_stamp, self.entry.remote.operation, 0);
+        let local = candidate(self.local_stamp, self.local.operation, 1);
+        match choose(by, &[remote, local]) {
+            Some(change) if change == remote.change => Winner::Remote,
+            _ => Winner::Local,
+        }
+    }
+
+    fn row(&self, winner: Winner) -> Option<JsonRow> {
+        match winner {
+            Winner::Remote => self.entry.remote.row.clone(),
+            Winner::Local | Winner::Both => self.local.row.clone(),
+        }
+    }
+
+    /// Which side stands by the record, as far as its resolution says so.
+    fn recorded(&self) -> Option<Winner> {
+        match self.entry.resolution {
+            _ if self.entry.resolver == "merge" => None, // a row that is like one side may be made from both
+            Resolution::ApplyRemote => Some(Winner::Remote),
+            Resolution::KeepLocal => Some(Winner::Local),
+            _ => None,
+        }
+    }
+
+    fn against_record(&self, winner: Winner, outcome: Outcome, open: Option<String>) -> Verdict {
+        let recorded = self.recorded();
+        let result = self.entry.result.as_ref();
+        if recorded == Some(Winner::Local)
+            && let Difference::Certain = difference(self.local.row.as_ref(), result, Value::eq)
+        {
+            return Verdict::Open("a third change stands, which this entry does not have".into());
+        }
+        let held = (self.entry.resolution == Resolution::Hold) != (outcome.resolution == Resolution::Hold);
+        let rows = match recorded == Some(winner) {
+            true => Difference::None,
+            false => difference(
+                outcome.row.as_ref(),
+                result,
+                if winner == Winner::Both { merged::are_equal } else { Value::eq },
+            ),
+        };
+        match (rows, open) {
+            (Difference::Certain, None) => Verdict::Otherwise(outcome),
+            (Difference::Certain | Difference::None | Difference::Masked, Some(why)) => Verdict::Open(why),
+            (_, None) if held => Verdict::Otherwise(outcome),
+            (Difference::None, None) => Verdict::Alike,
+            (Difference::Masked, None) => Verdict::Open("values that could differ are masked".into()),
+        }
+    }
+}
+
+/// How two rows differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Difference {
+    None,
+    /// Not in what can be seen of them.
+    Masked,
+    Certain,
+}
+
+/// A value that was left out says nothing.
+fn difference(one: Option<&JsonRow>, other: Option<&JsonRow>, are_equal: fn(&Value, &Value) -> bool) -> Difference {
+    let (one, other) = match (one, other) {
+        (None, None) => return Difference::None,
+        (Some(one), Some(other)) => (one, other),
+        _ => return Difference::Certain,
+    };
+    let mut found = Difference::None;
+    for (name, value) in one {
+        let Some(beside) = other.get(name) else { continue };
+        if value == MASK || beside == MASK {
+            found = Difference::Masked;
+        } else if !is_unchanged(value) && !is_unchanged(beside) && !are_equal(value, beside) {
+            return Difference::Certain;
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

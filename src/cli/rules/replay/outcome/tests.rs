@@ -1,0 +1,165 @@
+use serde_json::json;
+
+use super::*;
+use crate::cli::conflicts::example;
+use crate::config::Report;
+use crate::config::rules::read;
+use crate::journal::EntryLocal;
+
+const NODES: [&str; 2] = ["east", "west"];
+
+fn row(value: Value) -> Option<JsonRow> {
+    value.as_object().cloned()
+}
+
+/// East's update came to west, where it met an earlier one.
+fn update(old: Value, new: Value, local: Value) -> Entry {
+    let mut entry = example();
+    entry.remote.old = row(old);
+    entry.remote.row = row(new);
+    entry.result = entry.remote.row.clone();
+    entry.local = entry.local.map(|side| EntryLocal { row: row(local), ..side });
+    entry
+}
+
+fn stock() -> Entry {
+    update(
+        json!({ "id": "5", "qty": "3", "name": "a" }),
+        json!({ "id": "5", "qty": "4", "name": "a" }),
+        json!({ "id": "5", "qty": "1", "name": "b" }),
+    )
+}
+
+fn by(rules: &str, entry: &Entry) -> Verdict {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(file.path(), rules).expect("rules");
+    let mut report = Report::default();
+    let rules = read(file.path(), &NODES, &mut report).expect("rules");
+    assert!(report.is_empty(), "{}", report.render(crate::config::report::Style::Plain));
+    replay(entry, &rules, &NODES)
+}
+
+fn rule(resolve: &str) -> String {
+    format!("[[rule]]\nname = \"r\"\nresolve = {resolve}\n")
+}
+
+fn otherwise(verdict: Verdict) -> (Resolution, Option<JsonRow>) {
+    match verdict {
+        Verdict::Otherwise(outcome) => (outcome.resolution, outcome.row),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn merged(columns: &str, entry: &Entry) -> Value {
+    let verdict = by(&rule(&format!("\"merge\"\ncolumns = {{ {columns} }}")), entry);
+    otherwise(verdict).1.map_or(Value::Null, Value::Object)
+}
+
+#[test]
+fn each_resolver_chooses_between_the_two_sides() {
+    let entry = stock();
+    let local = entry.local.as_ref().and_then(|local| local.row.clone());
+    assert_eq!(by("", &entry), Verdict::Alike);
+    assert_eq!(by(&rule("\"last_update_wins\""), &entry), Verdict::Alike);
+    let first = otherwise(by(&rule("\"first_update_wins\""), &entry));
+    assert_eq!(first, (Resolution::KeepLocal, local.clone()));
+    let east = rule("\"origin_priority\"\npriority = [\"east\", \"west\"]");
+    assert_eq!(by(&east, &entry), Verdict::Alike);
+    let west = rule("\"origin_priority\"\npriority = [\"west\", \"east\"]");
+    assert_eq!(otherwise(by(&west, &entry)), (Resolution::KeepLocal, local));
+    let elsewhere = rule("\"first_update_wins\"\ntables = [\"public.other\"]");
+    assert_eq!(by(&elsewhere, &entry), Verdict::Alike, "the rule is for another table");
+}
+
+#[test]
+fn a_conflict_that_would_be_held_or_no_longer_is_said() {
+    let entry = stock();
+    let held = otherwise(by(&rule("\"hold\""), &entry));
+    assert_eq!(held, (Resolution::Hold, entry.result.clone()), "what stands is the same");
+    let was_held = Entry { resolution: Resolution::Hold, ..entry };
+    assert_eq!(by(&rule("\"hold\""), &was_held), Verdict::Alike);
+    assert_eq!(otherwise(by("", &was_held)).0, Resolution::ApplyRemote);
+}
+
+#[test]
+fn a_merge_has_what_both_sides_changed() {
+    let entry = stock();
+    assert_eq!(merged("qty = \"delta\"", &entry), json!({ "id": "5", "qty": "2", "name": "b" }));
+    assert_eq!(merged("qty = \"least\"", &entry), json!({ "id": "5", "qty": "1", "name": "b" }));
+    assert_eq!(merged("qty = \"greatest\"", &entry), json!({ "id": "5", "qty": "4", "name": "b" }));
+    let numbers =
+        update(json!({ "id": "5", "qty": "3" }), json!({ "id": "5", "qty": "10" }), json!({ "id": "5", "qty": "9" }));
+    assert_eq!(by(&rule("\"merge\"\ncolumns = { qty = \"greatest\" }"), &numbers), Verdict::Alike, "10 is above 9");
+    let document = update(
+        json!({ "id": "5", "doc": r#"{"a": 1, "b": 1}"# }),
+        json!({ "id": "5", "doc": r#"{"a": 2, "b": 1}"# }),
+        json!({ "id": "5", "doc": r#"{"a": 3, "b": 3}"# }),
+    );
+    assert_eq!(merged("doc = \"json_merge\"", &document), json!({ "id": "5", "doc": r#"{"a": 2, "b": 3}"# }));
+}
+
+#[test]
+fn what_a_merge_left_on_record_comes_out_alike_again() {
+    let merge = rule("\"merge\"\ncolumns = { qty = \"delta\" }");
+    let mut entry = stock();
+    entry.resolution = Resolution::Merge;
+    entry.resolver = "merge".into();
+    entry.result = row(json!({ "id": "5", "qty": "2", "name": "b" }));
+    assert_eq!(by(&merge, &entry), Verdict::Alike);
+    let last = otherwise(by("", &entry));
+    assert_eq!(last, (Resolution::ApplyRemote, entry.remote.row.clone()));
+}
+
+#[test]
+fn a_delete_counts_as_the_rules_say() {
+    let mut entry = stock();
+    entry.conflict_type = ConflictType::DeleteOriginDiffers;
+    entry.remote.operation = Operation::Delete;
+    (entry.remote.row, entry.result) = (None, None);
+    assert_eq!(by("", &entry), Verdict::Alike);
+    let stays = otherwise(by("[[rule]]\nname = \"r\"\ndeletes = \"update_wins\"\n", &entry));
+    assert_eq!(stays, (Resolution::KeepLocal, entry.local.as_ref().and_then(|local| local.row.clone())));
+    assert_eq!(by(&rule("\"merge\""), &entry), Verdict::Alike, "in a merged table a delete wins");
+}
+
+#[test]
+fn what_the_journal_does_not_tell_is_open() {
+    let open = |rules: &str, entry: &Entry| match by(rules, entry) {
+        Verdict::Open(why) => why,
+        other => panic!("{other:?}"),
+    };
+    let merge = rule("\"merge\"\ncolumns = { qty = \"delta\" }");
+    let mut short = stock();
+    short.remote.old = row(json!({ "id": "5" }));
+    assert!(open(&merge, &short).contains("REPLICA IDENTITY FULL"));
+    let mut gone = stock();
+    gone.remote.node = "north".into();
+    let priority = rule("\"origin_priority\"\npriority = [\"west\", \"east\"]");
+    assert_eq!(open(&priority, &gone), "the node north is not in the configuration");
+    let arrays =
+        update(json!({ "id": "5", "a": "{1}" }), json!({ "id": "5", "a": "{1,2}" }), json!({ "id": "5", "a": "{3}" }));
+    assert!(open(&rule("\"merge\"\ncolumns = { a = \"union\" }"), &arrays).contains("only the server"));
+    let masked =
+        update(json!({ "id": "5", "a": MASK }), json!({ "id": "5", "a": MASK }), json!({ "id": "5", "a": MASK }));
+    assert!(open(&rule("\"first_update_wins\""), &masked).contains("masked"));
+    let mut third = stock();
+    third.resolution = Resolution::KeepLocal;
+    third.result = row(json!({ "id": "5", "qty": "99", "name": "c" }));
+    assert!(open("", &third).contains("third change"));
+}
+
+#[test]
+fn what_no_rule_decides_stays() {
+    let first = rule("\"first_update_wins\"");
+    let mut unique = stock();
+    unique.local = unique.local.map(|local| EntryLocal { row: row(json!({ "id": "6", "qty": "1" })), ..local });
+    assert_eq!(by(&first, &unique), Verdict::Alike, "the row of another key has the unique value");
+    assert_eq!(otherwise(by(&rule("\"hold\""), &unique)), (Resolution::Hold, unique.result.clone()));
+    unique.resolution = Resolution::Hold;
+    assert_eq!(otherwise(by("", &unique)), (Resolution::ApplyRemote, unique.result.clone()));
+    let missing = Entry { conflict_type: ConflictType::UpdateMissing, local: None, ..stock() };
+    assert_eq!(by(&first, &missing), Verdict::Alike);
+    let refused = Entry { conflict_type: ConflictType::ApplyError, resolution: Resolution::Hold, ..stock() };
+    assert_eq!(by("[[rule]]\nname = \"r\"\nerrors = \"hold\"\n", &refused), Verdict::Alike);
+    assert_eq!(otherwise(by(&first, &refused)), (Resolution::Error, None));
+}
