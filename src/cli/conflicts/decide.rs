@@ -181,7 +181,10 @@ fn report(path: &Path, at: &str, entry: &Entry, decision: &Decision<'_>, done: D
                     eprintln!("pgconcord: conflict {id} is no longer in the journal, so the decision is not on record")
                 }
                 Ok(number) => {
-                    emit(&format!("{} more that were held about that row, or about the same two changes, are resolved, too\n", number - 1))?;
+                    emit(&format!(
+                        "{} more that were held about that row, or about the same two changes, are resolved, too\n",
+                        number - 1
+                    ))?;
                 }
                 Err(error) => {
                     eprintln!("pgconcord: the decision is not on record, and a held conflict stays held: {error}");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::apply::merge::add;
 use crate::cli::conflicts::is_unchanged;
-use crate::conflict::json;
+use crate::conflict::{append, json};
 use crate::journal::{Entry, EntryLocal, JsonRow, MASK, Operation};
 use crate::model::{ColumnMerge, Merge};
 
@@ -23,7 +23,7 @@ pub(super) struct Merged {
 
 /// One column at both sides.
 struct Cell<'a> {
-    how: ColumnMerge,
+    how: &'a ColumnMerge,
     /// Before the incoming change; `None` if it made the row.
     old: Option<&'a Value>,
     new: &'a Value,
@@ -51,7 +51,7 @@ pub(super) fn merge(entry: &Entry, local: &EntryLocal, merge: &Merge, later: boo
                 Err(format!("{name} before the change is not on record, for want of REPLICA IDENTITY FULL"))
             }
             (Some(local), old) => {
-                let how = if entry.key.contains_key(name) { ColumnMerge::LastUpdateWins } else { merge.of(name) };
+                let how = if entry.key.contains_key(name) { &ColumnMerge::LastUpdateWins } else { merge.of(name) };
                 let cell = Cell { how, old, new, local, later };
                 cell.merged().map_err(|why| format!("{name}: {why}"))
             }
@@ -85,6 +85,10 @@ impl Cell<'_> {
             ColumnMerge::Greatest => self.extreme(Ordering::Greater),
             ColumnMerge::Least => self.extreme(Ordering::Less),
             ColumnMerge::JsonMerge => Ok(self.json()),
+            ColumnMerge::Append(separator) => {
+                let (first, last) = if self.later { (self.local, self.new) } else { (self.new, self.local) };
+                Ok(value(append::together(&[text(first), text(last)], separator)))
+            }
             _ => Err(format!("only the server can make the {} of two values", self.how.name())),
         }
     }

@@ -90,6 +90,12 @@ fn a_merge_has_what_both_sides_changed() {
     let numbers =
         update(json!({ "id": "5", "qty": "3" }), json!({ "id": "5", "qty": "10" }), json!({ "id": "5", "qty": "9" }));
     assert_eq!(by(&rule("\"merge\"\ncolumns = { qty = \"greatest\" }"), &numbers), Verdict::Alike, "10 is above 9");
+    let note = update(
+        json!({ "id": "5", "name": "a" }),
+        json!({ "id": "5", "name": "a; later" }),
+        json!({ "id": "5", "name": "a; earlier" }),
+    );
+    assert_eq!(merged("name = { append = \"; \" }", &note), json!({ "id": "5", "name": "a; earlier; later" }));
     let document = update(
         json!({ "id": "5", "doc": r#"{"a": 1, "b": 1}"# }),
         json!({ "id": "5", "doc": r#"{"a": 2, "b": 1}"# }),
