@@ -94,11 +94,8 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
     };
     let (winner, row, open) = match &by.resolver {
         Resolver::Merge(merge) if !is_delete(entry.remote.operation) && !is_delete(local.operation) => {
-            let later = sides.remote_stamp > sides.local_stamp;
-            match merged::merge(entry, local, merge, later) {
-                Merged { row, open: None } => (Winner::Both, Some(row), None),
-                Merged { row, open } => (Winner::Both, Some(row), open),
-            }
+            let Merged { row, open } = merged::merge(entry, local, merge, sides.remote_stamp > sides.local_stamp);
+            (Winner::Both, Some(row), open)
         }
         _ => {
             let winner = sides.winner(&by);
@@ -112,7 +109,7 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
         Winner::Both => Resolution::Merge,
     };
     let resolver = by.resolver.name();
-    let rule = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+    let rule = name_of(rule);
     sides.against_record(winner, Outcome { resolution, resolver, rule, row }, open)
 }
 
@@ -122,7 +119,7 @@ fn refused(rules: &[Rule], schema: &str, table: &str) -> Verdict {
     match rule.and_then(|rule| rule.errors).unwrap_or_default() {
         Errors::Hold => Verdict::Alike,
         Errors::Stop => {
-            let rule = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+            let rule = name_of(rule);
             Verdict::Otherwise(Outcome { resolution: Resolution::Error, resolver: "errors", rule, row: None })
         }
     }
@@ -131,14 +128,14 @@ fn refused(rules: &[Rule], schema: &str, table: &str) -> Verdict {
 /// The later row stays, whatever the rules say; but they may hold the conflict.
 fn unique(entry: &Entry, rule: Option<&Rule>) -> Verdict {
     let was_held = entry.resolution == Resolution::Hold;
-    let rule = rule.filter(|rule| rule.afterwards == Afterwards::Held);
-    let resolution = match (was_held, rule) {
-        (false, None) | (true, Some(_)) => return Verdict::Alike,
-        (false, Some(_)) => Resolution::Hold,
-        (true, None) if entry.result == entry.remote.row => Resolution::ApplyRemote,
-        (true, None) => Resolution::KeepLocal,
+    let is_held = rule.is_some_and(|rule| rule.afterwards == Afterwards::Held);
+    let resolution = match (was_held, is_held) {
+        (false, false) | (true, true) => return Verdict::Alike,
+        (false, true) => Resolution::Hold,
+        (true, false) if entry.result == entry.remote.row => Resolution::ApplyRemote,
+        (true, false) => Resolution::KeepLocal,
     };
-    let name = rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone());
+    let name = name_of(rule);
     let resolver = Resolver::LastUpdateWins.name();
     Verdict::Otherwise(Outcome { resolution, resolver, rule: name, row: entry.result.clone() })
 }
@@ -147,6 +144,11 @@ fn unique(entry: &Entry, rule: Option<&Rule>) -> Verdict {
 fn is_about_unique_values(entry: &Entry) -> bool {
     let row = entry.local.as_ref().and_then(|local| local.row.as_ref());
     row.is_some_and(|row| entry.key.iter().any(|(name, value)| row.get(name).is_some_and(|other| other != value)))
+}
+
+/// As the journal calls it.
+fn name_of(rule: Option<&Rule>) -> String {
+    rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone())
 }
 
 fn is_delete(operation: Operation) -> bool {
