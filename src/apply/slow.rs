@@ -148,14 +148,18 @@ impl<R: Recorder> Execution<'_, R> {
             for &at in left {
                 let net = &folded.nets[at];
                 let there = found.contains_key(&at);
-                let decision = coordinator.decide(link, net.table.id, net.key)?;
+                let mut decision = coordinator.decide(link, net.table.id, net.key)?;
+                let (merges, span) = (self.resolvers.merge(net.table.id).is_some(), (net.first_place, net.place));
+                if merges && decision.rival.is_none() {
+                    decision.rival = coordinator.rival_of_column(link, &net.table, net.key, span)?;
+                }
                 self.note(&coordinator, net, &decision)?;
                 if decision.before.is_some_and(|before| before.source == link.target) {
                     self.session.busy.met(net.key, now);
                 }
-                if self.resolvers.merge(net.table.id).is_some() {
+                if merges {
                     self.note_missing(&coordinator, net, &decision, there)?;
-                    let made = coordinator.merge(link, &net.table, net.key, (net.first_place, net.place), there)?;
+                    let made = coordinator.merge(link, &net.table, net.key, span, there)?;
                     let standing = found.get(&at).map(|found| found.values.clone());
                     merging.push((at, Merging { made, key_row: net.key_row.clone(), standing }));
                     continue;

@@ -7,7 +7,7 @@
 //! it and so is in the window, too; the row is made anew from them, not from what stands.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io;
 
 use smallvec::SmallVec;
@@ -153,17 +153,29 @@ impl<'a> Family<'a> {
         self.live(&all)
     }
 
-    /// Of these the causally maximal ones, by stamp.
-    fn maximal<'p>(&self, puts: impl Iterator<Item = &'p Put>) -> SmallVec<[&'p Put; 4]> {
-        let mut latest: BTreeMap<NodeId, &Put> = BTreeMap::new();
-        for put in puts {
-            let place = latest.entry(put.change.source).or_insert(put);
-            if put.change > place.change {
-                *place = put;
-            }
+    /// Whether the author of `later` had applied `earlier` when he committed.
+    fn had(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
+        match later.source == earlier.source {
+            true => earlier < later,
+            false => self.window.had(later, earlier),
         }
-        let superseded = |put: &&Put| latest.values().any(|other| self.saw(other.change, put.change));
-        let mut left: SmallVec<[&Put; 4]> = latest.values().filter(|put| !superseded(put)).copied().collect();
+    }
+
+    /// Whether the author of `later` knew of `earlier` through a change of somebody who had it, but did not have it himself.
+    fn only_heard_of(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
+        !self.had(later, earlier) && self.saw(later, earlier)
+    }
+
+    /// Of these, which touched the same column, the causally maximal ones, by stamp. What an author had seen of the column he
+    /// had seen directly or through one of these: a change of another column does not bring it.
+    fn maximal<'p>(&self, puts: impl Iterator<Item = &'p Put>) -> SmallVec<[&'p Put; 4]> {
+        let mut left: SmallVec<[&Put; 4]> = puts.collect();
+        let mut lists: SmallVec<[Vec<ChangeRef>; 4]> = SmallVec::from_elem(Vec::new(), self.window.nodes());
+        left.iter().for_each(|put| lists[put.change.source.index()].push(put.change));
+        lists.iter_mut().for_each(|list| list.sort_unstable());
+        let everywhere: SmallVec<[Seq; 4]> = SmallVec::from_elem(Seq::MAX, lists.len());
+        let maximal = History::new(lists).maximal(self.window, &everywhere);
+        left.retain(|put| maximal.contains(&put.change));
         left.sort_unstable_by_key(|put| put.stamp);
         left
     }
@@ -264,15 +276,7 @@ impl Coordinator {
     pub fn merge(&self, link: Link, table: &Table, key: KeyId, span: (Place, Place), there: bool) -> io::Result<Made> {
         let Some(merge) = self.resolvers().merge(table.id) else { return Ok(Made::Stands) };
         let history = self.window.history(table.id, key)?;
-        let present = self.present(link.target);
-        let place = |change: &ChangeRef| (change.seq, change.offset());
-        let others = self.nodes().filter(|source| *source != link.source).flat_map(|source| history.of(source));
-        let others = others.filter(|change| change.seq < present[change.source.index()]);
-        let earlier = history.of(link.source).iter().filter(|change| place(change) < span.0);
-        let before: Vec<ChangeRef> = others.chain(earlier).copied().collect();
-        let within = |change: &&ChangeRef| (span.0..=span.1).contains(&place(change));
-        let own = history.of(link.source).iter().filter(within).copied().collect();
-        let family = Family::new(&self.window, &history, before, own);
+        let family = self.family(link, &history, span);
         let own = family.live(&family.own);
         if there
             && family.deaths.is_empty()
@@ -289,6 +293,54 @@ impl Coordinator {
             }
             (None, _) => Ok(gone(there)),
         }
+    }
+
+    /// The latest change present whose author had not seen the value of a column that the batch in flight changes, nor the
+    /// batch's author his, though one of them had heard of the other through a change of another column; `None` where
+    /// nobody had only heard of anybody. `span` is that of [`Coordinator::merge`].
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub fn rival_of_column(
+        &self,
+        link: Link,
+        table: &Table,
+        key: KeyId,
+        span: (Place, Place),
+    ) -> io::Result<Option<ChangeRef>> {
+        if self.window.nodes() < 3 {
+            return Ok(None);
+        }
+        let history = self.window.history(table.id, key)?;
+        let family = self.family(link, &history, span);
+        let Some(last) = family.own.last() else { return Ok(None) };
+        let others = || family.before.iter().filter(|change| change.source != link.source);
+        if !others().any(|other| family.only_heard_of(*last, *other) || family.only_heard_of(*other, *last)) {
+            return Ok(None);
+        }
+        let Some(puts) = self.puts(table, &family.all_live())? else { return Ok(None) };
+        let apart = |put: &&Put| !family.had(*last, put.change) && !family.had(put.change, *last);
+        let of_column = |column: usize| {
+            let maximal = family.maximal(puts.iter().filter(|put| put.touches(column)));
+            let (own, others): (Vec<&Put>, Vec<&Put>) =
+                maximal.into_iter().partition(|put| put.change.source == link.source);
+            own.first().and(others.into_iter().rfind(apart))
+        };
+        let latest = (0..table.columns.len()).filter_map(of_column).max_by_key(|put| put.stamp);
+        Ok(latest.map(|put| put.change))
+    }
+
+    /// The changes of a key as the batch in flight sees them, of which it brings those from place `span.0` to `span.1`.
+    fn family<'a>(&'a self, link: Link, history: &'a History, span: (Place, Place)) -> Family<'a> {
+        let present = self.present(link.target);
+        let place = |change: &ChangeRef| (change.seq, change.offset());
+        let others = self.nodes().filter(|source| *source != link.source).flat_map(|source| history.of(source));
+        let others = others.filter(|change| change.seq < present[change.source.index()]);
+        let earlier = history.of(link.source).iter().filter(|change| place(change) < span.0);
+        let before: Vec<ChangeRef> = others.chain(earlier).copied().collect();
+        let within = |change: &&ChangeRef| (span.0..=span.1).contains(&place(change));
+        let own = history.of(link.source).iter().filter(within).copied().collect();
+        Family::new(&self.window, history, before, own)
     }
 
     /// What a key's row must be at the node by all that is present, a local change that was not known included.
@@ -336,9 +388,14 @@ impl Coordinator {
         if family.before.iter().any(follows) {
             return Ok(None);
         }
-        // An insert is measured against all others.
-        let matters = |change: &&ChangeRef| !births.is_empty() || !family.saw(*first, **change);
-        let before: Vec<ChangeRef> = family.before.iter().filter(matters).copied().collect();
+        // An insert is measured against all others; and where the author heard of a change only through others, it is they
+        // that tell of which columns.
+        let earlier = || family.before.iter().filter(|change| change.source != first.source);
+        let all = !births.is_empty() || earlier().any(|change| family.only_heard_of(*first, *change));
+        let before: Vec<ChangeRef> = match all {
+            true => family.before.clone(),
+            false => earlier().filter(|change| !family.had(*first, **change)).copied().collect(),
+        };
         let Some(before) = self.puts(table, &family.live(&before))? else { return Ok(Some(Made::OldRowMissing)) };
         puts.extend(before);
         let columns = family.columns(table, merge, &puts, |put| own.contains(&put.change));

@@ -209,6 +209,12 @@ impl Window {
         self.log(change.source).get(change.seq).expect("a change in hand is held by the window until it is stable")
     }
 
+    /// Whether the author of `later` had applied `earlier`, of another source, when he committed.
+    pub fn had(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
+        let seen = self.transaction(later).seen[earlier.source.index()];
+        earlier.seq < self.log(earlier.source).seq_at(seen)
+    }
+
     /// Whether the author of `change` had seen every change that is forgotten: then none of them can stand where
     /// `change` is present.
     pub fn saw_all_forgotten(&self, change: ChangeRef) -> bool {

@@ -188,14 +188,30 @@ impl World {
         if self.settings.mutation == Some(Mutation::ForgetMarks) {
             return Ok(());
         }
-        let place = |change: ChangeRef| -> (NodeId, Lsn) {
-            (change.source, self.daemon.coordinator.window().transaction(change).transaction.commit_lsn)
-        };
-        let (incoming, rival) = (place(decision.incoming), place(rival));
+        let (incoming, rival) = (self.commit_of(decision.incoming), self.commit_of(rival));
         let truth = Truth::of(&self.nodes, key);
         if truth.saw(incoming, rival) || truth.saw(rival, incoming) {
             return Err(Failure::FalseConflict { target: link.target, key, incoming, rival });
         }
         Ok(())
+    }
+
+    /// Rivals by a column may have heard of each other, but neither had applied the other's change.
+    ///
+    /// # Errors
+    /// If one had.
+    pub fn check_apart(&self, key: Key, target: NodeId, incoming: ChangeRef, rival: ChangeRef) -> Result<(), Failure> {
+        let (incoming, rival) = (self.commit_of(incoming), self.commit_of(rival));
+        let truth = Truth::of(&self.nodes, key);
+        if self.settings.mutation != Some(Mutation::ForgetMarks)
+            && (truth.had(incoming, rival) || truth.had(rival, incoming))
+        {
+            return Err(Failure::FalseConflict { target, key, incoming, rival });
+        }
+        Ok(())
+    }
+
+    fn commit_of(&self, change: ChangeRef) -> (NodeId, Lsn) {
+        (change.source, self.daemon.coordinator.window().transaction(change).transaction.commit_lsn)
     }
 }

@@ -32,7 +32,12 @@ impl World {
             }
             (Purpose::Apply | Purpose::Retry, Some(net)) => {
                 let span = (net.first_place, net.place);
-                self.decide(job, key)?;
+                let decision = self.decide(job, key)?;
+                if decision.rival.is_none() {
+                    let rival = self.daemon.coordinator.rival_of_column(link, &table, id, span)?;
+                    self.conflicts += u64::from(rival.is_some());
+                    rival.map_or(Ok(()), |rival| self.check_apart(key, link.target, decision.incoming, rival))?;
+                }
                 self.daemon.coordinator.merge(link, &table, id, span, existing.is_some())?
             }
             (Purpose::Apply | Purpose::Retry, None) => {

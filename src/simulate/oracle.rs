@@ -22,6 +22,12 @@ struct Edit {
     seen: Vec<Lsn>,
 }
 
+impl Edit {
+    fn touches_notes(&self) -> bool {
+        !matches!((self.old, self.row), (Some(old), Some(row)) if old.notes == row.notes)
+    }
+}
+
 /// All changes of one key.
 #[derive(Debug)]
 pub struct Truth {
@@ -75,22 +81,14 @@ impl Truth {
         edit.is_some_and(|edit| self.reach(edit)[earlier.0.index()].0 > earlier.1)
     }
 
+    /// Whether the change that committed at `earlier` had been applied where the one at `later` was made.
+    pub fn had(&self, later: (NodeId, Lsn), earlier: (NodeId, Lsn)) -> bool {
+        let edit = self.edits.iter().rfind(|edit| (edit.source, edit.at.0) == later);
+        edit.is_some_and(|edit| edit.seen[earlier.0.index()] > earlier.1)
+    }
+
     fn reach(&self, edit: &Edit) -> Vec<(Lsn, usize)> {
-        let mut reach: Vec<_> = edit.seen.iter().map(|lsn| (*lsn, 0)).collect();
-        reach[edit.source.index()] = edit.at;
-        loop {
-            let before = reach.clone();
-            for other in &self.edits {
-                if other.at < reach[other.source.index()] {
-                    for (i, lsn) in other.seen.iter().enumerate().filter(|(i, _)| *i != other.source.index()) {
-                        reach[i] = reach[i].max((*lsn, 0));
-                    }
-                }
-            }
-            if reach == before {
-                return reach;
-            }
-        }
+        reach(edit, &self.edits.iter().collect::<Vec<_>>())
     }
 
     /// The row that comes out, if any change of the key was made.
@@ -127,10 +125,7 @@ impl Truth {
 
 impl Truth {
     fn edit_saw(&self, later: &Edit, earlier: &Edit) -> bool {
-        match later.source == earlier.source {
-            true => later.at > earlier.at,
-            false => self.reach(later)[earlier.source.index()] > earlier.at,
-        }
+        saw(later, earlier, &self.edits.iter().collect::<Vec<_>>())
     }
 
     /// The edits that had seen every delete; those come second.
@@ -152,18 +147,19 @@ impl Truth {
         let took_away = |edit: &Edit, entry: u32| {
             edit.old.is_none_or(|old| old.notes.has(entry)) && !edit.row.is_some_and(|row| row.notes.has(entry))
         };
+        // Who heard of an entry through a change of another column only has not had it.
+        let telling: Vec<&Edit> = live.iter().filter(|edit| edit.touches_notes()).copied().collect();
         let removed =
-            |by: &Edit, entry: u32| live.iter().any(|later| self.edit_saw(later, by) && took_away(later, entry));
+            |by: &Edit, entry: u32| live.iter().any(|later| saw(later, by, &telling) && took_away(later, entry));
         added.into_iter().find(|(edit, entry)| !row.notes.has(*entry) && !removed(edit, *entry)).map(|(_, entry)| entry)
     }
 
     /// The row that all live edits make: of the number and the notes what the merge says, of the body the last update wins.
     fn merged(&self, merge: &Merge) -> Option<Row> {
-        let saw = |later: &Edit, earlier: &Edit| self.edit_saw(later, earlier);
         let (live, deaths) = self.live();
         let stamp = |edit: &&Edit| (edit.micros, edit.source, edit.at);
         // A row that a delete took away begins anew with an edit that had seen the delete and nothing live.
-        let is_root = |edit: &Edit| !deaths.is_empty() && !live.iter().any(|other| saw(edit, other));
+        let is_root = |edit: &Edit| !deaths.is_empty() && !live.iter().any(|other| self.edit_saw(edit, other));
         let is_birth = |edit: &Edit| edit.old.is_none() || is_root(edit);
         let birth = live.iter().filter(|edit| is_birth(edit)).copied().max_by_key(stamp);
         if live.is_empty() {
@@ -179,7 +175,7 @@ impl Truth {
                 })
                 .copied()
                 .collect();
-            let superseded = |edit: &Edit| touching.iter().any(|other| saw(other, edit));
+            let superseded = |edit: &Edit| touching.iter().any(|other| saw(other, edit, &touching));
             let mut maximal: Vec<&Edit> = touching.iter().filter(|edit| !superseded(edit)).copied().collect();
             maximal.sort_by_key(stamp);
             maximal.iter().filter_map(|edit| edit.row).collect()
@@ -202,6 +198,32 @@ impl Truth {
             _ => texts.last().map_or(begin.notes, |row| row.notes),
         };
         Some(Row { value, body, notes, ..begin })
+    }
+}
+
+/// What the author of `edit` had seen, directly or through some of these, as a place at each source.
+fn reach(edit: &Edit, through: &[&Edit]) -> Vec<(Lsn, usize)> {
+    let mut reach: Vec<_> = edit.seen.iter().map(|lsn| (*lsn, 0)).collect();
+    reach[edit.source.index()] = edit.at;
+    loop {
+        let before = reach.clone();
+        for other in through {
+            if other.at < reach[other.source.index()] {
+                for (i, lsn) in other.seen.iter().enumerate().filter(|(i, _)| *i != other.source.index()) {
+                    reach[i] = reach[i].max((*lsn, 0));
+                }
+            }
+        }
+        if reach == before {
+            return reach;
+        }
+    }
+}
+
+fn saw(later: &Edit, earlier: &Edit, through: &[&Edit]) -> bool {
+    match later.source == earlier.source {
+        true => later.at > earlier.at,
+        false => reach(later, through)[earlier.source.index()] > earlier.at,
     }
 }
 
