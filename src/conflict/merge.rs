@@ -7,7 +7,7 @@
 //! it and so is in the window, too; the row is made anew from them, not from what stands.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use smallvec::SmallVec;
@@ -224,6 +224,26 @@ impl<'a> Family<'a> {
         (0..table.columns.len()).filter_map(plan).collect()
     }
 
+    /// The row where the insert that it began with is not here: under way, or somebody removed the row unseen. It is as
+    /// one of the latest authors had it, with what else there is. So a user finds it and can't insert one in its place, which
+    /// would count as having seen it.
+    fn without_birth(&self, table: &Table, merge: &Merge, puts: &[Put]) -> Vec<(usize, ColumnPlan)> {
+        let maximal = self.maximal(puts.iter());
+        let Some(latest) = maximal.last() else { return Vec::new() };
+        let others = |put: &Put| put.change != latest.change && !self.had(latest.change, put.change);
+        let mut columns: BTreeMap<usize, ColumnPlan> = self.columns(table, merge, puts, others).into_iter().collect();
+        let onto_latest = |column: usize, plan: Option<ColumnPlan>| match plan {
+            None => latest.new[column].clone().map(ColumnPlan::Set),
+            Some(ColumnPlan::Add { base: None, steps }) => {
+                Some(ColumnPlan::Add { base: Some(latest.value(column)), steps })
+            }
+            Some(ColumnPlan::Json(keys)) => Some(ColumnPlan::Set(json::with(Some(&latest.value(column)), &keys))),
+            plan => plan,
+        };
+        let all = 0..table.columns.len();
+        all.filter_map(|column| Some((column, onto_latest(column, columns.remove(&column))?))).collect()
+    }
+
     /// Each top-level key is a register of its own.
     fn json<'p, I: Iterator<Item = &'p Put>>(
         &self,
@@ -284,15 +304,7 @@ impl Coordinator {
         {
             return Ok(made);
         }
-        let whole = self.made_anew(&family, table, merge, there)?;
-        match (whole, own.last()) {
-            (Some(made), _) => Ok(made),
-            // The insert that the row began with is not here. If it is under way there is no row until it comes.
-            (None, Some(last)) if family.deaths.is_empty() && !self.is_ahead(link, table.id, key, *last)? => {
-                self.latest(&family, table)
-            }
-            (None, _) => Ok(gone(there)),
-        }
+        self.made_anew(&family, table, merge, there)
     }
 
     /// The latest change present whose author had not seen the value of a column that the batch in flight changes, nor the
@@ -357,7 +369,7 @@ impl Coordinator {
         match family.deaths.is_empty() {
             // Nothing but a row that is missing can be decided on without knowledge.
             true => Ok(Made::Stands),
-            false => Ok(self.made_anew(&family, table, merge, true)?.unwrap_or(Made::Gone)),
+            false => self.made_anew(&family, table, merge, true),
         }
     }
 
@@ -376,7 +388,7 @@ impl Coordinator {
         let all = self.nodes().flat_map(|source| history.of(source));
         let before = all.filter(is_before).copied().collect();
         let family = Family::new(&self.window, &history, before, Vec::new());
-        Ok(self.made_anew(&family, table, merge, true)?.unwrap_or(Made::Gone))
+        self.made_anew(&family, table, merge, true)
     }
 
     /// `None` if the row that stands began without an insert whose updates are here already, left out: those are not in it.
@@ -402,27 +414,21 @@ impl Coordinator {
         Ok(Some(if columns.is_empty() { Made::Stands } else { Made::Onto(columns) }))
     }
 
-    /// A row from the live changes alone; `None` if the insert that it began with is not among them.
-    fn made_anew(&self, family: &Family<'_>, table: &Table, merge: &Merge, there: bool) -> io::Result<Option<Made>> {
+    /// A row from the live changes alone.
+    fn made_anew(&self, family: &Family<'_>, table: &Table, merge: &Merge, there: bool) -> io::Result<Made> {
         let live = family.all_live();
         if live.is_empty() {
-            return Ok(Some(gone(there)));
+            return Ok(if there { Made::Gone } else { Made::Stands });
         }
-        let Some(mut puts) = self.puts(table, &live)? else { return Ok(Some(Made::OldRowMissing)) };
+        let Some(mut puts) = self.puts(table, &live)? else { return Ok(Made::OldRowMissing) };
         if !family.deaths.is_empty() {
             let roots = puts.iter_mut().filter(|put| family.is_root(put.change, &live));
             roots.for_each(|put| put.old = None);
         }
-        let is_born = puts.iter().any(Put::is_birth);
-        Ok(is_born.then(|| Made::Whole(family.columns(table, merge, &puts, |_| true))))
-    }
-
-    /// Somebody removed the row unseen: the latest change brings it back as its author had it.
-    fn latest(&self, family: &Family<'_>, table: &Table) -> io::Result<Made> {
-        let Some(puts) = self.puts(table, &family.all_live())? else { return Ok(Made::OldRowMissing) };
-        let latest = puts.iter().max_by_key(|put| put.stamp).map_or(&[][..], |put| &put.new);
-        let set = latest.iter().cloned().map(|value| value.map(ColumnPlan::Set)).enumerate();
-        Ok(Made::Whole(set.filter_map(|(column, plan)| Some((column, plan?))).collect()))
+        Ok(Made::Whole(match puts.iter().any(Put::is_birth) {
+            true => family.columns(table, merge, &puts, |_| true),
+            false => family.without_birth(table, merge, &puts),
+        }))
     }
 
     /// Reads changes that left a row; `None` if one came without its old row.
@@ -436,10 +442,6 @@ impl Coordinator {
         }
         Ok(Some(puts))
     }
-}
-
-fn gone(there: bool) -> Made {
-    if there { Made::Gone } else { Made::Stands }
 }
 
 /// `None` if the change came without its old row.
