@@ -13,6 +13,7 @@ pub mod history;
 pub mod json;
 pub mod marks;
 pub mod merge;
+pub mod order;
 pub mod reopen;
 pub mod resolve;
 pub mod switch;

@@ -26,7 +26,9 @@ pub mod world;
 #[cfg(test)]
 mod tests;
 
-use crate::model::{ColumnMerge, Lsn, Merge, NodeId, Resolver, TableId, TableRule};
+use std::sync::Arc;
+
+use crate::model::{ColumnMerge, Deletes, Lsn, Merge, NodeId, Resolver, TableId, TableRule};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -77,6 +79,11 @@ pub fn merge_by(how: ColumnMerge) -> TableRule {
     let column = if matches!(how, ColumnMerge::Append(_)) { "notes" } else { "value" };
     let columns = [(column.to_owned(), how)].into();
     Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into()).into()
+}
+
+/// A rule by which a column of the simulated rows tells which row is the later one.
+pub fn by_column(resolver: fn(Arc<str>) -> Resolver, deletes: Deletes) -> TableRule {
+    TableRule { resolver: resolver("value".into()), deletes }
 }
 
 /// Whether the simulated notes are merged by what is appended to them.

@@ -148,6 +148,11 @@ fn the_examples_do_what_they_say() {
         CREATE TABLE contract (id int PRIMARY KEY, price int);
         CREATE TABLE event (id int PRIMARY KEY, payload text);
         CREATE TABLE account (id int PRIMARY KEY, email text NOT NULL UNIQUE);
+        CREATE TABLE document (id bigint PRIMARY KEY, version integer NOT NULL, title text, body text);
+        CREATE TABLE reading (sensor int PRIMARY KEY, measured_at timestamptz NOT NULL, value numeric);
+        ALTER TABLE document REPLICA IDENTITY FULL; ALTER TABLE reading REPLICA IDENTITY FULL;
+        INSERT INTO document VALUES (1, 9, 'a', ''), (2, 9, 'b', ''), (3, 9, 'c', '');
+        INSERT INTO reading VALUES (1, '2026-01-01 00:00Z', 0), (2, '2026-01-01 00:00Z', 0);
         ALTER TABLE inventory REPLICA IDENTITY FULL; ALTER TABLE cart REPLICA IDENTITY FULL;
         ALTER TABLE profile REPLICA IDENTITY FULL; ALTER TABLE price REPLICA IDENTITY FULL;
         ALTER TABLE customer REPLICA IDENTITY FULL; ALTER TABLE event REPLICA IDENTITY FULL;
@@ -164,6 +169,7 @@ fn the_examples_do_what_they_say() {
         include_str!("../conflict-rules/examples/profiles.toml"),
         include_str!("../conflict-rules/examples/regional.toml"),
         include_str!("../conflict-rules/examples/unique_emails.toml"),
+        include_str!("../conflict-rules/examples/versions.toml"),
     ];
     let mut cluster = Plan::two().schema(schema).rules(&rules.join("\n")).run();
     let checked = cluster.pgconcord(&["rules", "check", "--schedules", "50"]);
@@ -176,6 +182,10 @@ fn the_examples_do_what_they_say() {
         (1, "UPDATE contract SET price = 3; INSERT INTO account VALUES (2, 'ann@example.org')"),
         (0, "UPDATE inventory SET qty = qty - 3, updated_at = '2026-01-15 00:00Z'"),
         (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}', note = 'ring twice'; UPDATE profile SET name = 'Anne'"),
+        (0, "UPDATE document SET version = 11, title = 'east'; UPDATE reading SET measured_at = '2026-01-01 12:00:00.5Z', value = 1"),
+        (1, "UPDATE document SET version = 10, title = 'west' WHERE id = 1; UPDATE document SET version = 11, title = 'west' WHERE id = 2"),
+        (1, "DELETE FROM document WHERE id = 3; DELETE FROM reading WHERE sensor = 2"),
+        (1, "UPDATE reading SET measured_at = '2026-01-01 13:00:00+01', value = 2"),
         (1, "UPDATE cart SET items = items || '{jam}', note = 'soon'; UPDATE profile SET email = 'a@example.org', settings = settings || '{\"lang\": \"en\"}'"),
     ]);
     everywhere(
@@ -194,6 +204,9 @@ fn the_examples_do_what_they_say() {
     everywhere(&cluster, "SELECT string_agg(name, ' ') FROM customer", "Di");
     everywhere(&cluster, "SELECT payload FROM event", "first");
     everywhere(&cluster, "SELECT price FROM contract", "3");
+    let documents = "SELECT string_agg(concat_ws(' ', id, version, title), ', ' ORDER BY id) FROM document";
+    everywhere(&cluster, documents, "1 11 east, 2 11 west, 3 11 east");
+    everywhere(&cluster, "SELECT string_agg(sensor || ' ' || value, ', ') FROM reading", "1 1");
     let held = |cluster: &Cluster, table| cluster.conflicts(&["--status", "held", "--table", table]);
     assert_eq!(held(&cluster, "contract").len(), 2);
     everywhere(&cluster, "SELECT id FROM account", "2");

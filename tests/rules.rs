@@ -255,7 +255,7 @@ const ITEMS: &str = "
     CREATE TABLE item (id int PRIMARY KEY, qty int NOT NULL, name text, seen timestamptz, doc jsonb);
     ALTER TABLE item REPLICA IDENTITY FULL;
     INSERT INTO item SELECT i, 10, 'start', '2026-01-01', '{\"a\": 1, \"b\": 1}'
-    FROM generate_series(0, 60) i WHERE i % 10 <> 5;
+    FROM generate_series(0, 80) i WHERE i % 10 <> 5;
 ";
 
 /// The same conflicts for the rows from `first` on.
@@ -315,6 +315,8 @@ fn a_replay_tells_what_other_rules_then_do() {
         "resolve = \"origin_priority\"\npriority = [\"west\", \"east\"]",
         "resolve = \"last_update_wins\"\ndeletes = \"update_wins\"",
         "resolve = \"first_update_wins\"\ndeletes = \"delete_wins\"",
+        "resolve = \"last_update_wins\"\nby = \"qty\"\ndeletes = \"delete_wins\"",
+        "resolve = \"first_update_wins\"\nby = \"seen\"\ndeletes = \"update_wins\"",
         merge,
     ];
     let file = cluster.directory().join("other.toml");
@@ -352,7 +354,7 @@ fn a_replay_tells_what_other_rules_then_do() {
         assert!(verdicts.len() >= 10 && verdicts.iter().any(|it| it == "otherwise"), "{rules}{verdicts:?}");
     }
     // by the rules under which the last ones were decided they come out as they did
-    let output = cluster.pgconcord(&["rules", "replay", "--key", "51", "--key", "id=51"]);
+    let output = cluster.pgconcord(&["rules", "replay", "--key", "71", "--key", "id=71"]);
     assert!(output.code == 0 && output.stdout.contains(" 0 otherwise, 0 can't be told"), "{output}");
     let output = cluster.pgconcord(&["rules", "replay"]);
     assert!(output.code == 0 && output.stdout.contains("qty 2, not 5"), "{output}");

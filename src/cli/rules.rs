@@ -48,6 +48,7 @@ pub async fn run(global: Global, args: Args) -> anyhow::Result<ExitCode> {
 fn described(rule: &TableRule, config: &Config) -> String {
     let detail = match &rule.resolver {
         Resolver::LastUpdateWins | Resolver::FirstUpdateWins => String::new(),
+        Resolver::LastByColumn(column) | Resolver::FirstByColumn(column) => format!(" (by {column})"),
         Resolver::OriginPriority(order) => {
             let names: Vec<_> = order.iter().map(|node| config.nodes[node.index()].name.as_str()).collect();
             format!(" ({})", names.join(", "))

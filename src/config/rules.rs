@@ -213,7 +213,6 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
 /// Keys of later versions, which are right but not built.
 fn later(section: &mut Section<'_>, problems: &mut Vec<Problem>) {
     for (key, help) in [
-        ("by", "remove it: the last update is the one with the later commit time"),
         ("when", "remove it: a rule holds for all rows of its tables"),
         ("source", "remove it: a rule holds for changes from every node"),
         ("target", "remove it: a rule holds for changes at every node"),

@@ -1,7 +1,7 @@
 //! The coordinator: told what was decoded and committed, it answers what to write, what to decide again and what
 //! may be forgotten. No I/O but the reading of spilled keys, no clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 use crate::conflict::held::Held;
 use crate::conflict::history::History;
 use crate::conflict::marks::{Mark, Marks};
+use crate::conflict::order::Ordered;
 use crate::conflict::reopen::{Due, Rewritten};
 use crate::conflict::resolve::{Candidate, choose};
 use crate::conflict::window::{ChangeRef, KeyMap, Seq, Window};
-use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolvers, TableId, TableRule, Transaction};
+use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolvers, TableId, TableRule, TouchKind, Transaction};
 
 /// What a node's stream delivered, in stream order.
 #[derive(Clone, Debug)]
@@ -101,6 +102,9 @@ pub struct Coordinator {
     pub(super) resolvers: Arc<Resolvers>,
     /// Between two rules: nothing is decided.
     pub(super) switching: bool,
+    /// Tables the rows of which are to be made from several changes, with what of each source was forgotten when that became
+    /// known.
+    pub(super) will_merge: BTreeMap<TableId, Box<[Lsn]>>,
 }
 
 impl Coordinator {
@@ -130,6 +134,7 @@ impl Coordinator {
             held: vec![KeyMap::default(); nodes],
             resolvers: Arc::new(resolvers),
             switching: false,
+            will_merge: BTreeMap::new(),
         }
     }
 
@@ -355,33 +360,46 @@ impl Coordinator {
     }
 
     /// The change whose value a key of the table must have where these are present.
-    pub(super) fn outcome(&self, table: TableId, history: &History, present: &[Seq]) -> Option<ChangeRef> {
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub(super) fn outcome(&self, table: TableId, history: &History, present: &[Seq]) -> io::Result<Option<ChangeRef>> {
         let maximal = history.maximal(&self.window, present);
         match maximal.as_slice() {
-            [] => None,
-            [only] => Some(*only),
-            several => choose(self.resolvers.rule(table), &self.candidates(several)),
+            [] => Ok(None),
+            [only] => Ok(Some(*only)),
+            several => {
+                let rule = self.resolvers.rule(table);
+                let candidates = several.iter().map(|change| self.candidate(rule, *change));
+                Ok(choose(rule, &candidates.collect::<io::Result<SmallVec<[Candidate; 4]>>>()?))
+            }
         }
     }
 
     /// The change whose value the key has where these are present.
-    pub(super) fn standing_of(&self, table: TableId, history: &History, present: &[Seq]) -> Standing {
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub(super) fn standing_of(&self, table: TableId, history: &History, present: &[Seq]) -> io::Result<Standing> {
         let maximal = history.maximal(&self.window, present);
         // Whoever supersedes a change supersedes what its author had seen.
         let mut latest = self.nodes().filter_map(|source| history.latest(source, present[source.index()]));
         let is_certain = maximal.is_empty() || latest.any(|change| self.window.saw_all_forgotten(change));
-        Standing { change: self.outcome(table, history, present), is_certain }
+        Ok(Standing { change: self.outcome(table, history, present)?, is_certain })
     }
 
     pub(super) fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {
-        choose(&TableRule::default(), &self.candidates(changes))
+        changes.iter().max_by_key(|change| self.window.transaction(**change).transaction.stamp).copied()
     }
 
-    fn candidates(&self, changes: &[ChangeRef]) -> SmallVec<[Candidate; 4]> {
-        let candidate = |change: &ChangeRef| Candidate {
-            change: *change,
-            stamp: self.window.transaction(*change).transaction.stamp,
+    fn candidate(&self, rule: &TableRule, change: ChangeRef) -> io::Result<Candidate> {
+        let transaction = &self.window.transaction(change).transaction;
+        let value = match rule.resolver.by() {
+            Some(column) if change.kind() == TouchKind::Put => {
+                transaction.change_at(change.offset())?.value_of(column).and_then(Ordered::read)
+            }
+            _ => None,
         };
-        changes.iter().map(candidate).collect()
+        Ok(Candidate { change, stamp: transaction.stamp, value })
     }
 }

@@ -4,7 +4,7 @@
 //! itself applied everywhere; all of that by commits that are settled, so that no decision in which a forgotten change
 //! could win is ever taken again. Then it is lowered until
 //! - no change of a truncated table goes while a concurrent truncation stays, or the other way;
-//! - where rows are made from several changes, no delete goes while a change stays that had not seen it, and which it takes
+//! - where rows are made from several changes, or will be by a rule that waits, no delete goes while a change stays that had not seen it, and which it takes
 //!   away;
 //! - no local change goes while a row that it supersedes is on record as refused;
 //! - it is a consistent cut: a node's log is kept from the commit on that applied the first change which another
@@ -96,7 +96,7 @@ impl Coordinator {
 
     /// Deletes of merged rows stay as long as what they take away.
     fn hold_deletes(&self, frontier: &mut [Lsn]) -> io::Result<()> {
-        if !self.resolvers().any_merges() {
+        if !self.resolvers().any_merges() && self.will_merge.is_empty() {
             return Ok(());
         }
         let window = self.window();
@@ -111,7 +111,7 @@ impl Coordinator {
             let Some(first) = deaths.filter(pinned).min_by_key(|death| ends(*death)) else { continue };
             let made = &window.transaction(first).transaction;
             let table = made.change_at(first.offset())?.relation.table_id();
-            if self.resolvers().merge(table).is_some() {
+            if self.resolvers().merge(table).is_some() || self.will_merge.contains_key(&table) {
                 let place = &mut frontier[first.source.index()];
                 *place = (*place).min(made.commit_lsn);
             }

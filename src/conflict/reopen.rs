@@ -263,7 +263,7 @@ impl Coordinator {
                 .collect();
             Some((local, self.latest_stamp(&theirs)?))
         });
-        Ok(Redecision { winner: self.outcome(reopened.table, &history, &present), conflict })
+        Ok(Redecision { winner: self.outcome(reopened.table, &history, &present)?, conflict })
     }
 
     /// Has a key decided again at the node.

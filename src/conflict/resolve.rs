@@ -1,15 +1,18 @@
 //! Which of the causally maximal changes comes out (R1). A resolver is a function of the set alone.
 
+use crate::conflict::order::Ordered;
 use crate::conflict::window::ChangeRef;
 use crate::model::{Deletes, Resolution, Resolver, Stamp, TableRule, TouchKind};
 
 /// One of the changes to choose from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Candidate {
     /// The change.
     pub change: ChangeRef,
     /// When and where it committed.
     pub stamp: Stamp,
+    /// What its row has in the column of [`Resolver::by`]; `None` for NULL, of a delete, and where no column decides.
+    pub value: Option<Ordered>,
 }
 
 /// The change that comes out of the set, alike at every node that has the same set. There is at most one of each source.
@@ -27,6 +30,10 @@ pub fn choose(rule: &TableRule, candidates: &[Candidate]) -> Option<ChangeRef> {
         // Of a merged row the latest change gives what no other one does.
         Resolver::LastUpdateWins | Resolver::Merge(_) => each.max_by_key(|candidate| candidate.stamp),
         Resolver::FirstUpdateWins => each.min_by_key(|candidate| candidate.stamp),
+        Resolver::LastByColumn(_) => each.max_by_key(|candidate| (&candidate.value, candidate.stamp)),
+        Resolver::FirstByColumn(_) => {
+            each.min_by_key(|candidate| (candidate.value.is_none(), &candidate.value, candidate.stamp))
+        }
         Resolver::OriginPriority(order) => {
             each.min_by_key(|candidate| order.iter().position(|node| *node == candidate.change.source))
         }

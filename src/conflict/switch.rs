@@ -2,7 +2,9 @@
 //!
 //! A table takes its new rule at a moment when nothing that was decided about it can be decided again, or still has to be
 //! decided elsewhere: no key of it in the window was changed by two nodes, none waits to be decided again, and no
-//! truncation of it is known. A conflict of which one half is still to come is decided by the new rule alone, at every node.
+//! truncation of it is known. Where its rows will be made from several changes, moreover, no change may be left that a delete
+//! took away which is forgotten: once the new rule is known, deletes stay as long as what they take away (see
+//! [`Coordinator::frontier`]), and it waits until all changes have seen what was forgotten by then. A conflict of which one half is still to come is decided by the new rule alone, at every node.
 //! Between that look and the moment when the nodes keep the new rule nothing is decided at all: whichever rule a crash
 //! leaves on record, it is the only one that anything still under way has met.
 
@@ -11,21 +13,30 @@ use std::io;
 use std::sync::Arc;
 
 use crate::conflict::coordinator::Coordinator;
-use crate::model::{Resolvers, TableId};
+use crate::model::{Lsn, Resolvers, TableId};
 
 impl Coordinator {
-    /// Stops deciding if any of these tables can take another rule now; returns those that can. What is in flight is
+    /// Stops deciding if any of these tables can take its rule of `next` now; returns those that can. What is in flight is
     /// either committed as it was decided or, at its next decision, given up and tried later; see
     /// [`Coordinator::decides_by`].
     ///
     /// # Errors
     /// If a spilled transaction can't be read.
-    pub fn begin_switch(&mut self, tables: &[TableId]) -> io::Result<Vec<TableId>> {
+    pub fn begin_switch(&mut self, tables: &[TableId], next: &Resolvers) -> io::Result<Vec<TableId>> {
+        let merges = |table: &&TableId| next.merge(**table).is_some() && self.resolvers.merge(**table).is_none();
+        let will_merge: BTreeSet<TableId> = tables.iter().filter(merges).copied().collect();
+        self.will_merge.retain(|table, _| will_merge.contains(table));
+        let forgotten: Box<[Lsn]> = self.nodes().map(|node| self.window.log(node).forgotten()).collect();
+        for table in will_merge {
+            self.will_merge.entry(table).or_insert_with(|| forgotten.clone());
+        }
         if !self.is_rebuilt() || self.switching {
             return Ok(Vec::new());
         }
         let entangled = self.entangled()?;
-        let free: Vec<_> = tables.iter().filter(|table| !entangled.contains(table)).copied().collect();
+        let knows_deletes = |table: &TableId| self.will_merge.get(table).is_none_or(|lost| self.all_saw(lost));
+        let is_free = |table: &&TableId| !entangled.contains(table) && knows_deletes(table);
+        let free: Vec<_> = tables.iter().filter(is_free).copied().collect();
         self.switching = !free.is_empty();
         Ok(free)
     }
@@ -34,8 +45,20 @@ impl Coordinator {
     pub fn end_switch(&mut self, resolvers: Option<Resolvers>) {
         self.switching = false;
         if let Some(resolvers) = resolvers {
+            self.will_merge.retain(|table, _| resolvers.merge(*table).is_none());
             self.resolvers = Arc::new(resolvers);
         }
+    }
+
+    /// Whether the author of every change in the window had seen everything of the others before these positions.
+    fn all_saw(&self, positions: &[Lsn]) -> bool {
+        self.nodes().all(|source| {
+            let oldest = self.window.log(source).iter().next(); // later ones have seen no less
+            oldest.is_none_or(|oldest| {
+                let mut others = self.nodes().filter(|other| *other != source);
+                others.all(|other| oldest.seen[other.index()] >= positions[other.index()])
+            })
+        })
     }
 
     /// Whether decisions are taken now, and by these very rules.

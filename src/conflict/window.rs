@@ -80,6 +80,11 @@ impl SourceLog {
         self.first
     }
 
+    /// Where the last transaction that is forgotten ended, or later.
+    pub fn forgotten(&self) -> Lsn {
+        self.forgotten
+    }
+
     /// The transaction of that number, if it is still held.
     pub fn get(&self, seq: Seq) -> Option<&Logged> {
         self.entries.get(usize::try_from(seq.checked_sub(self.first)?).ok()?)

@@ -87,6 +87,11 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
     }
     // what a merge does about deletes is not a choice, so that all ways to write it are one rule
     let rule = TableRule { resolver, deletes: if is_merge { Deletes::ByResolver } else { said } };
+    misfits.extend(
+        writes
+            .into_iter()
+            .flat_map(|(by, _)| fit::by(&rule, table).into_iter().map(|unfit| Misfit::new(by, table, unfit))),
+    );
     if let Some(unfit) = fit::whole_rows(&rule, table) {
         let by = match rule.resolver {
             Resolver::LastUpdateWins => deletes.map(|(rule, _)| rule),
@@ -193,7 +198,7 @@ fn fits(rule: &TableRule, table: &Table) -> bool {
         Resolver::Merge(merge) => fit::merge(merge, table).1.is_empty(),
         _ => true,
     };
-    merges && fit::whole_rows(rule, table).is_none()
+    merges && fit::by(rule, table).is_empty() && fit::whole_rows(rule, table).is_none()
 }
 
 fn stuck(table: &Table, old: &str) -> DaemonError {

@@ -201,7 +201,8 @@ impl Reloader {
         if pending.is_empty() || shared.nodes.iter().any(|node| node.control().is_none()) {
             return Ok(());
         }
-        let free = shared.coordinator().begin_switch(&pending)?;
+        let target = lock(&self.daemon.rules.0).target.clone();
+        let free = shared.coordinator().begin_switch(&pending, &target)?;
         if free.is_empty() {
             return Ok(());
         }

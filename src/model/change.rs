@@ -154,6 +154,17 @@ impl Change {
         }
     }
 
+    /// What the row after the change has in a column of the table, as text; `None` for NULL, and where there is no row, or at
+    /// the source no such column.
+    pub fn value_of(&self, column: &str) -> Option<&str> {
+        let at = self.relation.table().column(column)?;
+        let position = self.relation.column_of.iter().position(|of| *of == Some(at))?;
+        match self.new_tuple()?.cell(position)? {
+            Cell::Text(text) => std::str::from_utf8(text).ok(),
+            Cell::Binary(_) | Cell::Null | Cell::Unchanged => None,
+        }
+    }
+
     /// What the server sent of the row before the change.
     pub fn old_tuple(&self) -> Option<&Tuple> {
         match &self.op {

@@ -16,6 +16,12 @@ pub enum Resolver {
     LastUpdateWins,
     /// The smallest stamp.
     FirstUpdateWins,
+    /// The row with the greatest value in this column, which is a number or a time; NULL is less than any. Equal values fall
+    /// by the greatest stamp.
+    LastByColumn(Arc<str>),
+    /// The row with the least value in this column, which is a number or a time; NULL is greater than any. Equal values fall
+    /// by the smallest stamp.
+    FirstByColumn(Arc<str>),
     /// The change of the node that comes first here; every node is in it once.
     OriginPriority(Arc<[NodeId]>),
     /// A row made from all of them, column by column.
@@ -29,10 +35,18 @@ impl Resolver {
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
         match self {
-            Resolver::LastUpdateWins => Resolver::NAMES[0],
-            Resolver::FirstUpdateWins => Resolver::NAMES[1],
+            Resolver::LastUpdateWins | Resolver::LastByColumn(_) => Resolver::NAMES[0],
+            Resolver::FirstUpdateWins | Resolver::FirstByColumn(_) => Resolver::NAMES[1],
             Resolver::OriginPriority(_) => Resolver::NAMES[2],
             Resolver::Merge(_) => Resolver::NAMES[3],
+        }
+    }
+
+    /// The column whose values tell which row is the later one, if not the stamps do.
+    pub fn by(&self) -> Option<&str> {
+        match self {
+            Resolver::LastByColumn(column) | Resolver::FirstByColumn(column) => Some(column),
+            _ => None,
         }
     }
 }

@@ -115,6 +115,9 @@ impl Truth {
         let found = match &rule.resolver {
             Resolver::LastUpdateWins | Resolver::Merge(_) => standing.max_by_key(stamp),
             Resolver::FirstUpdateWins => standing.min_by_key(stamp),
+            // The simulated column is never NULL.
+            Resolver::LastByColumn(_) => standing.max_by_key(|edit| (edit.row.map(|row| row.value), stamp(edit))),
+            Resolver::FirstByColumn(_) => standing.min_by_key(|edit| (edit.row.map(|row| row.value), stamp(edit))),
             Resolver::OriginPriority(order) => {
                 standing.min_by_key(|edit| order.iter().position(|node| *node == edit.source))
             }

@@ -23,7 +23,10 @@ impl World {
         }
         let free = match self.settings.mutation {
             Some(Mutation::SwitchAtOnce) => waiting,
-            _ => self.daemon.coordinator.begin_switch(&waiting)?,
+            _ => {
+                let next = Resolvers::new(vec![later.clone(); self.rules.len()]);
+                self.daemon.coordinator.begin_switch(&waiting, &next)?
+            }
         };
         if free.is_empty() {
             return Ok(());

@@ -96,6 +96,15 @@ fn a_delete_wins_or_loses_alike_everywhere() {
     }
 }
 
+#[test]
+fn the_row_with_the_greatest_or_the_least_value_wins_alike_everywhere() {
+    for resolver in [Resolver::LastByColumn, Resolver::FirstByColumn] {
+        for deletes in [Deletes::DeleteWins, Deletes::UpdateWins] {
+            (2..5).for_each(|nodes| converge_by(nodes, &by_column(resolver, deletes), SCHEDULES / 8));
+        }
+    }
+}
+
 fn append() -> ColumnMerge {
     ColumnMerge::Append(ColumnMerge::NEW_LINE.into())
 }
@@ -214,6 +223,14 @@ fn rules_change_alike_everywhere_while_changes_are_under_way() {
 #[test]
 fn rules_change_alike_to_and_from_what_is_appended() {
     switch_by(switching_append, SCHEDULES / 4);
+}
+
+/// A delete that is forgotten takes nothing away: so tables whose rows will be merged wait for what it took away.
+#[test]
+fn what_a_forgotten_delete_took_away_is_not_merged() {
+    let (rule, later) = (Resolver::FirstUpdateWins.into(), Some(merge_by(ColumnMerge::Delta)));
+    let settings = Settings { rule, later, ..Settings::new(3, 3811) };
+    assert!(!fails(&settings), "{}", tell(&settings));
 }
 
 fn switch_by(switching: impl Fn(u64) -> Settings, schedules: u64) {

@@ -245,11 +245,14 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
                 let order = order.iter().filter(|node| node.index() < nodes).copied().collect();
                 TableRule { resolver: Resolver::OriginPriority(order), deletes: rule.deletes }
             }
+            Resolver::LastByColumn(_) => simulate::by_column(Resolver::LastByColumn, rule.deletes),
+            Resolver::FirstByColumn(_) => simulate::by_column(Resolver::FirstByColumn, rule.deletes),
             _ => rule.clone(),
         };
+        let by = if rule.resolver.by().is_some() { " by a column" } else { "" };
         let deletes =
             if rule.deletes == Default::default() { String::new() } else { format!(" with {}", rule.deletes.name()) };
-        return vec![(format!("{}{deletes}", rule.resolver.name()), shown)];
+        return vec![(format!("{}{by}{deletes}", rule.resolver.name()), shown)];
     };
     let kinds: BTreeSet<&ColumnMerge> = merge.columns.values().chain([&merge.others]).collect();
     let of_kind = |how: &ColumnMerge| {

@@ -26,6 +26,11 @@ others = "last_update_wins"
 tags = "union"
 doc = "json_merge"
 note = { append = "; " }
+[[rule]]
+name = "c"
+resolve = "first_update_wins"
+by = "version"
+deletes = "delete_wins"
 "#,
 ];
 

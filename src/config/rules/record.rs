@@ -12,6 +12,9 @@ pub fn record(rule: &TableRule, nodes: &[&str]) -> String {
     let deletes = format!("deletes = {}", quoted(rule.deletes.name()));
     match &rule.resolver {
         Resolver::LastUpdateWins | Resolver::FirstUpdateWins => format!("{resolve}\n{deletes}"),
+        Resolver::LastByColumn(column) | Resolver::FirstByColumn(column) => {
+            format!("{resolve}\nby = {}\n{deletes}", quoted(column))
+        }
         Resolver::OriginPriority(order) => {
             let names: Vec<_> = order.iter().map(|node| quoted(nodes[node.index()])).collect();
             format!("{resolve}\npriority = [{}]\n{deletes}", names.join(", "))
@@ -54,6 +57,8 @@ pub fn recorded(text: &str, nodes: &[&str]) -> Option<TableRule> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::model::{Deletes, Merge, NodeId};
 
@@ -73,6 +78,14 @@ mod tests {
         let whole = resolvers
             .into_iter()
             .flat_map(|resolver| Deletes::ALL.map(|(_, deletes)| TableRule { resolver: resolver.clone(), deletes }));
+        let by = ["updated_at", "a \"b\"\n"].map(Into::into);
+        let by = by.into_iter().flat_map(|column: Arc<str>| {
+            let resolvers = [Resolver::LastByColumn(column.clone()), Resolver::FirstByColumn(column)];
+            let deletes = [Deletes::DeleteWins, Deletes::UpdateWins];
+            resolvers
+                .into_iter()
+                .flat_map(move |resolver| deletes.map(|deletes| TableRule { resolver: resolver.clone(), deletes }))
+        });
         let odd =
             [("a \"quoted\" 'name'\n\\ \t\u{1}\u{7f}", ColumnMerge::Delta), ("größe, x = 1 }", ColumnMerge::Union)];
         let append = |separator: &'static str| ColumnMerge::Append(separator.into());
@@ -80,7 +93,7 @@ mod tests {
         let others = Merge { columns: [].into(), others: append(" | ") };
         let merges = [merge(&[]), merge(&all), merge(&odd), merge(&separators), Resolver::Merge(others.into())];
         let merges = merges.map(TableRule::from);
-        for rule in whole.chain(merges) {
+        for rule in whole.chain(by).chain(merges) {
             let text = record(&rule, &nodes);
             assert_eq!(recorded(&text, &nodes).as_ref(), Some(&rule), "{text}");
         }

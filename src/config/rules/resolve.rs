@@ -14,6 +14,9 @@ use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
 
 /// Resolvers of later versions: their names are right, so no other spelling is suggested.
 const LATER: &[&str] = &["keep_local", "apply_remote", "error", "skip", "function"];
+/// A column of rows can't tell whether a delete is later than a row.
+const BY_NEEDS_DELETES: &str = "`by` compares rows, and a delete leaves none";
+const WHICH_COUNTS: &str = "say which counts against a change: deletes = \"delete_wins\" or deletes = \"update_wins\"";
 /// As `resolve`: the last update stands until a person has decided.
 const HOLD: &str = "hold";
 
@@ -25,7 +28,7 @@ pub(super) struct Decision {
     pub errors: Option<Errors>,
 }
 
-/// Reads `types`, `resolve`, `priority`, `columns`, `others`, `deletes`, `hold` and `errors`. `None` only with a problem noted.
+/// Reads `types`, `resolve`, `by`, `priority`, `columns`, `others`, `deletes`, `hold` and `errors`. `None` only with a problem noted.
 pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
     let before = problems.len();
     let facets = facet::read(section, problems);
@@ -57,7 +60,7 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
         }
         None => {}
     }
-    check_deletes(&facets, resolver.as_ref(), deletes.as_ref(), problems);
+    check_deletes(section, &facets, resolver.as_ref(), deletes.as_ref(), problems);
     if problems.len() > before {
         return None;
     }
@@ -100,12 +103,20 @@ fn choice<T: Copy>(
 
 /// Whether `deletes` goes with the types and the resolver.
 fn check_deletes(
+    section: &mut Section<'_>,
     facets: &Facets,
     resolver: Option<&Resolver>,
     deletes: Option<&Typed<Deletes>>,
     problems: &mut Vec<Problem>,
 ) {
-    let Some(deletes) = deletes else { return };
+    let by_column = resolver.is_some_and(|resolver| resolver.by().is_some());
+    let Some(deletes) = deletes else {
+        if by_column && facets.facets.contains(&Facet::Deletes) && section.get("deletes").is_none() {
+            let span = section.get("by").map_or_else(|| section.span.clone(), |value| value.span());
+            problems.push(Problem::error(span, BY_NEEDS_DELETES).help(WHICH_COUNTS));
+        }
+        return;
+    };
     let problem = |title: &str, help: &str| Problem::error(deletes.span.clone(), title).help(help);
     if !facets.facets.contains(&Facet::Deletes) {
         let help = "add \"update_deleted\" and \"delete_origin_differs\" to them, or remove `deletes`";
@@ -113,6 +124,8 @@ fn check_deletes(
     } else if matches!(resolver, Some(Resolver::Merge(_))) && deletes.value != Deletes::DeleteWins {
         let title = "in a merged table a delete always wins: what it takes away can't be merged with what comes after";
         problems.push(problem(title, "write deletes = \"delete_wins\", or remove it"));
+    } else if deletes.value == Deletes::ByResolver && by_column {
+        problems.push(problem(BY_NEEDS_DELETES, WHICH_COUNTS));
     } else if resolver.is_none() && deletes.value == Deletes::ByResolver {
         let help = "add `resolve`, or write deletes = \"delete_wins\" or deletes = \"update_wins\"";
         problems.push(problem("the rule has no resolver to go by", help));
@@ -128,6 +141,7 @@ fn resolver(
     let order =
         Order { span: section.get("priority").map(|value| value.span()), nodes: section.list("priority", problems) };
     let merge = merge(section, problems);
+    let by = by(section, problems);
     let name = typed.map(|typed| typed.value.as_str());
     let belongs = [
         ("priority", order.span.clone(), "origin_priority"),
@@ -143,17 +157,44 @@ fn resolver(
             problems.push(Problem::error(span, title).help(format!("remove it, or write resolve = \"{resolver}\"")));
         }
     }
+    if let Some(span) = section.get("by").map(|value| value.span()).filter(|_| name.is_none_or(|name| !takes_by(name)))
+    {
+        let title = match name {
+            Some(name) => format!("`by` has no meaning for {name}"),
+            None => "`by` has no meaning without `resolve`".to_owned(),
+        };
+        let help = "remove it, or write resolve = \"last_update_wins\" or resolve = \"first_update_wins\"";
+        problems.push(Problem::error(span, title).help(help));
+    }
     let typed = typed?;
-    match typed.value.as_str() {
-        "last_update_wins" | HOLD => Some(Resolver::LastUpdateWins),
-        "first_update_wins" => Some(Resolver::FirstUpdateWins),
-        "origin_priority" => origin_priority(typed, order, nodes, problems),
-        "merge" => merge.map(|merge| Resolver::Merge(merge.into())),
-        other => {
+    match (typed.value.as_str(), by?) {
+        ("last_update_wins" | HOLD, None) => Some(Resolver::LastUpdateWins),
+        ("last_update_wins" | HOLD, Some(column)) => Some(Resolver::LastByColumn(column.into())),
+        ("first_update_wins", None) => Some(Resolver::FirstUpdateWins),
+        ("first_update_wins", Some(column)) => Some(Resolver::FirstByColumn(column.into())),
+        ("origin_priority", _) => origin_priority(typed, order, nodes, problems),
+        ("merge", _) => merge.map(|merge| Resolver::Merge(merge.into())),
+        (other, _) => {
             problems.push(unknown(typed, other));
             None
         }
     }
+}
+
+/// The column of `by`, if there is one; `None` with a problem noted.
+fn by(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Option<String>> {
+    let before = problems.len();
+    let typed = section.text("by", problems);
+    if let Some(typed) = typed.as_ref().filter(|typed| typed.value.is_empty()) {
+        let help = "write the column that says which row is the later one, by = \"updated_at\", or remove it";
+        problems.push(Problem::error(typed.span.clone(), "`by` is empty").help(help));
+    }
+    (problems.len() == before).then(|| typed.map(|typed| typed.value))
+}
+
+/// Whether a column can tell which row is the later one; also where the name is wrong, for that is told by itself.
+fn takes_by(name: &str) -> bool {
+    !known(name) || ["last_update_wins", "first_update_wins", HOLD].contains(&name)
 }
 
 fn known(name: &str) -> bool {

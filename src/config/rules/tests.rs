@@ -85,6 +85,34 @@ fn each_resolver_is_read() {
 }
 
 #[test]
+fn a_column_may_tell_which_row_is_the_later_one() {
+    let deletes = "deletes = \"update_wins\"";
+    for (name, resolver) in [
+        ("last_update_wins", Resolver::LastByColumn("v".into())),
+        ("first_update_wins", Resolver::FirstByColumn("v".into())),
+        ("hold", Resolver::LastByColumn("v".into())),
+    ] {
+        let rule = rule(&format!("resolve = \"{name}\"\nby = \"v\"\n{deletes}"));
+        assert_eq!((rule.resolve, rule.deletes), (Some(resolver), Some(Deletes::UpdateWins)));
+    }
+    let writes = "types = [\"update_origin_differs\"]\nresolve = \"last_update_wins\"\nby = \"v\"";
+    assert_eq!(rule(writes).deletes, None, "another rule tells");
+    for (lines, says, place) in [
+        ("resolve = \"last_update_wins\"\nby = \"v\"", "a delete leaves none", "4:6"),
+        ("resolve = \"last_update_wins\"\nby = \"v\"\ndeletes = \"by_resolver\"", "a delete leaves none", "5:11"),
+        ("resolve = \"last_update_wins\"\nby = \"\"", "`by` is empty", "4:6"),
+        ("resolve = \"last_update_wins\"\nby = 3", "`by` is a string", "4:6"),
+        ("resolve = \"merge\"\nby = \"v\"", "`by` has no meaning for merge", "4:6"),
+        ("by = \"v\"\ndeletes = \"delete_wins\"", "`by` has no meaning without `resolve`", "3:6"),
+        ("resolve = \"lst_update_wins\"\nby = \"v\"", "did you mean `last_update_wins`?", "3:11"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.contains(&format!("rules.toml:{place}")), "{says} {place}\n{shown}");
+        assert_eq!(shown.matches("error:").count(), 1, "{lines}\n{shown}");
+    }
+}
+
+#[test]
 fn what_appends_may_say_what_is_between_two_entries() {
     let by = |separator: &str| ColumnMerge::Append(separator.to_owned().into());
     for (columns, expected) in [
@@ -178,7 +206,7 @@ fn a_resolver_of_a_later_version_is_refused_by_name() {
         let shown = refused(&format!("resolve = \"{name}\""));
         assert!(shown.contains(&format!("the resolver \"{name}\" is not available in this version")), "{shown}");
     }
-    for key in ["by", "when", "source", "target"] {
+    for key in ["when", "source", "target"] {
         let shown = refused(&format!("resolve = \"last_update_wins\"\n{key} = \"x\""));
         assert!(shown.contains(&format!("`{key}` is not available in this version")), "{shown}");
     }

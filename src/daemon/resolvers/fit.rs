@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::table::Column;
-use crate::model::{ColumnMerge, Merge, Resolver, Table, TableRule};
+use crate::model::{ColumnMerge, Deletes, Merge, Resolver, Table, TableRule};
 
 /// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
 const LIKE: f64 = 0.75;
@@ -12,6 +12,8 @@ const ADDED: [&str; 4] = ["int2", "int4", "int8", "numeric"];
 /// Types whose order is the same at every server, whatever its locale.
 const ORDERED: [&str; 10] =
     ["int2", "int4", "int8", "numeric", "float4", "float8", "date", "time", "timestamp", "timestamptz"];
+/// Types by whose values a row can be told to be the later one.
+const TELLING: [&str; 7] = ["int2", "int4", "int8", "numeric", "date", "timestamp", "timestamptz"];
 /// Types to whose values text can be added: not character(n), which is filled up with blanks.
 const APPENDED: [&str; 2] = ["text", "varchar"];
 
@@ -33,6 +35,7 @@ pub(super) fn whole_rows(rule: &TableRule, table: &Table) -> Option<Unfit> {
     }
     let by = match (&rule.resolver, rule.deletes) {
         (Resolver::LastUpdateWins, deletes) => format!("deletes = \"{}\"", deletes.name()),
+        (Resolver::LastByColumn(column) | Resolver::FirstByColumn(column), _) => format!("by = {column:?}"),
         (resolver, _) => resolver.name().to_owned(),
     };
     if table.insert_only {
@@ -47,6 +50,41 @@ pub(super) fn whole_rows(rule: &TableRule, table: &Table) -> Option<Unfit> {
     let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
     let fix = format!("run {sql} at every node, or give the table another rule");
     (!table.sends_old_rows).then_some(Unfit { what, fix })
+}
+
+/// Why a column can't tell which row is the later one.
+pub(super) fn by(rule: &TableRule, table: &Table) -> Vec<Unfit> {
+    let Some(name) = rule.resolver.by() else { return Vec::new() };
+    let mut unfit: Vec<Unfit> = named(name, table, "write another column as `by`").into_iter().collect();
+    if let Some(at) = table.column(name) {
+        let column = &table.columns[at];
+        let fix = || {
+            let fits =
+                table.columns.iter().enumerate().filter(|(at, each)| !table.key.contains(at) && is_of(each, &TELLING));
+            let fits: Vec<_> = fits.map(|(_, each)| format!("`{}`", each.name)).collect();
+            match fits.is_empty() {
+                true => "remove `by`: the commit time tells then which row is the later one".to_owned(),
+                false => format!("there is {}", fits.join(", ")),
+            }
+        };
+        if table.key.contains(&at) {
+            let what = format!("{name:?} is a key column, and alike in all rows that are compared");
+            unfit.push(Unfit { what, fix: fix() });
+        } else if !is_of(column, &TELLING) {
+            let of_type = shown(&column.sql_type);
+            let what = format!(
+                "the column {name:?} is of type {of_type}, and `by` is for integers, numeric, dates and timestamps"
+            );
+            unfit.push(Unfit { what, fix: fix() });
+        }
+    }
+    if rule.deletes == Deletes::ByResolver {
+        let what = "its rows are compared by a column, and a delete leaves none".to_owned();
+        let fix =
+            "say which counts against a change: deletes = \"delete_wins\" or deletes = \"update_wins\"".to_owned();
+        unfit.push(Unfit { what, fix });
+    }
+    unfit
 }
 
 /// Why a node can't do without rows of the table that it refuses: a later change must bring the row whole.
@@ -68,7 +106,8 @@ pub(super) fn hold(rule: &TableRule, table: &Table) -> Option<Unfit> {
 
 /// The merge as far as it makes a difference for the table's columns, and what is wrong with it.
 pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
-    let mut unfit: Vec<Unfit> = merge.columns.keys().filter_map(|name| named(name, table)).collect();
+    let mut unfit: Vec<Unfit> =
+        merge.columns.keys().filter_map(|name| named(name, table, "remove it from `columns`")).collect();
     let mut columns = BTreeMap::new();
     for (at, column) in table.columns.iter().enumerate() {
         let said = merge.columns.get(&column.name);
@@ -103,14 +142,14 @@ pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
     (Merge { columns, others: ColumnMerge::default() }, unfit)
 }
 
-/// What is wrong with a column's name in `columns`.
-fn named(name: &str, table: &Table) -> Option<Unfit> {
+/// What is wrong with a column's name.
+fn named(name: &str, table: &Table, otherwise: &str) -> Option<Unfit> {
     if table.column(name).is_some() {
         return None;
     }
     if table.local.iter().any(|local| local == name) {
         let what = format!("the column {name:?} is not there at every node and does not replicate");
-        return Some(Unfit { what, fix: "add it at every node, or remove it from `columns`".to_owned() });
+        return Some(Unfit { what, fix: format!("add it at every node, or {otherwise}") });
     }
     let what = format!("there is no column {name:?}, or it is generated");
     Some(Unfit { what, fix: like(name, table) })
@@ -125,11 +164,8 @@ pub(super) fn mask(name: &str, table: &Table) -> Option<Unfit> {
 
 /// Why a column of its type can't be merged so, as the end of a sentence.
 fn unfit_type(how: &ColumnMerge, column: &Column) -> Option<String> {
-    let sql_type = &column.sql_type;
-    let plain = sql_type.replace('"', "");
-    let built_in = plain.strip_prefix("pg_catalog.");
-    let is_one = |of: &[&str]| built_in.is_some_and(|name| of.contains(&name));
-    let is_array = built_in.is_some_and(|name| name.starts_with('_')) || local_name(sql_type).starts_with('_');
+    let is_one = |of: &[&str]| is_of(column, of);
+    let is_array = local_name(&column.sql_type).starts_with('_');
     match how {
         ColumnMerge::LastUpdateWins => None,
         ColumnMerge::Delta => (!is_one(&ADDED)).then(|| {
@@ -148,6 +184,11 @@ fn unfit_type(how: &ColumnMerge, column: &Column) -> Option<String> {
                 .to_owned()
         }),
     }
+}
+
+/// Whether the column is of one of these built-in types.
+fn is_of(column: &Column, types: &[&str]) -> bool {
+    column.sql_type.replace('"', "").strip_prefix("pg_catalog.").is_some_and(|name| types.contains(&name))
 }
 
 /// The name behind the schema, unquoted.

@@ -96,6 +96,30 @@ fn a_merge_names_what_differs_from_the_default_and_spares_the_key() {
 }
 
 #[test]
+fn a_column_that_can_t_tell_which_row_is_later_is_refused_with_what_to_do() {
+    let by = |column: &str, deletes| [rule("v", "public.a", Some(Resolver::LastByColumn(column.into())), deletes)];
+    assert_eq!(compile(&by("qty", Some(Deletes::UpdateWins)), &table("a")).1, []);
+    for (column, says) in [
+        ("qtty", r#"there is no column "qtty", or it is generated; did you mean `qty`?"#),
+        (
+            "note",
+            r#"the column "note" is of type text, and `by` is for integers, numeric, dates and timestamps; there is `qty`"#,
+        ),
+        ("id", r#""id" is a key column, and alike in all rows that are compared; there is `qty`"#),
+    ] {
+        let text = refused(&by(column, Some(Deletes::UpdateWins)), table("a"));
+        assert!(text.contains(says) && text.contains("\"v\" (rules.toml:1)"), "{says}\n{text}");
+    }
+    let text = refused(&by("qty", None), table("a"));
+    assert!(text.contains("a delete leaves none; say which counts"), "{text}");
+    let text = refused(&by("qty", Some(Deletes::UpdateWins)), Table { sends_old_rows: false, ..table("a") });
+    assert!(text.contains("by = \"qty\" needs the whole old row of each change"), "{text}");
+    let texts = Table { sends_old_rows: true, ..Table::of_texts("a", &["id", "note"]) };
+    let text = refused(&by("note", Some(Deletes::UpdateWins)), texts);
+    assert!(text.contains("remove `by`: the commit time tells"), "{text}");
+}
+
+#[test]
 fn merges_that_can_t_be_are_refused_with_what_to_do() {
     use ColumnMerge::{Append, Delta, Greatest, Intersection, JsonMerge, LastUpdateWins, Union};
     for (columns, others, says) in [

@@ -11,6 +11,7 @@ use crate::cli::conflicts::is_unchanged;
 use crate::config::Rule;
 use crate::config::rules::{Afterwards, Errors, Facet, deciding, on_errors, table_rule};
 use crate::conflict::ChangeRef;
+use crate::conflict::order::Ordered;
 use crate::conflict::resolve::{Candidate, choose};
 use crate::journal::{Entry, EntryLocal, JsonRow, MASK, Operation};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
@@ -84,6 +85,9 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
         let name = gone.map_or("of one side", |name| name);
         return Verdict::Open(format!("the node {name} is not in the configuration"));
     }
+    if let Some(why) = by.resolver.by().and_then(|column| untold(column, entry, local)) {
+        return Verdict::Open(why);
+    }
     // A node that has gone decides nothing but between equal times.
     let node = |place: Option<u8>, other: u8| NodeId(place.unwrap_or(u8::MAX - other));
     let sides = Sides {
@@ -146,6 +150,15 @@ fn is_about_unique_values(entry: &Entry) -> bool {
     row.is_some_and(|row| entry.key.iter().any(|(name, value)| row.get(name).is_some_and(|other| other != value)))
 }
 
+/// Why the column by which rows are told apart is not known of both sides, if they have rows.
+fn untold(column: &str, entry: &Entry, local: &EntryLocal) -> Option<String> {
+    let rows: Vec<&JsonRow> = [&entry.remote.row, &local.row].into_iter().flatten().collect();
+    if rows.iter().any(|row| row.get(column).is_some_and(|value| value == MASK)) {
+        return Some(format!("the column {column:?}, which decides, is masked"));
+    }
+    rows.iter().any(|row| !row.contains_key(column)).then(|| format!("a row has no column {column:?}"))
+}
+
 /// As the journal calls it.
 fn name_of(rule: Option<&Rule>) -> String {
     rule.map_or_else(|| "default".to_owned(), |rule| rule.name.clone())
@@ -161,14 +174,21 @@ fn stamp(time: DateTime<Utc>, node: NodeId) -> Stamp {
 
 impl Sides<'_> {
     fn winner(&self, by: &TableRule) -> Winner {
-        let candidate = |stamp: Stamp, operation, seq| {
+        let candidate = |stamp: Stamp, operation, row: Option<&JsonRow>, seq| {
             let kind = if is_delete(operation) { TouchKind::Delete } else { TouchKind::Put };
-            Candidate { change: ChangeRef::at(stamp.node, (seq, 0), kind), stamp }
+            let value = by.resolver.by().and_then(|column| match row?.get(column)? {
+                Value::String(text) => Ordered::read(text),
+                Value::Number(number) => Ordered::read(&number.to_string()),
+                _ => None,
+            });
+            Candidate { change: ChangeRef::at(stamp.node, (seq, 0), kind), stamp, value }
         };
-        let remote = candidate(self.remote_stamp, self.entry.remote.operation, 0);
-        let local = candidate(self.local_stamp, self.local.operation, 1);
+        let (entry, local) = (self.entry, self.local);
+        let remote = candidate(self.remote_stamp, entry.remote.operation, entry.remote.row.as_ref(), 0);
+        let local = candidate(self.local_stamp, local.operation, local.row.as_ref(), 1);
+        let incoming = remote.change;
         match choose(by, &[remote, local]) {
-            Some(change) if change == remote.change => Winner::Remote,
+            Some(change) if change == incoming => Winner::Remote,
             _ => Winner::Local,
         }
     }

@@ -72,6 +72,30 @@ fn each_resolver_chooses_between_the_two_sides() {
 }
 
 #[test]
+fn a_column_tells_which_side_is_the_later_one() {
+    let by_column =
+        |name: &str, column: &str| rule(&format!("\"{name}\"\nby = \"{column}\"\ndeletes = \"delete_wins\""));
+    let entry = update(
+        json!({ "id": "5", "qty": "3", "at": "2026-01-01 00:00:00+00" }),
+        json!({ "id": "5", "qty": "9", "at": "2026-01-02 00:00:00+00" }),
+        json!({ "id": "5", "qty": "10", "at": null }),
+    );
+    let local = entry.local.as_ref().and_then(|local| local.row.clone());
+    assert_eq!(otherwise(by(&by_column("last_update_wins", "qty"), &entry)), (Resolution::KeepLocal, local.clone()));
+    assert_eq!(by(&by_column("first_update_wins", "qty"), &entry), Verdict::Alike);
+    assert_eq!(by(&by_column("last_update_wins", "at"), &entry), Verdict::Alike, "NULL is less than any");
+    assert_eq!(by(&by_column("first_update_wins", "at"), &entry), Verdict::Alike, "or greater");
+    let open = |column| match by(&by_column("last_update_wins", column), &entry) {
+        Verdict::Open(why) => why,
+        other => panic!("{other:?}"),
+    };
+    assert!(open("none").contains("no column \"none\""));
+    let masked = update(json!({}), json!({ "id": "5", "qty": MASK }), json!({ "id": "5", "qty": "1" }));
+    let verdict = by(&by_column("last_update_wins", "qty"), &masked);
+    assert!(matches!(&verdict, Verdict::Open(why) if why.contains("masked")), "{verdict:?}");
+}
+
+#[test]
 fn a_conflict_that_would_be_held_or_no_longer_is_said() {
     let entry = stock();
     let held = otherwise(by(&rule("\"hold\""), &entry));
