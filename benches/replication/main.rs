@@ -5,6 +5,7 @@
 //! contender is started until the backlog's last row is seen at the target; then both ends must have the same rows.
 
 mod contender;
+mod latency;
 mod measure;
 mod report;
 mod site;
@@ -41,6 +42,9 @@ struct Args {
     /// Only the conflict storm: both nodes updating their own rows, and the same ones
     #[arg(long)]
     storm: bool,
+    /// Only the latency of single commits without a backlog
+    #[arg(long)]
+    latency: bool,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
     pg_bin: Option<PathBuf>,
@@ -63,6 +67,9 @@ async fn main() -> anyhow::Result<()> {
     let binaries = pg_bin.map_or_else(Binaries::find, Binaries::at)?;
     if args.storm {
         return storm::compare(args.runs, args.scale, &binaries).await;
+    }
+    if args.latency {
+        return latency::compare(&contenders, args.runs, args.scale, &binaries).await;
     }
     let mut report = Report::new(&binaries, args.scale);
     println!("{}", report.heading());

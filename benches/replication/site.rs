@@ -154,16 +154,12 @@ impl Site {
 
     /// One run.
     pub async fn run(&mut self, contender: Contender, run: usize) -> anyhow::Result<Measured> {
-        let name = name(contender, run);
         self.target.sql("postgres", "CHECKPOINT").await?;
         let cpu_before = [&self.source, &self.target].map(|server| postmaster(server).map(cpu_of_server));
         let start = Instant::now();
-        let mut daemon = None;
-        match contender {
-            Contender::Pgconcord => daemon = Some(Daemon::start(self.program(run), self.home(run).join("log"))?),
-            _ => drop(self.target.sql(&name, &format!("ALTER SUBSCRIPTION {name} ENABLE")).await?),
-        }
-        self.wait(&name, daemon.as_mut()).await?;
+        let mut daemon = self.start(contender, run).await?;
+        let client = self.connect(Some((contender, run))).await?;
+        wait(&client, daemon.as_mut()).await?;
         let seconds = start.elapsed().as_secs_f64();
         let (cpu_daemon, memory) = match &daemon {
             Some(daemon) => (cpu(daemon.0.id(), false), peak_memory(daemon.0.id())),
@@ -174,27 +170,42 @@ impl Site {
             *taken = cpu_of_server(postmaster(server)?).saturating_sub(before?).as_secs_f64();
         }
         drop(daemon);
-        self.leave(contender, &name).await?;
-        self.compare(&name).await?;
-        self.target.sql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)")).await?;
+        self.finish(contender, run).await?;
         let [cpu_source, cpu_target] = taken;
         Ok(Measured { seconds, cpu_source, cpu_target, cpu_daemon: cpu_daemon.as_secs_f64(), memory })
     }
 
-    async fn wait(&self, name: &str, mut daemon: Option<&mut Daemon>) -> anyhow::Result<()> {
-        let dsn = self.target.dsn(SUPERUSER, name);
-        let (client, connection) = tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await.context("the target")?;
-        tokio::spawn(connection);
-        let statement = client.prepare("SELECT FROM done WHERE id = 1").await.context("the target")?;
-        let start = Instant::now();
-        while client.query_opt(&statement, &[]).await.context("the target")?.is_none() {
-            ensure!(start.elapsed() < PATIENCE, "not done after {PATIENCE:?}");
-            if let Some(daemon) = &mut daemon {
-                daemon.check()?;
+    /// Has the contender of a run begin.
+    pub async fn start(&self, contender: Contender, run: usize) -> anyhow::Result<Option<Daemon>> {
+        let name = name(contender, run);
+        match contender {
+            Contender::Pgconcord => Ok(Some(Daemon::start(self.program(run), self.home(run).join("log"))?)),
+            _ => {
+                self.target.sql(&name, &format!("ALTER SUBSCRIPTION {name} ENABLE")).await?;
+                Ok(None)
             }
-            sleep(LOOK).await;
         }
+    }
+
+    /// Ends a run whose daemon, if it has one, is gone: both ends must have the same rows.
+    pub async fn finish(&self, contender: Contender, run: usize) -> anyhow::Result<()> {
+        let name = name(contender, run);
+        self.leave(contender, &name).await?;
+        self.compare(&name).await?;
+        self.target.sql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)")).await?;
         Ok(())
+    }
+
+    /// A connection of a user: to the source, or to the target of a run.
+    pub async fn connect(&self, to: Option<(Contender, usize)>) -> anyhow::Result<tokio_postgres::Client> {
+        let dsn = match to {
+            None => self.source.dsn(SUPERUSER, DATABASE),
+            Some((contender, run)) => self.target.dsn(SUPERUSER, &name(contender, run)),
+        };
+        let (client, connection) =
+            tokio_postgres::connect(&dsn, tokio_postgres::NoTls).await.context("a connection")?;
+        tokio::spawn(connection);
+        Ok(client)
     }
 
     /// Removes what keeps log for a run that is done.
@@ -235,6 +246,20 @@ impl Site {
         }
         Ok(())
     }
+}
+
+/// Until the backlog's last row is seen.
+async fn wait(client: &tokio_postgres::Client, mut daemon: Option<&mut Daemon>) -> anyhow::Result<()> {
+    let statement = client.prepare("SELECT FROM done WHERE id = 1").await.context("the target")?;
+    let start = Instant::now();
+    while client.query_opt(&statement, &[]).await.context("the target")?.is_none() {
+        ensure!(start.elapsed() < PATIENCE, "not done after {PATIENCE:?}");
+        if let Some(daemon) = &mut daemon {
+            daemon.check()?;
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
 }
 
 fn name(contender: Contender, run: usize) -> String {
