@@ -4,8 +4,8 @@
 //! itself applied everywhere; all of that by commits that are settled, so that no decision in which a forgotten change
 //! could win is ever taken again. Then it is lowered until
 //! - no change of a truncated table goes while a concurrent truncation stays, or the other way;
-//! - where rows are made from several changes, or will be by a rule that waits, no delete goes while a change stays that had not seen it, and which it takes
-//!   away;
+//! - where rows are made from several changes, or will be by a rule that waits, no delete goes while a change stays that it
+//!   takes away, not having been seen by it, or an update with which a row that it took away begins anew;
 //! - no local change goes while a row that it supersedes is on record as refused;
 //! - it is a consistent cut: a node's log is kept from the commit on that applied the first change which another
 //!   node's log still holds. So marks, too, come back whole when the streams are read again from here.
@@ -106,9 +106,15 @@ impl Coordinator {
             let goes = |change: &ChangeRef| ends(*change) <= frontier[change.source.index()];
             let all = || self.nodes().flat_map(|source| history.of(source)).copied();
             let stay: Vec<ChangeRef> = all().filter(|change| !goes(change)).collect();
-            let pinned = |death: &ChangeRef| stay.iter().any(|change| history.concurrent(window, *death, *change));
-            let deaths = all().filter(|change| change.kind() == TouchKind::Delete && goes(change));
-            let Some(first) = deaths.filter(pinned).min_by_key(|death| ends(*death)) else { continue };
+            let deaths: Vec<ChangeRef> =
+                all().filter(|change| change.kind() == TouchKind::Delete && goes(change)).collect();
+            if deaths.is_empty() || stay.is_empty() {
+                continue;
+            }
+            let anew = self.begins_anew(&history, &stay)?;
+            let pinned =
+                |death: &&ChangeRef| anew || stay.iter().any(|change| history.concurrent(window, **death, *change));
+            let Some(&first) = deaths.iter().filter(pinned).min_by_key(|death| ends(**death)) else { continue };
             let made = &window.transaction(first).transaction;
             let table = made.change_at(first.offset())?.relation.table_id();
             if self.resolvers().merge(table).is_some() || self.will_merge.contains_key(&table) {

@@ -391,6 +391,24 @@ impl Coordinator {
         self.made_anew(&family, table, merge, true)
     }
 
+    /// Whether one of these changes of a key updated a row that a delete takes away: the row begins anew with it, and without
+    /// the delete nobody could tell.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub(super) fn begins_anew(&self, history: &History, among: &[ChangeRef]) -> io::Result<bool> {
+        let all = self.nodes().flat_map(|source| history.of(source)).copied().collect();
+        let family = Family::new(&self.window, history, all, Vec::new());
+        let live = family.all_live();
+        for &change in among.iter().filter(|change| live.contains(change) && family.is_root(**change, &live)) {
+            let record = self.window.transaction(change).transaction.change_at(change.offset())?;
+            if matches!(record.op, Op::Update { .. }) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// `None` if the row that stands began without an insert whose updates are here already, left out: those are not in it.
     fn onto(&self, family: &Family<'_>, table: &Table, merge: &Merge, own: &[ChangeRef]) -> io::Result<Option<Made>> {
         let Some(first) = own.first() else { return Ok(Some(Made::Stands)) };

@@ -219,8 +219,7 @@ fn against(config: &Config, catalog: &Catalog, in_use: &mut BTreeMap<String, Tab
 fn simulated(name: &str, rule: &TableRule, config: &Config, schedules: u64) -> Finding {
     let nodes = config.nodes.len().min(MOST_NODES);
     let settings = |seed| Settings { rule: rule.clone(), ..Settings::new(nodes, seed) };
-    // A lost entry is a known fault (docs/limits.md), alike everywhere.
-    let is_alike = |failure: &Failure| matches!(failure, Failure::Held { .. } | Failure::LostEntry { .. });
+    let is_alike = |failure: &Failure| matches!(failure, Failure::Held { .. });
     let differs = |seed: &u64| simulate::run(&settings(*seed)).is_err_and(|(failure, _)| !is_alike(&failure));
     let of = if nodes < config.nodes.len() { " (there are more; the simulation has no more)" } else { "" };
     let Some(seed) = (0..schedules).find(differs) else {
