@@ -251,6 +251,52 @@ fn rules_are_taken_over_while_the_daemon_runs() {
     assert!(output.code == 1 && output.text().contains("no daemon answers"), "{output}");
 }
 
+fn assert_both_links_stop(cluster: &Cluster) {
+    for link in 0..2 {
+        let stopped = wait_for("the link to stop", SOON, || {
+            let error = cluster.status()["links"][link]["error"].as_str().map(str::to_owned);
+            error.filter(|error| error.contains("update_origin_differs"))
+        });
+        assert!(stopped.contains(r#"the rule "books""#) && stopped.contains(r#"{"id":"1"}"#), "{stopped}");
+        assert!(stopped.contains("pgconcord rules reload"), "{stopped}");
+    }
+}
+
+/// Whoever wants no conflict of a table decided is told of the first one, and nothing of it is lost.
+#[test]
+fn a_conflict_that_is_not_to_be_decided_stops_the_link_until_the_rule_is_another_one() {
+    let schema =
+        "CREATE TABLE ledger (id int PRIMARY KEY, sum int, by text UNIQUE); INSERT INTO ledger VALUES (1, 0, 'a');
+        CREATE TABLE other (id int PRIMARY KEY);";
+    let rule =
+        |resolve: &str| format!("[[rule]]\nname = \"books\"\ntables = [\"public.ledger\"]\nresolve = \"{resolve}\"\n");
+    let mut cluster = Plan::two().schema(schema).rules(&rule("error")).run();
+    let output = cluster.pgconcord(&["rules", "explain", "public.ledger"]);
+    assert!(output.stdout.contains("public.ledger: error\n") && output.stdout.contains("the link stops"), "{output}");
+    cluster.replicate(EAST, &["UPDATE ledger SET sum = 1"]);
+    cluster.replicate(WEST, &["UPDATE ledger SET sum = 2"]);
+    let held = [cluster.hold_link(WEST, EAST), cluster.hold_link(EAST, WEST)];
+    cluster.rows(EAST, "UPDATE ledger SET sum = 3");
+    cluster.rows(WEST, "UPDATE ledger SET sum = 4; INSERT INTO other VALUES (1)");
+    drop(held);
+    assert_both_links_stop(&cluster);
+    let sums = |cluster: &Cluster| [EAST, WEST].map(|place| cluster.value(place, "SELECT sum FROM ledger"));
+    assert_eq!(sums(&cluster), ["3", "4"], "nothing is decided");
+    assert!(cluster.conflicts(&[]).is_empty(), "nothing is on record");
+    cluster.kill_daemon();
+    cluster.launch_daemon();
+    assert_both_links_stop(&cluster);
+    assert_eq!(sums(&cluster), ["3", "4"]);
+    cluster.set_rules(&rule("hold"));
+    let output = cluster.pgconcord(&["rules", "reload"]);
+    assert_eq!(output.code, 0, "{output}");
+    cluster.settle();
+    assert_eq!(sums(&cluster), ["4", "4"]);
+    assert_eq!(cluster.value(EAST, "SELECT count(*) FROM other"), "1");
+    cluster.wait_journal_settled();
+    assert!(!cluster.conflicts(&["--table", "ledger", "--status", "held"]).is_empty(), "a person decides later");
+}
+
 const ITEMS: &str = "
     CREATE TABLE item (id int PRIMARY KEY, qty int NOT NULL, name text, seen timestamptz, doc jsonb);
     ALTER TABLE item REPLICA IDENTITY FULL;

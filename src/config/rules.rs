@@ -76,6 +76,8 @@ pub enum Afterwards {
     /// It is held in the journal until a person has looked at it. What the rule says stands meanwhile, so that rows are
     /// alike everywhere all the time.
     Held,
+    /// It is not decided at all: the link stops until the table has another rule.
+    Refused,
 }
 
 /// Where a rule stands.

@@ -13,7 +13,7 @@ use crate::conflict::marks::{Mark, Marks};
 use crate::conflict::order::Ordered;
 use crate::conflict::reopen::{Due, Rewritten};
 use crate::conflict::resolve::{Candidate, choose};
-use crate::conflict::window::{ChangeRef, KeyMap, Seq, Window};
+use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq, Window};
 use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolvers, TableId, TableRule, TouchKind, Transaction};
 
 /// What a node's stream delivered, in stream order.
@@ -100,6 +100,8 @@ pub struct Coordinator {
     /// By node: rows that it refused.
     pub(super) held: Vec<KeyMap<Held>>,
     pub(super) resolvers: Arc<Resolvers>,
+    /// Keys whose rows began anew with an update, while the delete before it is in the window.
+    pub(super) anew: KeySet,
     /// Between two rules: nothing is decided.
     pub(super) switching: bool,
     /// Tables the rows of which are to be made from several changes, with what of each source was forgotten when that became
@@ -133,6 +135,7 @@ impl Coordinator {
             reasons: 0,
             held: vec![KeyMap::default(); nodes],
             resolvers: Arc::new(resolvers),
+            anew: KeySet::default(),
             switching: false,
             will_merge: BTreeMap::new(),
         }

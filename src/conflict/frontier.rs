@@ -18,7 +18,7 @@ use std::io;
 
 use crate::conflict::coordinator::Coordinator;
 use crate::conflict::window::{ChangeRef, Logged};
-use crate::model::{Cut, Link, Lsn, NodeId, TouchKind};
+use crate::model::{Cut, KeyId, Link, Lsn, NodeId, TouchKind};
 
 impl Coordinator {
     /// For each source the position below which everything is stable; never below what it was.
@@ -95,23 +95,31 @@ impl Coordinator {
     }
 
     /// Deletes of merged rows stay as long as what they take away.
-    fn hold_deletes(&self, frontier: &mut [Lsn]) -> io::Result<()> {
+    fn hold_deletes(&mut self, frontier: &mut [Lsn]) -> io::Result<()> {
         if !self.resolvers().any_merges() && self.will_merge.is_empty() {
+            self.anew.clear();
             return Ok(());
         }
+        let mut known_anew = std::mem::take(&mut self.anew);
         let window = self.window();
         let ends = |change: ChangeRef| window.transaction(change).transaction.end_lsn;
-        for key in window.contested_deletes() {
+        known_anew.retain(|key| window.is_deleted(*key));
+        let others = known_anew.iter().copied().filter(|key| !window.is_contested(*key));
+        let keys: Vec<KeyId> = window.contested_deletes().chain(others).collect();
+        for key in keys {
             let history = window.indexed(key)?;
             let goes = |change: &ChangeRef| ends(*change) <= frontier[change.source.index()];
             let all = || self.nodes().flat_map(|source| history.of(source)).copied();
             let stay: Vec<ChangeRef> = all().filter(|change| !goes(change)).collect();
             let deaths: Vec<ChangeRef> =
                 all().filter(|change| change.kind() == TouchKind::Delete && goes(change)).collect();
-            if deaths.is_empty() || stay.is_empty() {
+            if stay.is_empty() || !all().any(|change| goes(&change)) {
                 continue;
             }
             let anew = self.begins_anew(&history, &stay)?;
+            if anew {
+                known_anew.insert(key); // what the row was based on may go first, and nobody else has changed the key then
+            }
             let pinned =
                 |death: &&ChangeRef| anew || stay.iter().any(|change| history.concurrent(window, **death, *change));
             let Some(&first) = deaths.iter().filter(pinned).min_by_key(|death| ends(**death)) else { continue };
@@ -122,6 +130,7 @@ impl Coordinator {
                 *place = (*place).min(made.commit_lsn);
             }
         }
+        self.anew = known_anew;
         Ok(())
     }
 

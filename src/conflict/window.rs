@@ -359,6 +359,11 @@ impl Window {
         indexed.filter(|_| self.large.is_empty()).chain(all).copied()
     }
 
+    /// Whether a change of the key in the index is or was a delete.
+    pub fn is_deleted(&self, key: KeyId) -> bool {
+        self.deleted.contains(&key)
+    }
+
     /// Whether more than one source changed the key.
     pub fn is_contested(&self, key: KeyId) -> bool {
         self.contested.contains(&key)

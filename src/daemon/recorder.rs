@@ -22,6 +22,9 @@ pub struct JournalRecorder(pub Arc<Daemon>);
 
 impl Recorder for JournalRecorder {
     async fn pending(&self, conflicts: Vec<Conflict>) -> Result<(), ApplyError> {
+        if let Some(refused) = conflicts.iter().find_map(|conflict| self.refused(conflict)) {
+            return Err(refused);
+        }
         let entries = conflicts.into_iter().map(|conflict| self.entry(conflict)).collect();
         self.0.journal.pending(entries).await.map_err(|error| ApplyError::Journal(error.to_string()))
     }
@@ -38,6 +41,30 @@ impl Recorder for JournalRecorder {
 }
 
 impl JournalRecorder {
+    /// Why the conflict is not to be decided, if a rule says so.
+    fn refused(&self, conflict: &Conflict) -> Option<ApplyError> {
+        let Conflict { link, table, key, conflict_type, .. } = conflict;
+        let (facet, daemon) = (Facet::of(*conflict_type)?, &self.0);
+        let rules = daemon.rules.of(table.id);
+        let rule = rules::deciding(&rules, &table.schema, &table.name, facet)?;
+        let is_refused = rule.afterwards == Afterwards::Refused && conflict.refusal.is_none();
+        is_refused.then(|| ApplyError::Operator {
+            what: format!(
+                "the rule {:?} ({}) has no conflict of {table} decided, and there is one: {}, row {} ({} to {})",
+                rule.name,
+                rule.place,
+                conflict_type.name(),
+                Value::Object(json_key(&key.relation, &key.tuple)),
+                daemon.name(link.source),
+                daemon.name(link.target),
+            ),
+            advice:
+                "look at the row at both nodes; give the table resolve = \"last_update_wins\", or \"hold\" to decide \
+                     about it later, and run `pgconcord rules reload`"
+                    .to_owned(),
+        })
+    }
+
     fn entry(&self, conflict: Conflict) -> NewEntry {
         let daemon = &self.0;
         let Conflict { link, table, key, remote, local, .. } = conflict;

@@ -39,6 +39,11 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
         Decision { facet, rule, passed_over: all.skip(1).collect() }
     });
     let comes_to = table_rule(rules, schema, table);
+    let is_refused = |decision: &Decision<'_>| decision.rule.is_some_and(|rule| rule.afterwards == Afterwards::Refused);
+    let (resolve, described) = match decisions.iter().any(is_refused) {
+        true => ("error", "error".to_owned()),
+        false => (comes_to.resolver.name(), described(&comes_to, config)),
+    };
     let masked: Vec<&str> = masked(rules, schema, table).collect();
     let on_errors = on_errors(rules, schema, table);
     let name = format!("{schema}.{table}");
@@ -47,14 +52,14 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
         true => {
             let each = decisions.iter().map(|decision| decision.json(schema, table)).collect::<Vec<_>>();
             let object = json!({
-                "table": name, "replicates": replicates, "resolve": comes_to.resolver.name(),
-                "comes_to": described(&comes_to, config), "decided": each, "masked": masked,
+                "table": name, "replicates": replicates, "resolve": resolve,
+                "comes_to": described, "decided": each, "masked": masked,
                 "errors": on_errors.and_then(|rule| rule.errors).unwrap_or_default().name(),
             });
             format!("{object}\n")
         }
         false => {
-            let mut text = format!("{name}: {}\n", described(&comes_to, config));
+            let mut text = format!("{name}: {described}\n");
             if !replicates {
                 text += "  It does not replicate: [tables] does not include it.\n";
             }
@@ -92,6 +97,7 @@ impl Decision<'_> {
             "rule": self.rule.map(rule),
             "pattern": self.rule.and_then(|rule| rule.tables.matching(schema, table)),
             "held": self.rule.is_some_and(|rule| rule.afterwards == Afterwards::Held),
+            "stops": self.rule.is_some_and(|rule| rule.afterwards == Afterwards::Refused),
             "passed_over": self.passed_over.iter().map(|each| rule(each)).collect::<Vec<_>>(),
         })
     }
@@ -110,6 +116,9 @@ impl Decision<'_> {
         let mut text = format!("{when}the rule {:?} ({}), by its pattern {pattern:?}.\n", rule.name, rule.place);
         if rule.afterwards == Afterwards::Held {
             text += "    What comes out stands, and the conflict is held until a person decides: pgconcord conflicts resolve.\n";
+        }
+        if rule.afterwards == Afterwards::Refused {
+            text += "    Nothing is decided: the link stops until the table has another rule.\n";
         }
         for other in &self.passed_over {
             text += &format!("    {:?} ({}) comes later and is passed over.\n", other.name, other.place);

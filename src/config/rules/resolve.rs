@@ -13,12 +13,14 @@ use crate::config::rules::{Afterwards, Errors};
 use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
 
 /// Resolvers of later versions: their names are right, so no other spelling is suggested.
-const LATER: &[&str] = &["keep_local", "apply_remote", "error", "skip", "function"];
+const LATER: &[&str] = &["keep_local", "apply_remote", "skip", "function"];
 /// A column of rows can't tell whether a delete is later than a row.
 const BY_NEEDS_DELETES: &str = "`by` compares rows, and a delete leaves none";
 const WHICH_COUNTS: &str = "say which counts against a change: deletes = \"delete_wins\" or deletes = \"update_wins\"";
 /// As `resolve`: the last update stands until a person has decided.
 const HOLD: &str = "hold";
+/// As `resolve`: nothing is decided, and the link stops.
+const ERROR: &str = "error";
 
 /// What a rule says about each facet, and what becomes of what it decides.
 pub(super) struct Decision {
@@ -61,6 +63,10 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
         None => {}
     }
     check_deletes(section, &facets, resolver.as_ref(), deletes.as_ref(), problems);
+    if let (Afterwards::Refused, Some(deletes)) = (afterwards, &deletes) {
+        let problem = Problem::error(deletes.span.clone(), "`deletes` has no meaning for error, which decides nothing");
+        problems.push(problem.help("remove it, or give `resolve` another value"));
+    }
     if problems.len() > before {
         return None;
     }
@@ -71,6 +77,13 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
 }
 
 fn afterwards(section: &mut Section<'_>, resolve: Option<&Typed<String>>, problems: &mut Vec<Problem>) -> Afterwards {
+    if resolve.is_some_and(|typed| typed.value == ERROR) {
+        if let Some(typed) = section.flag("hold", problems) {
+            let problem = Problem::error(typed.span, "`hold` has no meaning for error, which decides nothing");
+            problems.push(problem.help("remove it, or write resolve = \"hold\""));
+        }
+        return Afterwards::Refused;
+    }
     let by_resolver = resolve.is_some_and(|typed| typed.value == HOLD);
     match section.flag("hold", problems) {
         Some(Typed { value: false, span }) if by_resolver => {
@@ -168,8 +181,9 @@ fn resolver(
     }
     let typed = typed?;
     match (typed.value.as_str(), by?) {
-        ("last_update_wins" | HOLD, None) => Some(Resolver::LastUpdateWins),
+        ("last_update_wins" | HOLD | ERROR, None) => Some(Resolver::LastUpdateWins),
         ("last_update_wins" | HOLD, Some(column)) => Some(Resolver::LastByColumn(column.into())),
+        (ERROR, Some(_)) => None, // said above
         ("first_update_wins", None) => Some(Resolver::FirstUpdateWins),
         ("first_update_wins", Some(column)) => Some(Resolver::FirstByColumn(column.into())),
         ("origin_priority", _) => origin_priority(typed, order, nodes, problems),
@@ -203,7 +217,7 @@ fn known(name: &str) -> bool {
 
 /// What `resolve` may be.
 fn names() -> Vec<&'static str> {
-    Resolver::NAMES.into_iter().chain([HOLD]).collect()
+    Resolver::NAMES.into_iter().chain([HOLD, ERROR]).collect()
 }
 
 fn unknown(typed: &Typed<String>, name: &str) -> Problem {

@@ -161,6 +161,22 @@ fn a_rule_may_hold_what_it_decides() {
 }
 
 #[test]
+fn a_rule_may_refuse_to_decide() {
+    let error = rule("resolve = \"error\"");
+    assert_eq!((error.resolve, error.afterwards), (Some(Resolver::LastUpdateWins), Afterwards::Refused));
+    let writes = rule("types = [\"update_origin_differs\"]\nresolve = \"error\"");
+    assert_eq!((writes.deletes, writes.afterwards), (None, Afterwards::Refused));
+    for (lines, says) in [
+        ("resolve = \"error\"\nhold = true", "`hold` has no meaning for error"),
+        ("resolve = \"error\"\ndeletes = \"delete_wins\"", "`deletes` has no meaning for error"),
+        ("resolve = \"error\"\nby = \"v\"", "`by` has no meaning for error"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.matches("error:").count() == 1, "{lines}: {shown}");
+    }
+}
+
+#[test]
 fn what_a_node_refuses_may_be_held() {
     let by_itself = rule("errors = \"hold\"");
     assert_eq!((by_itself.resolve, by_itself.errors), (None, Some(Errors::Hold)));
@@ -202,7 +218,7 @@ fn masks_of_all_rules_for_a_table_hold() {
 
 #[test]
 fn a_resolver_of_a_later_version_is_refused_by_name() {
-    for name in ["keep_local", "apply_remote", "error", "skip", "function"] {
+    for name in ["keep_local", "apply_remote", "skip", "function"] {
         let shown = refused(&format!("resolve = \"{name}\""));
         assert!(shown.contains(&format!("the resolver \"{name}\" is not available in this version")), "{shown}");
     }

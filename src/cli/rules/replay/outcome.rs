@@ -69,6 +69,10 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
         return Verdict::Alike;
     }
     let rule = deciding(rules, schema, table, facet);
+    if rule.is_some_and(|rule| rule.afterwards == Afterwards::Refused) {
+        let outcome = Outcome { resolution: Resolution::Error, resolver: "error", rule: name_of(rule), row: None };
+        return Verdict::Otherwise(outcome);
+    }
     if is_about_unique_values(entry) {
         return unique(entry, rule);
     }

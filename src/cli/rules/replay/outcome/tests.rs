@@ -100,6 +100,7 @@ fn a_conflict_that_would_be_held_or_no_longer_is_said() {
     let entry = stock();
     let held = otherwise(by(&rule("\"hold\""), &entry));
     assert_eq!(held, (Resolution::Hold, entry.result.clone()), "what stands is the same");
+    assert_eq!(otherwise(by(&rule("\"error\""), &entry)), (Resolution::Error, None), "nothing would be decided");
     let was_held = Entry { resolution: Resolution::Hold, ..entry };
     assert_eq!(by(&rule("\"hold\""), &was_held), Verdict::Alike);
     assert_eq!(otherwise(by("", &was_held)).0, Resolution::ApplyRemote);
