@@ -116,19 +116,20 @@ impl Coordinator {
             if stay.is_empty() || !all().any(|change| goes(&change)) {
                 continue;
             }
-            let anew = self.begins_anew(&history, &stay)?;
+            let Some(any) = all().find(|change| change.kind() == TouchKind::Delete) else { continue };
+            let table = window.transaction(any).transaction.change_at(any.offset())?.relation.table_id();
+            if self.resolvers().merge(table).is_none() && !self.will_merge.contains_key(&table) {
+                continue;
+            }
+            let anew = self.begins_anew(&window.history(table, key)?, &stay)?;
             if anew {
                 known_anew.insert(key); // what the row was based on may go first, and nobody else has changed the key then
             }
             let pinned =
                 |death: &&ChangeRef| anew || stay.iter().any(|change| history.concurrent(window, **death, *change));
             let Some(&first) = deaths.iter().filter(pinned).min_by_key(|death| ends(**death)) else { continue };
-            let made = &window.transaction(first).transaction;
-            let table = made.change_at(first.offset())?.relation.table_id();
-            if self.resolvers().merge(table).is_some() || self.will_merge.contains_key(&table) {
-                let place = &mut frontier[first.source.index()];
-                *place = (*place).min(made.commit_lsn);
-            }
+            let place = &mut frontier[first.source.index()];
+            *place = (*place).min(window.transaction(first).transaction.commit_lsn);
         }
         self.anew = known_anew;
         Ok(())

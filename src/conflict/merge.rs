@@ -326,17 +326,23 @@ impl Coordinator {
         let history = self.window.history(table.id, key)?;
         let family = self.family(link, &history, span);
         let Some(last) = family.own.last() else { return Ok(None) };
-        let others = || family.before.iter().filter(|change| change.source != link.source);
-        if !others().any(|other| family.only_heard_of(*last, *other) || family.only_heard_of(*other, *last)) {
+        // What an author had, and what he had heard of, grows along the history of each source.
+        let only_heard = |source: NodeId| {
+            let of = |change: &&ChangeRef| change.source == source;
+            let changes: Vec<ChangeRef> = family.before.iter().filter(of).copied().collect();
+            let count = |is: &dyn Fn(&ChangeRef) -> bool| changes.partition_point(is);
+            count(&|other| family.had(*last, *other)) < count(&|other| family.saw(*last, *other))
+                || count(&|other| !family.saw(*other, *last)) < count(&|other| !family.had(*other, *last))
+        };
+        if !self.nodes().filter(|source| *source != link.source).any(only_heard) {
             return Ok(None);
         }
         let Some(puts) = self.puts(table, &family.all_live())? else { return Ok(None) };
         let apart = |put: &&Put| !family.had(*last, put.change) && !family.had(put.change, *last);
         let of_column = |column: usize| {
             let maximal = family.maximal(puts.iter().filter(|put| put.touches(column)));
-            let (own, others): (Vec<&Put>, Vec<&Put>) =
-                maximal.into_iter().partition(|put| put.change.source == link.source);
-            own.first().and(others.into_iter().rfind(apart))
+            let is_own = maximal.iter().any(|put| family.own.contains(&put.change));
+            maximal.into_iter().filter(|put| is_own && put.change.source != link.source).rfind(apart)
         };
         let latest = (0..table.columns.len()).filter_map(of_column).max_by_key(|put| put.stamp);
         Ok(latest.map(|put| put.change))

@@ -41,6 +41,11 @@ impl Coordinator {
         Ok(free)
     }
 
+    /// No table waits for another rule any more.
+    pub fn withdraw_switch(&mut self) {
+        self.will_merge.clear();
+    }
+
     /// Goes on deciding; by other rules, if there are some.
     pub fn end_switch(&mut self, resolvers: Option<Resolvers>) {
         self.switching = false;

@@ -15,7 +15,7 @@ use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
 use crate::daemon::resolvers;
 use crate::http::{Answer, Asked, Request};
-use crate::model::{Resolvers, Table, TableId};
+use crate::model::{NodeId, Resolvers, Table, TableId};
 
 /// How often tables that wait are looked at.
 const EVERY: Duration = Duration::from_millis(250);
@@ -198,11 +198,24 @@ impl Reloader {
     async fn switch(&self) -> Result<(), DaemonError> {
         let shared = &self.daemon.shared;
         let pending = self.daemon.rules.pending();
+        if pending.is_empty() {
+            shared.coordinator().withdraw_switch();
+        }
         if pending.is_empty() || shared.nodes.iter().any(|node| node.control().is_none()) {
             return Ok(());
         }
         let target = lock(&self.daemon.rules.0).target.clone();
-        let free = shared.coordinator().begin_switch(&pending, &target)?;
+        let free = {
+            let mut coordinator = shared.coordinator();
+            // A start goes back to the cut that was written last: what it would find must not be decided by two rules.
+            let is_written = |node: NodeId| {
+                coordinator.window().log(node).forgotten() <= *self.daemon.confirmed[node.index()].borrow()
+            };
+            match coordinator.nodes().all(is_written) {
+                true => coordinator.begin_switch(&pending, &target)?,
+                false => Vec::new(),
+            }
+        };
         if free.is_empty() {
             return Ok(());
         }

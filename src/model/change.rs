@@ -155,11 +155,15 @@ impl Change {
     }
 
     /// What the row after the change has in a column of the table, as text; `None` for NULL, and where there is no row, or at
-    /// the source no such column.
+    /// the source no such column. A value that the server left out is that of the old row.
     pub fn value_of(&self, column: &str) -> Option<&str> {
         let at = self.relation.table().column(column)?;
         let position = self.relation.column_of.iter().position(|of| *of == Some(at))?;
-        match self.new_tuple()?.cell(position)? {
+        let cell = match self.new_tuple()?.cell(position)? {
+            Cell::Unchanged => self.old_tuple()?.cell(position)?,
+            cell => cell,
+        };
+        match cell {
             Cell::Text(text) => std::str::from_utf8(text).ok(),
             Cell::Binary(_) | Cell::Null | Cell::Unchanged => None,
         }

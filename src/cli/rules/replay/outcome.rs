@@ -154,9 +154,13 @@ fn is_about_unique_values(entry: &Entry) -> bool {
     row.is_some_and(|row| entry.key.iter().any(|(name, value)| row.get(name).is_some_and(|other| other != value)))
 }
 
-/// Why the column by which rows are told apart is not known of both sides, if they have rows.
+/// Why the column by which rows are told apart is not known of both sides, if both have rows.
 fn untold(column: &str, entry: &Entry, local: &EntryLocal) -> Option<String> {
-    let rows: Vec<&JsonRow> = [&entry.remote.row, &local.row].into_iter().flatten().collect();
+    let [Some(remote), Some(local)] = [&entry.remote.row, &local.row] else { return None };
+    let rows = [remote, local];
+    if rows.iter().any(|row| row.get(column).is_some_and(is_unchanged)) {
+        return Some(format!("a server left out the value of {column:?}, which decides"));
+    }
     if rows.iter().any(|row| row.get(column).is_some_and(|value| value == MASK)) {
         return Some(format!("the column {column:?}, which decides, is masked"));
     }
