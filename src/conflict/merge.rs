@@ -1,29 +1,22 @@
 //! Rows that are made from all changes of their key, column by column (R1, R13).
 //!
 //! A delete takes away every change that had not seen it: what is left is *live*. Of the live changes each column has the
-//! outcome that its [`ColumnMerge`] gives: of the causally maximal ones that touched it, or, for a counter, of all. While
-//! the row stands and the window knows of no delete, what an incoming change makes of it needs only that change and those
-//! that it had not seen, for what is forgotten is in the row already. Where there is a delete every live change came after
-//! it and so is in the window, too; the row is made anew from them, not from what stands.
+//! outcome that its [`ColumnMerge`](crate::model::ColumnMerge) gives: of the causally maximal ones that touched it, or,
+//! for a counter, of all. While the row stands and the window knows of no delete, what an incoming change makes of it needs
+//! only that change and those that it had not seen, for what is forgotten is in the row already. Where there is a delete
+//! every live change came after it and so is in the window, too; the row is made anew from them, not from what stands.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-use smallvec::SmallVec;
-
-use crate::conflict::append;
 use crate::conflict::coordinator::Coordinator;
-use crate::conflict::history::{History, Reach};
-use crate::conflict::json;
-use crate::conflict::window::{ChangeRef, Seq, Window};
-use crate::model::key::KeyHasher;
-use crate::model::{
-    Cell, Change, ColumnMerge, KeyId, Link, Merge, NodeId, Op, Relation, Stamp, Table, TouchKind, Tuple,
-};
+pub use crate::conflict::family::ColumnPlan;
+use crate::conflict::family::Family;
+use crate::conflict::history::History;
+pub use crate::conflict::put::Value;
+use crate::conflict::put::{Put, put};
+use crate::conflict::window::{ChangeRef, Seq};
+use crate::model::{KeyId, Link, Merge, NodeId, Op, Table};
 
-/// A column's text; `None` is NULL.
-pub type Value = Option<Vec<u8>>;
 /// Where a change stands in the log of its source: number of the transaction, offset of the record.
 pub type Place = (Seq, u64);
 
@@ -40,251 +33,6 @@ pub enum Made {
     Whole(Vec<(usize, ColumnPlan)>),
     /// A change came without its old row, so nobody knows what it changed.
     OldRowMissing,
-}
-
-/// How a column's value comes about; columns are indices into [`Table::columns`].
-#[derive(Clone, PartialEq, Debug)]
-pub enum ColumnPlan {
-    /// This value.
-    Set(Value),
-    /// The base, or what stands if there is none, plus each new − old.
-    Add {
-        /// What to begin with.
-        base: Option<Value>,
-        /// Old and new.
-        steps: Vec<(Value, Value)>,
-    },
-    /// Made from these, in the order of their stamps.
-    Combine(ColumnMerge, Vec<Value>),
-    /// An object's keys: each is set, or removed; beginning with what stands, or with nothing in a whole row.
-    Json(json::Keys),
-}
-
-/// A change that left a row.
-struct Put {
-    change: ChangeRef,
-    stamp: Stamp,
-    /// By column; `None` if there was no row.
-    old: Option<Vec<Option<Value>>>,
-    /// By column; `None` where the source does not have it.
-    new: Vec<Option<Value>>,
-}
-
-impl Put {
-    fn is_birth(&self) -> bool {
-        self.old.is_none()
-    }
-
-    fn touches(&self, column: usize) -> bool {
-        match (&self.new[column], &self.old) {
-            (None, _) => false,
-            (Some(_), None) => true,
-            (Some(new), Some(old)) => old[column].as_ref() != Some(new),
-        }
-    }
-
-    fn value(&self, column: usize) -> Value {
-        self.new[column].clone().flatten()
-    }
-
-    fn before(&self, column: usize) -> Value {
-        self.old.as_ref().and_then(|old| old[column].clone().flatten())
-    }
-}
-
-/// The changes of one key, as a decision at one node sees them.
-struct Family<'a> {
-    window: &'a Window,
-    history: &'a History,
-    /// Present before.
-    before: Vec<ChangeRef>,
-    /// Incoming.
-    own: Vec<ChangeRef>,
-    /// Deletes among them, or seen by an incoming one.
-    deaths: Vec<ChangeRef>,
-    reaches: RefCell<HashMap<ChangeRef, Reach>>,
-}
-
-impl<'a> Family<'a> {
-    fn new(window: &'a Window, history: &'a History, before: Vec<ChangeRef>, own: Vec<ChangeRef>) -> Family<'a> {
-        let is_death = |change: &&ChangeRef| change.kind() == TouchKind::Delete;
-        let mut deaths: Vec<ChangeRef> = before.iter().chain(&own).filter(is_death).copied().collect();
-        let reaches: Vec<Reach> = own.iter().map(|change| history.reach(window, *change)).collect();
-        for source in NodeId::all(window.nodes()) {
-            let seen = reaches.iter().map(|reach| reach[source.index()]).max().unwrap_or(0);
-            deaths.extend(history.of(source).iter().filter(is_death).filter(|death| death.seq < seen));
-        }
-        deaths.sort_unstable();
-        deaths.dedup();
-        Family { window, history, before, own, deaths, reaches: RefCell::default() }
-    }
-
-    /// Whether the author of `later` had seen `earlier`.
-    fn saw(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
-        match later.source == earlier.source {
-            true => earlier < later,
-            false => {
-                let mut reaches = self.reaches.borrow_mut();
-                let reach = reaches.entry(later).or_insert_with(|| self.history.reach(self.window, later));
-                reach[earlier.source.index()] > earlier.seq
-            }
-        }
-    }
-
-    /// Whether a live change had seen none that is live, here or under way: the row that its author had came from one that
-    /// a delete took away, so it begins anew with it.
-    fn is_root(&self, change: ChangeRef, live: &[ChangeRef]) -> bool {
-        let all = NodeId::all(self.window.nodes()).flat_map(|source| self.history.of(source));
-        let arrived = |other: &ChangeRef| self.before.contains(other) || self.own.contains(other);
-        let under_way = || all.filter(|other| !arrived(other)).copied().collect::<Vec<_>>();
-        let seen = |other: &ChangeRef| self.saw(change, *other);
-        !live.iter().any(seen) && !self.live(&under_way()).iter().any(seen)
-    }
-
-    fn live(&self, among: &[ChangeRef]) -> Vec<ChangeRef> {
-        let is_live = |change: &&ChangeRef| {
-            change.kind() == TouchKind::Put && self.deaths.iter().all(|death| self.saw(**change, *death))
-        };
-        among.iter().filter(is_live).copied().collect()
-    }
-
-    fn all_live(&self) -> Vec<ChangeRef> {
-        let all: Vec<ChangeRef> = self.before.iter().chain(&self.own).copied().collect();
-        self.live(&all)
-    }
-
-    /// Whether the author of `later` had applied `earlier` when he committed.
-    fn had(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
-        match later.source == earlier.source {
-            true => earlier < later,
-            false => self.window.had(later, earlier),
-        }
-    }
-
-    /// Whether the author of `later` knew of `earlier` through a change of somebody who had it, but did not have it himself.
-    fn only_heard_of(&self, later: ChangeRef, earlier: ChangeRef) -> bool {
-        !self.had(later, earlier) && self.saw(later, earlier)
-    }
-
-    /// Of these, which touched the same column, the causally maximal ones, by stamp. What an author had seen of the column he
-    /// had seen directly or through one of these: a change of another column does not bring it.
-    fn maximal<'p>(&self, puts: impl Iterator<Item = &'p Put>) -> SmallVec<[&'p Put; 4]> {
-        let mut left: SmallVec<[&Put; 4]> = puts.collect();
-        let mut lists: SmallVec<[Vec<ChangeRef>; 4]> = SmallVec::from_elem(Vec::new(), self.window.nodes());
-        left.iter().for_each(|put| lists[put.change.source.index()].push(put.change));
-        lists.iter_mut().for_each(|list| list.sort_unstable());
-        let everywhere: SmallVec<[Seq; 4]> = SmallVec::from_elem(Seq::MAX, lists.len());
-        let maximal = History::new(lists).maximal(self.window, &everywhere);
-        left.retain(|put| maximal.contains(&put.change));
-        left.sort_unstable_by_key(|put| put.stamp);
-        left
-    }
-
-    /// What each column becomes: by `incoming` among all of `puts`, onto a row that has what the others made of it; where
-    /// all are incoming, from nothing.
-    fn columns(
-        &self,
-        table: &Table,
-        merge: &Merge,
-        puts: &[Put],
-        incoming: impl Fn(&Put) -> bool,
-    ) -> Vec<(usize, ColumnPlan)> {
-        let plan = |column: usize| {
-            let touching = || puts.iter().filter(|put| put.touches(column));
-            if !touching().any(&incoming) {
-                return None;
-            }
-            let how = match table.key.contains(&column) {
-                true => &ColumnMerge::LastUpdateWins,
-                false => merge.of(&table.columns[column].name),
-            };
-            match how {
-                ColumnMerge::Delta => Some(sum(column, puts, &incoming)),
-                ColumnMerge::JsonMerge => self.json(column, touching, &incoming),
-                // Also what is there already is written: an earlier change of the same author may have won, and not this one.
-                ColumnMerge::LastUpdateWins => {
-                    self.maximal(touching()).last().map(|last| ColumnPlan::Set(last.value(column)))
-                }
-                ColumnMerge::Greatest | ColumnMerge::Least | ColumnMerge::Union | ColumnMerge::Intersection => {
-                    Some(match self.maximal(touching()).as_slice() {
-                        [only] => ColumnPlan::Set(only.value(column)),
-                        several => {
-                            let values = several.iter().map(|put| put.value(column)).collect();
-                            ColumnPlan::Combine(how.clone(), values)
-                        }
-                    })
-                }
-                ColumnMerge::Append(separator) => {
-                    let values: Vec<Value> = self.maximal(touching()).iter().map(|put| put.value(column)).collect();
-                    Some(ColumnPlan::Set(append::together(&values, separator)))
-                }
-            }
-            .map(|plan| (column, plan))
-        };
-        (0..table.columns.len()).filter_map(plan).collect()
-    }
-
-    /// The row where the insert that it began with is not here: under way, or somebody removed the row unseen. It is as
-    /// one of the latest authors had it, with what else there is. So a user finds it and can't insert one in its place, which
-    /// would count as having seen it.
-    fn without_birth(&self, table: &Table, merge: &Merge, puts: &[Put]) -> Vec<(usize, ColumnPlan)> {
-        let maximal = self.maximal(puts.iter());
-        let Some(latest) = maximal.last() else { return Vec::new() };
-        let others = |put: &Put| put.change != latest.change && !self.had(latest.change, put.change);
-        let mut columns: BTreeMap<usize, ColumnPlan> = self.columns(table, merge, puts, others).into_iter().collect();
-        let onto_latest = |column: usize, plan: Option<ColumnPlan>| match plan {
-            None => latest.new[column].clone().map(ColumnPlan::Set),
-            Some(ColumnPlan::Add { base: None, steps }) => {
-                Some(ColumnPlan::Add { base: Some(latest.value(column)), steps })
-            }
-            Some(ColumnPlan::Json(keys)) => Some(ColumnPlan::Set(json::with(Some(&latest.value(column)), &keys))),
-            plan => plan,
-        };
-        let all = 0..table.columns.len();
-        all.filter_map(|column| Some((column, onto_latest(column, columns.remove(&column))?))).collect()
-    }
-
-    /// Each top-level key is a register of its own.
-    fn json<'p, I: Iterator<Item = &'p Put>>(
-        &self,
-        column: usize,
-        touching: impl Fn() -> I,
-        incoming: &impl Fn(&Put) -> bool,
-    ) -> Option<ColumnPlan> {
-        let changed = |put: &Put| json::changed(put.old.as_ref().map(|_| put.before(column)), put.value(column));
-        let touched: Vec<(&Put, json::Keys)> = touching().map(|put| (put, changed(put))).collect();
-        let names = touched.iter().filter(|(put, _)| incoming(put)).flat_map(|(_, keys)| keys.keys());
-        let mut made = json::Keys::new();
-        for name in names {
-            let of_key = touched.iter().filter(|(_, keys)| keys.contains_key(name));
-            let maximal = self.maximal(of_key.map(|(put, _)| *put));
-            let Some(last) = maximal.last() else { continue };
-            let keys = touched.iter().find(|(put, _)| put.change == last.change).map(|(_, keys)| keys);
-            made.extend(
-                keys.and_then(|keys| keys.get_key_value(name)).map(|(name, value)| (name.clone(), value.clone())),
-            );
-        }
-        (!made.is_empty()).then_some(ColumnPlan::Json(made))
-    }
-}
-
-/// A counter: the value that the latest of the inserts gave, and every update's difference.
-fn sum(column: usize, puts: &[Put], incoming: &impl Fn(&Put) -> bool) -> ColumnPlan {
-    let births = || puts.iter().filter(|put| put.is_birth() && put.touches(column));
-    let latest = |own: bool| births().filter(|put| incoming(put) == own).max_by_key(|put| put.stamp);
-    let updates = puts.iter().filter(|put| !put.is_birth() && incoming(put) && put.touches(column));
-    let mut steps: Vec<_> = updates.map(|put| (put.before(column), put.value(column))).collect();
-    let base = match (latest(true), latest(false)) {
-        (Some(own), None) => Some(own.value(column)),
-        (Some(own), Some(standing)) => {
-            if own.stamp > standing.stamp {
-                steps.push((standing.value(column), own.value(column)));
-            }
-            None
-        }
-        (None, _) => None,
-    };
-    ColumnPlan::Add { base, steps }
 }
 
 impl Coordinator {
@@ -466,49 +214,4 @@ impl Coordinator {
         }
         Ok(Some(puts))
     }
-}
-
-/// `None` if the change came without its old row.
-fn put(table: &Table, change: ChangeRef, stamp: Stamp, record: &Change) -> Option<Put> {
-    let relation = &record.relation;
-    let old = match &record.op {
-        Op::Insert { .. } => None,
-        Op::Update { old, new } => {
-            let old = old.as_ref().filter(|_| relation.columns.iter().all(|column| column.in_identity))?;
-            // A row that came from another key begins here.
-            (key_of(relation, old) == key_of(relation, new)).then(|| values(table, relation, old))
-        }
-        Op::Delete { .. } | Op::Truncate { .. } => return None,
-    };
-    let mut new = record.new_tuple().map(|new| values(table, relation, new))?;
-    if let Op::Update { old: Some(before), new: after } = &record.op {
-        // What the server left out is as before.
-        let before = values(table, relation, before);
-        let left_out = |column: usize| {
-            let position = relation.column_of.iter().position(|of| *of == Some(column));
-            position.and_then(|position| after.cell(position)) == Some(Cell::Unchanged)
-        };
-        for column in (0..new.len()).filter(|column| left_out(*column)) {
-            new[column] = before[column].clone();
-        }
-    }
-    Some(Put { change, stamp, old, new })
-}
-
-fn key_of(relation: &Relation, tuple: &Tuple) -> KeyId {
-    KeyHasher::with_seed(0).key(relation.table_id(), relation.key_cells(tuple).zip(relation.table().key_forms()))
-}
-
-/// By column of the table.
-fn values(table: &Table, relation: &Relation, tuple: &Tuple) -> Vec<Option<Value>> {
-    let mut values = vec![None; table.columns.len()];
-    for (cell, column) in tuple.cells().zip(&relation.column_of) {
-        if let Some(column) = column {
-            values[*column] = Some(match cell {
-                Cell::Text(text) | Cell::Binary(text) => Some(text.to_vec()),
-                Cell::Null | Cell::Unchanged => None,
-            });
-        }
-    }
-    values
 }
