@@ -10,6 +10,7 @@ pub mod control;
 pub mod doctor;
 mod error;
 pub mod finding;
+pub mod rename;
 pub mod setup;
 pub mod teardown;
 

@@ -123,6 +123,8 @@ pub struct Settings {
     pub later: Option<TableRule>,
     /// How often a node refuses what our sessions write, of a thousand.
     pub refusals: usize,
+    /// A row that loses a unique value gets another one and is not deleted.
+    pub renames: bool,
     /// What there is more of.
     pub focus: Focus,
     /// What is broken.
@@ -149,6 +151,7 @@ impl Settings {
             rule: TableRule::default(),
             later: None,
             refusals: 0,
+            renames: false,
             focus,
             mutation: None,
             story: false,

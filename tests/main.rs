@@ -42,6 +42,7 @@ mod opposites;
 mod partitions;
 /// Changes that a node refuses.
 mod refusals;
+mod renames;
 /// Resolvers that rules choose.
 mod rules;
 /// COPY, MERGE, upserts, savepoints, two-phase commit, messages, identities, triggers.

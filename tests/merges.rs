@@ -148,6 +148,7 @@ fn the_examples_do_what_they_say() {
         CREATE TABLE contract (id int PRIMARY KEY, price int);
         CREATE TABLE event (id int PRIMARY KEY, payload text);
         CREATE TABLE account (id int PRIMARY KEY, email text NOT NULL UNIQUE);
+        CREATE TABLE member (id int PRIMARY KEY, name text NOT NULL UNIQUE);
         CREATE TABLE document (id bigint PRIMARY KEY, version integer NOT NULL, title text, body text);
         CREATE TABLE reading (sensor int PRIMARY KEY, measured_at timestamptz NOT NULL, value numeric);
         ALTER TABLE document REPLICA IDENTITY FULL; ALTER TABLE reading REPLICA IDENTITY FULL;
@@ -169,6 +170,7 @@ fn the_examples_do_what_they_say() {
         include_str!("../conflict-rules/examples/profiles.toml"),
         include_str!("../conflict-rules/examples/regional.toml"),
         include_str!("../conflict-rules/examples/unique_emails.toml"),
+        include_str!("../conflict-rules/examples/user_names.toml"),
         include_str!("../conflict-rules/examples/versions.toml"),
     ];
     let mut cluster = Plan::two().schema(schema).rules(&rules.join("\n")).run();
@@ -178,8 +180,8 @@ fn the_examples_do_what_they_say() {
         (1, "INSERT INTO event VALUES (1, 'first'); UPDATE price SET cents = 90; DELETE FROM customer"),
         (0, "INSERT INTO event VALUES (1, 'second'); UPDATE price SET cents = 80; UPDATE customer SET name = 'Di' WHERE id = 1"),
         (1, "UPDATE price SET cents = 70; UPDATE inventory SET qty = qty - 4, price = 2, updated_at = '2026-02-01 00:00Z'"),
-        (0, "UPDATE contract SET price = 2; INSERT INTO account VALUES (1, 'ann@example.org')"),
-        (1, "UPDATE contract SET price = 3; INSERT INTO account VALUES (2, 'ann@example.org')"),
+        (0, "UPDATE contract SET price = 2; INSERT INTO account VALUES (1, 'ann@example.org'); INSERT INTO member VALUES (1, 'ann')"),
+        (1, "UPDATE contract SET price = 3; INSERT INTO account VALUES (2, 'ann@example.org'); INSERT INTO member VALUES (2, 'ann')"),
         (0, "UPDATE inventory SET qty = qty - 3, updated_at = '2026-01-15 00:00Z'"),
         (0, "UPDATE cart SET items = items || '{milk}', coupons = '{five}', note = 'ring twice'; UPDATE profile SET name = 'Anne'"),
         (0, "UPDATE document SET version = 11, title = 'east'; UPDATE reading SET measured_at = '2026-01-01 12:00:00.5Z', value = 1"),
@@ -210,6 +212,7 @@ fn the_examples_do_what_they_say() {
     let held = |cluster: &Cluster, table| cluster.conflicts(&["--status", "held", "--table", table]);
     assert_eq!(held(&cluster, "contract").len(), 2);
     everywhere(&cluster, "SELECT id FROM account", "2");
+    everywhere(&cluster, "SELECT string_agg(id || ' ' || name, ', ' ORDER BY id) FROM member", "1 ann.1, 2 ann");
     let addresses = held(&cluster, "account");
     assert!(!addresses.is_empty(), "the row that is gone waits for somebody");
     let side = if addresses[0]["remote"]["row"]["id"] == "1" { "remote" } else { "local" };

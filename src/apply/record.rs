@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::apply::error::ApplyError;
 use crate::apply::net::{Content, Row};
 use crate::conflict::Operation;
-use crate::model::{ConflictType, Link, Lsn, Resolution, Stamp, Table, Xid};
+use crate::model::{ConflictType, Link, Lsn, Rename, Resolution, Stamp, Table, Xid};
 
 /// One of the two changes of a conflict.
 #[derive(Clone, Debug)]
@@ -71,6 +71,9 @@ pub trait Recorder: Send + Sync {
 
     /// Whether a rule lets a target do without rows of the table that it refuses.
     fn holds(&self, table: &Table) -> bool;
+
+    /// What a rule gives rows of the table that lose a unique value, so that they need not be deleted.
+    fn rename(&self, table: &Table) -> Option<Rename>;
 
     /// What is pending for batches of the link after number `batch` did not happen.
     fn discard_after(&self, link: Link, batch: u64) -> impl Future<Output = Result<(), ApplyError>> + Send;

@@ -2,7 +2,8 @@
 //!
 //! Values that merely swap within a batch come right in the order of the source. Where another row still holds
 //! the value the older row loses and is removed by an ordinary DELETE at its home node, without origin, so that it
-//! is replicated and ordered like any other change; its whole row is in the journal.
+//! is replicated and ordered like any other change; its whole row is in the journal. Where a rule says what such a row
+//! gets instead of its value, an ordinary UPDATE there gives it that, and no row goes.
 
 use std::io;
 
@@ -16,13 +17,13 @@ use crate::apply::sql::Guard;
 use crate::apply::{hold, note, sets, slow, sql};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
 use crate::model::table::UniqueIndex;
-use crate::model::{Cell, ConflictType, Lsn, NodeId, Resolution, Resolver, Table, Tuple, Xid};
+use crate::model::{Cell, ConflictType, KeyId, Lsn, NewValues, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 use crate::wire::Param;
 
 mod query;
 mod removal;
 
-use query::{Lock, holder_query};
+use query::{Lock, holder_query, insert_renamed};
 pub use removal::{Removal, Removed, remove};
 
 /// How often room is made for a row before the batch is given up and tried later.
@@ -201,22 +202,30 @@ impl<R: Recorder> Execution<'_, R> {
         self.unseen_holders = None;
         let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
         let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
-        let conflicts: Vec<_> = match incoming_wins {
-            true => holders.iter().map(|loser| self.unique_conflict(claim, &holders, Loser::There(loser))).collect(),
-            false => vec![self.unique_conflict(claim, &holders, Loser::Incoming)],
-        };
         let hasher = self.shared.catalog.hasher;
-        let losers: Vec<Removal> = if incoming_wins {
-            holders.iter().map(Holder::removal).collect()
+        let losers: Vec<(Option<ChangeRef>, Removal)> = if incoming_wins {
+            self.there(&holders)
         } else {
             // what was held for long may be forgotten
             let newest = self.shared.coordinator().newest_at(*home, row.table().id, key_row.key(&hasher))?;
-            let lsn = newest.map(|_| lsn);
-            vec![Removal { home: *home, row: row.clone(), index: holders[0].index.clone(), lsn }]
+            let beat = holders.iter().filter(|holder| holder.side.as_ref().is_some_and(|side| side.stamp >= stamp));
+            let indexes = beat.map(|holder| holder.index.clone()).collect();
+            vec![(*newest_here, self.removal(*home, row.clone(), indexes, newest.map(|_| lsn)))]
+        };
+        let renamed = |row: &Row| {
+            let key = row.key(&hasher);
+            losers.iter().find(|(_, loser)| loser.row.key(&hasher) == key).and_then(|(_, loser)| loser.renamed.as_ref())
+        };
+        let conflicts: Vec<_> = if incoming_wins {
+            let of = |loser: &Holder| self.unique_conflict(claim, &holders, Loser::There(loser), renamed(&loser.row));
+            holders.iter().map(of).collect()
+        } else {
+            vec![self.unique_conflict(claim, &holders, Loser::Incoming, renamed(row))]
         };
         let undone: Vec<Removal> = {
             let removed = self.shared.removed();
-            losers.into_iter().filter(|loser| !removed.contains_key(&loser.id(&hasher))).collect()
+            let undone = losers.iter().filter(|(_, loser)| !removed.contains_key(&loser.id(&hasher)));
+            undone.map(|(_, loser)| loser.clone()).collect()
         };
         if !undone.is_empty() {
             // The batch is rolled back, but the removals stand: the entries are settled with what is committed.
@@ -226,17 +235,80 @@ impl<R: Recorder> Execution<'_, R> {
             return Err(ApplyError::UniqueLoser { table: row.table().to_string(), removals: undone });
         }
         if incoming_wins {
-            for holder in &holders {
-                self.delete_here(&holder.row, holder.newest_here).await?;
+            for (newest_here, loser) in &losers {
+                self.give_way_here(&loser.row, *newest_here, loser).await?;
             }
             return Ok(Outcome::RoomMade);
         }
         // What stands at the target now is not what its author changed: no later change may build on it.
-        if !self.delete_here(key_row, *newest_here).await? {
-            return Ok(Outcome::RoomMade); // for the next round to look again
+        for (newest_here, loser) in &losers {
+            if !self.give_way_here(key_row, *newest_here, loser).await? {
+                return Ok(Outcome::RoomMade); // for the next round to look again
+            }
         }
         self.applied.conflicts += 1;
         Ok(Outcome::Yields)
+    }
+
+    /// The holders, each once, as losers, with the newest change of each that was made at the target.
+    fn there(&self, holders: &[Holder]) -> Vec<(Option<ChangeRef>, Removal)> {
+        let hasher = self.shared.catalog.hasher;
+        let mut losers: Vec<(KeyId, Vec<&Holder>)> = Vec::new();
+        for holder in holders {
+            let key = holder.row.key(&hasher);
+            match losers.iter_mut().find(|(of, _)| *of == key) {
+                Some((_, found)) => found.push(holder),
+                None => losers.push((key, vec![holder])),
+            }
+        }
+        let removal = |(_, found): (KeyId, Vec<&Holder>)| {
+            let Holder { row, home, side, newest_here, .. } = found[0];
+            let indexes = found.iter().map(|holder| holder.index.clone()).collect();
+            (*newest_here, self.removal(*home, row.clone(), indexes, side.as_ref().map(|side| side.lsn)))
+        };
+        losers.into_iter().map(removal).collect()
+    }
+
+    fn removal(&self, home: NodeId, row: Row, indexes: Vec<UniqueIndex>, lsn: Option<Lsn>) -> Removal {
+        let table = row.table();
+        let renamed = self.recorder.rename(table).and_then(|rename| rename.for_indexes(table, indexes.iter()));
+        Removal { home, row, indexes, renamed, lsn }
+    }
+
+    /// Does to a row at the target what was done to it at its home; see [`Execution::delete_here`]. Where it gets other values
+    /// it is written here with those, unless that does not go now: what was done at its home brings it.
+    async fn give_way_here(
+        &mut self,
+        key_row: &Row,
+        newest: Option<ChangeRef>,
+        loser: &Removal,
+    ) -> Result<bool, ApplyError> {
+        if !self.delete_here(key_row, newest).await? {
+            return Ok(false);
+        }
+        let Removal { row, renamed: Some(values), .. } = loser else { return Ok(true) };
+        if row.table().defers() {
+            return Ok(true); // nobody would recheck it
+        }
+        let (text, columns) = insert_renamed(row, values);
+        self.savepoint().await?;
+        let mut pipeline = self.begin();
+        let params = columns.iter().map(|column| sql::text_of(row.cell(*column)));
+        let at = pipeline.query(&text, &[], params.map(|text| text.map_or(Param::Null, Param::Text)));
+        let written =
+            pipeline.run().await.map_err(ApplyError::pipeline("writing the older of two rows with other values"));
+        match written {
+            Ok(outcomes) => {
+                self.rows += sets::rows_written(&outcomes[at]);
+                self.commands(&["RELEASE SAVEPOINT pgconcord"]).await?;
+            }
+            Err(error) if error.loses_session() => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "its home brings the row");
+                self.commands(&["ROLLBACK TO SAVEPOINT pgconcord", "RELEASE SAVEPOINT pgconcord"]).await?;
+            }
+        }
+        Ok(true)
     }
 
     /// Removes a row at the target in this transaction, unless a local change of it came to light after `newest`.
@@ -262,7 +334,13 @@ impl<R: Recorder> Execution<'_, R> {
 
     /// The conflict with the holders. Where several lose there is one entry for each, by the loser's key, so that
     /// every row that goes is on record.
-    fn unique_conflict(&self, claim: &Claim, holders: &[Holder], loser: Loser<'_>) -> Conflict {
+    fn unique_conflict(
+        &self,
+        claim: &Claim,
+        holders: &[Holder],
+        loser: Loser<'_>,
+        renamed: Option<&NewValues>,
+    ) -> Conflict {
         let kind = match (holders.len(), claim.by.remote.operation) {
             (2.., _) => ConflictType::MultipleUniqueConflicts,
             (_, Operation::Insert) if !claim.by.rekeyed => ConflictType::InsertExists,
@@ -286,8 +364,11 @@ impl<R: Recorder> Execution<'_, R> {
             local: Some(Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) }),
             result: Some(Content::Put(result.clone())),
             note: Some(format!(
-                "rows claim one value of {}; {who} is older and is removed at {}, unless it has changed there since",
+                "rows claim one value of {}; {who} is older and {} at {}, unless it has changed there since",
                 indexes.join(", "),
+                renamed.map_or("is removed".to_owned(), |values| {
+                    format!("gets another {}", values.names(claim.row.table()))
+                }),
                 self.shared.node(home).name
             )),
             ..self.conflict(key, Side { row: Some(claim.row.clone()), ..claim.by.remote.clone() }, claim.by.offset)
@@ -416,13 +497,6 @@ fn no_holder(error: &ApplyError) -> ApplyError {
             "the index is not a plain unique index over columns, so pgconcord cannot tell which row is in the way; \
                  change or remove the row at this node that stands against it"
                 .into(),
-    }
-}
-
-impl Holder {
-    fn removal(&self) -> Removal {
-        let lsn = self.side.as_ref().map(|side| side.lsn);
-        Removal { home: self.home, row: self.row.clone(), index: self.index.clone(), lsn }
     }
 }
 

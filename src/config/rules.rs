@@ -3,6 +3,7 @@
 //! A resolver that this version does not know is refused with a sentence rather than ignored, because a rule that does not
 //! hold is worse than none.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,10 +11,10 @@ use std::path::{Path, PathBuf};
 use globset::Glob;
 use toml::de::DeTable;
 
-use crate::config::reader::{Section, Typed};
+use crate::config::reader::{Section, Typed, string};
 use crate::config::report::{Problem, Report, line_and_column};
 use crate::config::tables::{TableFilter, glob};
-use crate::model::{Deletes, Resolver, TableRule};
+use crate::model::{Deletes, Rename, Resolver, TableRule};
 
 mod facet;
 #[cfg(test)]
@@ -43,6 +44,8 @@ pub struct Rule {
     pub afterwards: Afterwards,
     /// What becomes of rows that a node refuses; `None` if it says nothing about that.
     pub errors: Option<Errors>,
+    /// What rows get that lose a unique value, instead of being deleted; `None` if it says nothing about that.
+    pub rename: Option<Rename>,
     /// Columns whose values are written to no journal and no log.
     pub mask: Vec<String>,
 }
@@ -121,6 +124,12 @@ pub fn table_rule(rules: &[Rule], schema: &str, table: &str) -> TableRule {
 /// The rule that tells what becomes of the table's rows that a node refuses: the first that says so.
 pub fn on_errors<'a>(rules: &'a [Rule], schema: &str, table: &str) -> Option<&'a Rule> {
     rules.iter().find(|rule| rule.errors.is_some() && rule.tables.matches(schema, table))
+}
+
+/// The rule that tells what rows of the table get that lose a unique value: the first that says so.
+pub fn renaming<'a>(rules: &'a [Rule], schema: &str, table: &str) -> Option<(&'a Rule, &'a Rename)> {
+    let of_table = rules.iter().filter(|rule| rule.tables.matches(schema, table));
+    of_table.filter_map(|rule| Some((rule, rule.rename.as_ref()?))).next()
 }
 
 /// The table's columns whose values are written to no journal and no log: those that any rule for the table names.
@@ -204,12 +213,40 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
         _ => filter(&tables, &[], problems).unwrap_or_else(TableFilter::all),
     };
     let mask = section.list("mask", problems).into_iter().map(|column| column.value).collect();
+    let rename = rename(&mut section, problems);
     let decision = resolve::read(&mut section, nodes, problems);
     later(&mut section, problems);
     section.finish(problems);
     let resolve::Decision { resolve, deletes, afterwards, errors } = decision?;
-    let rule = Rule { name: name?.value, place, tables, resolve, deletes, afterwards, errors, mask };
+    let rule = Rule { name: name?.value, place, tables, resolve, deletes, afterwards, errors, rename, mask };
     (problems.len() == before).then_some(rule)
+}
+
+/// `rename = { email = "…" }`.
+fn rename(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Rename> {
+    const EXAMPLE: &str = "rename = { email = \"email || '.' || id\" }";
+    let span = section.get("rename")?.span();
+    let before = problems.len();
+    let entries = section.entries("rename", problems);
+    if entries.is_empty() && problems.len() == before {
+        let help = format!("give each column an SQL expression, {EXAMPLE}, or remove it: the row is deleted then");
+        problems.push(Problem::error(span, "`rename` names no column").help(help));
+    }
+    let mut values = BTreeMap::new();
+    for (column, value) in entries {
+        let Some(Typed { value, span }) = string(&format!("rename.{column}"), value, problems) else { continue };
+        let wrong = match value.as_str() {
+            text if text.trim().is_empty() => "is empty",
+            text if text.contains('\0') => "has a NUL character, which no SQL has",
+            _ => "",
+        };
+        if !wrong.is_empty() {
+            let problem = Problem::error(span, format!("`rename.{column}` {wrong}"));
+            problems.push(problem.help(format!("write an SQL expression over the row's columns: {EXAMPLE}")));
+        }
+        values.insert(column, value);
+    }
+    (problems.len() == before).then_some(Rename(values))
 }
 
 /// Keys of later versions, which are right but not built.

@@ -14,7 +14,7 @@ use crate::config::rules::{self, Afterwards, Errors, Facet};
 use crate::conflict::Operation;
 use crate::daemon::Daemon;
 use crate::journal::{self, JsonRow, LocalSide, MASK, NewEntry, Side, json_key, json_row};
-use crate::model::{Link, Resolution, Stamp, Table};
+use crate::model::{Link, Rename, Resolution, Stamp, Table};
 
 /// Writes to the daemon's journal.
 #[derive(Clone, Debug)]
@@ -32,6 +32,11 @@ impl Recorder for JournalRecorder {
     fn holds(&self, table: &Table) -> bool {
         let rules = self.0.rules.of(table.id);
         rules::on_errors(&rules, &table.schema, &table.name).is_some_and(|rule| rule.errors == Some(Errors::Hold))
+    }
+
+    fn rename(&self, table: &Table) -> Option<Rename> {
+        let rules = self.0.rules.of(table.id);
+        rules::renaming(&rules, &table.schema, &table.name).map(|(_, rename)| rename.clone())
     }
 
     async fn discard_after(&self, link: Link, batch: u64) -> Result<(), ApplyError> {

@@ -5,12 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use tokio_postgres::Client;
+
 use crate::config::rules::{self, Errors, Facet, deciding};
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
 use crate::model::{Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
 use crate::node::control::Control;
+use crate::node::{NodeError, rename};
 
 pub mod fit;
 
@@ -101,11 +104,49 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
     }
     let errors = rules::on_errors(rules, &table.schema, &table.name).filter(|by| by.errors == Some(Errors::Hold));
     misfits.extend(errors.and_then(|by| Some(Misfit::new(by, table, fit::hold(&rule, table)?))));
+    if let Some((by, rename)) = rules::renaming(rules, &table.schema, &table.name) {
+        misfits.extend(fit::rename(rename, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
+    }
     let masking = rules.iter().filter(|rule| rule.tables.matches(&table.schema, &table.name));
     for (rule, column) in masking.flat_map(|rule| rule.mask.iter().map(move |column| (rule, column))) {
         misfits.extend(fit::mask(column, table).map(|unfit| Misfit::new(rule, table, unfit)));
     }
     (rule, misfits)
+}
+
+/// What a node does not take of what rules give rows that lose a unique value; of the tables that have what they name.
+///
+/// # Errors
+/// If the node is lost.
+pub async fn refused_renames(
+    rules: &[Rule],
+    catalog: &Catalog,
+    (node, client): (&str, &Client),
+) -> Result<Vec<Misfit>, NodeError> {
+    let mut refused = Vec::new();
+    for table in catalog.tables() {
+        let Some((rule, renames)) = rules::renaming(rules, &table.schema, &table.name) else { continue };
+        if !fit::rename(renames, table).is_empty() {
+            continue; // told by that
+        }
+        for (column, said) in rename::check(client, table, renames).await? {
+            let what = format!("{node} does not take what `rename` gives {column:?}: {said}");
+            let fix = "write an SQL expression over the row's columns that the server takes as the column's value; functions \
+                       outside of pg_catalog with their schema"
+                .to_owned();
+            refused.push(Misfit::new(rule, table, Unfit { what, fix }));
+        }
+    }
+    Ok(refused)
+}
+
+/// Refuses rules of which a node does not take what they give rows that lose a unique value.
+///
+/// # Errors
+/// If it doesn't, or is lost.
+pub async fn check_renames(rules: &[Rule], catalog: &Catalog, node: (&str, &Client)) -> Result<(), DaemonError> {
+    let refused = refused_renames(rules, catalog, node).await;
+    refuse(refused.map_err(|error| DaemonError::Node { node: node.0.to_owned(), error })?)
 }
 
 /// Masked columns that no table of their rule has: a slip that would write down what was to be kept out.

@@ -134,6 +134,16 @@ impl Reloader {
             Ok(read) => read,
             Err(wrong) => return Ok(Err(wrong)),
         };
+        for node in &self.daemon.shared.nodes {
+            // what a node that is down does not take it says when it is to do it
+            let Some(control) = node.control() else { continue };
+            let node = (node.name.as_str(), control.client());
+            match resolvers::check_renames(&rules, &self.daemon.shared.catalog, node).await {
+                Err(DaemonError::Operator(wrong)) => return Ok(Err(wrong)),
+                Err(error) => tracing::warn!(%error, "what a rule renames is not checked"),
+                Ok(()) => {}
+            }
+        }
         let count = rules.len();
         let catalog = &self.daemon.shared.catalog;
         let changed: BTreeSet<TableId> = {

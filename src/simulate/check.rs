@@ -132,13 +132,13 @@ impl World {
         Ok(())
     }
 
-    /// Whether the row is gone everywhere and another one has its unique value (R12).
+    /// Whether the row is gone everywhere and another one has its unique value (R12); none goes that gets another value.
     fn gave_way(&self, key: Key, row: Option<Row>, expected: Option<Row>) -> bool {
         let Some(unique) = expected.and_then(|expected| expected.unique) else { return false };
         let holds = |(other, version): (&Key, &Version)| {
             other.table == key.table && *other != key && version.row.unique == Some(unique)
         };
-        row.is_none() && self.nodes.iter().all(|node| node.rows().iter().any(holds))
+        row.is_none() && !self.settings.renames && self.nodes.iter().all(|node| node.rows().iter().any(holds))
     }
 
     fn check_forgotten(&mut self) -> Result<(), Failure> {

@@ -57,6 +57,13 @@ pub struct Row {
     pub notes: Notes,
 }
 
+impl Row {
+    /// What a rule makes of a row that loses its unique value and is not to be deleted: one that nobody contends for.
+    pub fn renamed(self) -> Row {
+        Row { unique: None, ..self }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let unique = self.unique.map_or("-".to_owned(), |unique| unique.to_string());

@@ -198,18 +198,23 @@ impl World {
             if !self.is_settled(Loser { node: home, key: holder, unique, at }) {
                 return Ok(Step::Abort);
             }
-            self.nodes[link.target.index()].delete(job.xid, holder, Guard::Open);
+            let node = &mut self.nodes[link.target.index()];
+            match self.settings.renames {
+                true => node.update(job.xid, holder, holder, Guard::Open, |old| old.renamed()),
+                false => node.delete(job.xid, holder, Guard::Open),
+            };
             return Ok(Step::Next(Stage::Slow));
         }
         tell!(self, "n{}: {key} yields u{unique} to {holder}", link.target.0);
         if !self.is_settled(Loser { node: by.stamp.node, key, unique, at: by.at }) {
             return Ok(Step::Abort);
         }
-        self.put(job, key, None, by)
+        let row = self.settings.renames.then(|| row.renamed());
+        self.put(job, key, row, by)
     }
 
-    /// Whether the loser has been deleted at its home, or had changed there already. Then it may go at the target
-    /// before that arrives: waiting for it could wait for another link that waits for this one.
+    /// Whether the loser has been deleted or renamed at its home, or had changed there already. Then that may be done at the
+    /// target, too, before it arrives: waiting for it could wait for another link that waits for this one.
     fn is_settled(&mut self, loser: Loser) -> bool {
         if self.settled.insert(loser) {
             self.losers.push(loser);

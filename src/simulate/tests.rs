@@ -43,8 +43,12 @@ fn converge(nodes: usize) {
 }
 
 fn converge_by(nodes: usize, rule: &TableRule, schedules: u64) {
-    let settings = |seed: u64| Settings { rule: rule.clone(), ..Settings::new(nodes, seed) };
-    let all = (0..number("PGCONCORD_SEEDS", schedules)).map(settings);
+    let name = format!("{}, {}", rule.resolver.name(), rule.deletes.name());
+    converge_as(nodes, &name, schedules, |seed| Settings { rule: rule.clone(), ..Settings::new(nodes, seed) });
+}
+
+fn converge_as(nodes: usize, name: &str, schedules: u64, settings: impl Fn(u64) -> Settings) {
+    let all = (0..number("PGCONCORD_SEEDS", schedules)).map(&settings);
     let (mut conflicts, mut decisions, mut bad) = (0, 0, Vec::new());
     for settings in all {
         match run(&settings) {
@@ -53,7 +57,6 @@ fn converge_by(nodes: usize, rule: &TableRule, schedules: u64) {
             Err(_) => bad.push(settings.seed),
         }
     }
-    let name = format!("{}, {}", rule.resolver.name(), rule.deletes.name());
     println!("{nodes} nodes, {name}: {decisions} decisions, {conflicts} conflicts");
     assert!(conflicts > 0, "schedules without conflicts prove nothing");
     if let Some(first) = bad.first() {
@@ -74,6 +77,12 @@ fn three_nodes_become_equal_whatever_the_schedule() {
 #[test]
 fn four_nodes_become_equal_whatever_the_schedule() {
     converge(4);
+}
+
+#[test]
+fn a_row_that_loses_its_unique_value_gets_another_one_alike_everywhere() {
+    let renames = |nodes, seed| Settings { renames: true, ..Settings::new(nodes, seed) };
+    (2..5).for_each(|nodes| converge_as(nodes, "renames", SCHEDULES / 2, |seed| renames(nodes, seed)));
 }
 
 #[test]

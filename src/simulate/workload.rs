@@ -33,6 +33,8 @@ pub enum Statement {
     Delete(Key),
     /// DELETE if the unique column has this value: how the loser of a unique conflict goes (R12).
     DeleteIf(Key, u8),
+    /// The same, where a rule gives it another value instead.
+    RenameIf(Key, u8),
     /// TRUNCATE.
     Truncate(TableId),
 }
@@ -141,10 +143,11 @@ pub fn run(node: &mut Node, xid: Xid, statement: &Statement) -> Done {
         }
         Statement::Move(..) => Done::Nothing,
         Statement::Delete(key) => node.delete(xid, key, Guard::Open),
-        Statement::DeleteIf(key, unique) => match node.lock(xid, key) {
-            Done::Written if node.see(xid, key).is_some_and(|row| row.unique == Some(unique)) => {
-                node.delete(xid, key, Guard::Open)
-            }
+        Statement::DeleteIf(key, unique) | Statement::RenameIf(key, unique) => match node.lock(xid, key) {
+            Done::Written if node.see(xid, key).is_some_and(|row| row.unique == Some(unique)) => match statement {
+                Statement::RenameIf(..) => node.update(xid, key, key, Guard::Open, |old| old.renamed()),
+                _ => node.delete(xid, key, Guard::Open),
+            },
             done => done,
         },
         Statement::Truncate(table) => node.truncate(xid, table),

@@ -12,7 +12,7 @@ use crate::simulate::rows::{Identity, Key, Row, Schema};
 use crate::simulate::workload::{Local, Statement, Workload, run};
 use crate::simulate::{Failure, Focus, Mutation, Settings, appends};
 
-/// A row that lost its unique value to another, to be deleted at its home node.
+/// A row that lost its unique value to another, to be deleted at its home node, or to get another one there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Loser {
     /// Where.
@@ -46,11 +46,11 @@ pub struct World {
     pub locals: Vec<Local>,
     /// What new ones do.
     pub workload: Workload,
-    /// Rows to be deleted at home.
+    /// Rows to be deleted or renamed at home.
     pub losers: Vec<Loser>,
     /// Those that were, or were about to be.
     pub settled: HashSet<Loser>,
-    /// The commits that deleted them, and for which value.
+    /// The commits that did so, and for which value.
     pub removals: HashMap<(NodeId, Lsn), u8>,
     /// How reluctant each link is, of a thousand.
     pub lag: Vec<usize>,
@@ -266,7 +266,7 @@ impl World {
         Some(end)
     }
 
-    /// Deletes a loser at its home, as an application would, if it is still the change that lost.
+    /// Deletes or renames a loser at its home, as an application would, if it is still the change that lost.
     ///
     /// # Errors
     /// If what stands there can't be read.
@@ -286,7 +286,11 @@ impl World {
         }
         let node = &mut self.nodes[loser.node.index()];
         let xid = node.begin();
-        if let Done::Blocked(_) = run(node, xid, &Statement::DeleteIf(loser.key, loser.unique)) {
+        let statement = match self.settings.renames {
+            true => Statement::RenameIf(loser.key, loser.unique),
+            false => Statement::DeleteIf(loser.key, loser.unique),
+        };
+        if let Done::Blocked(_) = run(node, xid, &statement) {
             node.roll_back(xid);
             return Ok(());
         }

@@ -2,8 +2,8 @@
 
 use crate::apply::net::Row;
 use crate::apply::sql;
-use crate::model::Cell;
 use crate::model::table::{IndexKey, Table, UniqueIndex, quote_identifier};
+use crate::model::{Cell, NewValues};
 
 /// A text parameter by its number, as an expression.
 type Parameter = fn(usize) -> String;
@@ -29,11 +29,11 @@ fn matches(table: &Table, columns: &[usize], row: &Row, first: usize, parameter:
 
 /// A further FROM item and the condition under which `t` stands against `row` in the index; the values of the index's
 /// columns are the first parameters.
-fn stands_against(table: &Table, index: &UniqueIndex, row: &Row) -> (Option<String>, String) {
-    let Some(rule) = &index.rule else { return (None, matches(table, &index.columns, row, 1, from_text)) };
+fn stands_against(table: &Table, index: &UniqueIndex, row: &Row, parameter: Parameter) -> (Option<String>, String) {
+    let Some(rule) = &index.rule else { return (None, matches(table, &index.columns, row, 1, parameter)) };
     let value = |(i, column): (usize, &usize)| {
         let column = &table.columns[*column];
-        format!("{} AS {}", column.parameter(i + 1), quote_identifier(&column.name))
+        format!("{} AS {}", column.value(&parameter(i + 1)), quote_identifier(&column.name))
     };
     let values: Vec<_> = index.columns.iter().enumerate().map(value).collect();
     // Names that no column has, so that the index's own words mean the columns of `t`.
@@ -73,6 +73,48 @@ pub(super) fn removal_query(table: &Table, index: &UniqueIndex, row: &Row) -> St
     format!("DELETE FROM {} AS t WHERE {}", table.sql_only(), is_same(table, index, row))
 }
 
+/// Gives that row other values; the parameters are those of [`removal_query`].
+pub(super) fn rename_query(table: &Table, index: &UniqueIndex, row: &Row, values: &NewValues) -> String {
+    format!("UPDATE {} AS t SET {} WHERE {}", table.sql_only(), values.assignments(table), is_same(table, index, row))
+}
+
+/// Finds the row with the key of `row` if it still stands against a row with the values of `row`; the parameters are those of
+/// [`removal_query`].
+pub(super) fn still_stands_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
+    let (from, condition) = stands_against(table, index, row, sql::from_bytes);
+    format!(
+        "SELECT FROM {} AS t{} WHERE {condition} AND {}",
+        table.sql_only(),
+        from.map(|from| format!(", {from}")).unwrap_or_default(),
+        matches(table, &table.key, row, 1 + index.columns.len(), sql::from_bytes)
+    )
+}
+
+/// Writes `row` with other values unless something stands against that, and the columns whose texts are its parameters.
+pub(super) fn insert_renamed(row: &Row, values: &NewValues) -> (String, Vec<usize>) {
+    let table = row.table();
+    let has = |column: &usize| row.cell(*column).is_some_and(|cell| cell != Cell::Unchanged);
+    let columns: Vec<usize> = (0..table.columns.len()).filter(has).collect();
+    let name = |column: &usize| quote_identifier(&table.columns[*column].name);
+    let names: Vec<_> = columns.iter().map(name).collect();
+    let chosen = columns.iter().zip(&names).map(|(column, name)| match values.of(*column) {
+        Some(value) => format!("({value})"),
+        None => format!("t.{name}"),
+    });
+    let given = columns.iter().zip(&names).enumerate();
+    let given = given.map(|(i, (column, name))| format!("{} AS {name}", table.columns[*column].parameter(i + 1)));
+    let overriding =
+        if table.columns.iter().any(|column| column.identity_always) { " OVERRIDING SYSTEM VALUE" } else { "" };
+    let text = format!(
+        "INSERT INTO {} ({}){overriding} SELECT {} FROM (SELECT {}) AS t ON CONFLICT DO NOTHING",
+        table.sql_name(),
+        names.join(", "),
+        chosen.collect::<Vec<_>>().join(", "),
+        given.collect::<Vec<_>>().join(", ")
+    );
+    (text, columns)
+}
+
 /// Locks that row; the parameters are those of [`removal_query`].
 pub(super) fn removal_lock(table: &Table, index: &UniqueIndex, row: &Row) -> String {
     format!("SELECT FROM {} AS t WHERE {} FOR UPDATE OF t", table.sql_only(), is_same(table, index, row))
@@ -106,7 +148,7 @@ fn is_same(table: &Table, index: &UniqueIndex, row: &Row) -> String {
 pub(super) fn holder_query(table: &Table, index: &UniqueIndex, row: &Row, lock: Lock) -> String {
     // As the types write them: a cast to text is not always that (bool, inet).
     let columns: Vec<_> = table.columns.iter().map(|column| format!("t.{}", quote_identifier(&column.name))).collect();
-    let (from, condition) = stands_against(table, index, row);
+    let (from, condition) = stands_against(table, index, row, from_text);
     format!(
         "SELECT (SELECT o.roname FROM pg_catalog.pg_replication_origin AS o \
          WHERE o.roident = (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident), {} \

@@ -1,32 +1,38 @@
-//! Removing the loser of a unique value at its home.
+//! Removing the loser of a unique value at its home, or giving it another one there.
 
 use std::collections::HashMap;
 
+use tokio_postgres::Transaction;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::apply::error::ApplyError;
 use crate::apply::net::Row;
 use crate::apply::shared::Shared;
 use crate::apply::sql;
-use crate::apply::unique::query::{removal_lock, removal_query};
+use crate::apply::unique::query::{removal_lock, removal_query, rename_query, still_stands_query};
 use crate::model::key::KeyHasher;
 use crate::model::table::UniqueIndex;
-use crate::model::{KeyId, Lsn, NodeId};
+use crate::model::{KeyId, Lsn, NewValues, NodeId};
 use crate::node::NodeError;
 
-/// A row to be removed at its home by an ordinary DELETE, if it is still the one that lost.
+/// A row to be removed at its home by an ordinary DELETE, or given other values by an ordinary UPDATE, if it is still the
+/// one that lost.
 #[derive(Clone, Debug)]
 pub struct Removal {
     /// Its home.
     pub home: NodeId,
     pub(super) row: Row,
-    pub(super) index: UniqueIndex,
+    /// By which it loses; at least one.
+    pub(super) indexes: Vec<UniqueIndex>,
+    /// What it gets, if it need not go.
+    pub(super) renamed: Option<NewValues>,
     /// Where the change committed that lost, if it is in the window.
     pub(super) lsn: Option<Lsn>,
 }
 
 /// Removals that have been made, or were not needed any more, by home, key and where the change that lost had committed;
-/// each with a position of the home's log by which the DELETE had been decoded.
+/// each with a position of the home's log by which the DELETE or UPDATE had been decoded.
 pub type Removed = HashMap<(NodeId, KeyId, Option<Lsn>), Lsn>;
 
 impl Removal {
@@ -36,7 +42,7 @@ impl Removal {
     }
 }
 
-/// Removes losers at their homes by ordinary DELETEs; call with no transaction open that could hold their locks.
+/// Removes losers at their homes by ordinary DELETEs, or gives them other values; call with no transaction open that could hold their locks.
 ///
 /// # Errors
 /// If a home is not connected or refuses, or what stands there is not known yet.
@@ -44,9 +50,13 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
     for removal in removals {
         let removed = remove_one(shared, removal).await?;
         let (node, table) = (&shared.node(removal.home).name, removal.row.table());
-        match removed {
-            0 => tracing::debug!(node, %table, "the older of two rows with one unique value has changed or gone"),
-            _ => tracing::info!(node, %table, "removed the older of two rows with one unique value"),
+        match (removed, &removal.renamed) {
+            (0, _) => tracing::debug!(node, %table, "the older of two rows with one unique value has changed or gone"),
+            (_, None) => tracing::info!(node, %table, "removed the older of two rows with one unique value"),
+            (_, Some(values)) => {
+                let columns = values.names(table);
+                tracing::info!(node, %table, columns, "gave the older of two rows with one unique value another one");
+            }
         }
         shared.barrier(removal.home).await?;
         let decoded = shared.coordinator().window().log(removal.home).decoded;
@@ -55,17 +65,16 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
     Ok(())
 }
 
-/// How many rows went: none where a later change has taken the loser's place, which is decided about when it arrives.
+/// How many rows went or were changed: none where a later change has taken the loser's place, which is decided about when it arrives.
 async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyError> {
-    let Removal { home, row, index, .. } = removal;
-    let (node, table) = (shared.node(*home), row.table());
+    let Removal { home, row, indexes, renamed, .. } = removal;
+    let (node, table, index) = (shared.node(*home), row.table(), &indexes[0]);
     let remover = node.remover().ok_or_else(|| ApplyError::NodeDown {
         node: node.name.clone(),
         what: format!("removing a row of {table} whose unique value another row has"),
     })?;
-    let texts: Vec<Option<&[u8]>> =
-        index.columns.iter().chain(&table.key).map(|column| sql::text_of(row.cell(*column))).collect();
-    let parameters: Vec<_> = texts.iter().map(|text| text as &(dyn ToSql + Sync)).collect();
+    let texts = texts_of(row, index);
+    let parameters = parameters(&texts);
     let doing = || NodeError::doing("remove a row whose unique value another row has");
     // a stream that lags is waited for with nothing locked
     shared.barrier(*home).await?;
@@ -80,15 +89,67 @@ async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyErro
     if has_moved_on(shared, removal)? {
         return Ok(0);
     }
-    let removed = transaction.execute(&removal_query(table, index, row), &parameters).await.map_err(doing())?;
+    let removed = match renamed {
+        None => transaction.execute(&removal_query(table, index, row), &parameters).await.map_err(doing())?,
+        Some(values) => rename(&transaction, removal, values, &node.name).await?,
+    };
     transaction.commit().await.map_err(doing())?;
     if removed == 0 {
+        let statement = if renamed.is_some() { "UPDATE" } else { "DELETE" };
         return Err(ApplyError::Operator {
             what: format!("{} keeps a row of {table} whose unique value a newer row has", node.name),
-            advice: "a BEFORE DELETE trigger there takes its DELETE back; delete the row, or change the trigger".into(),
+            advice: format!(
+                "a BEFORE {statement} trigger there takes its {statement} back; change or delete the row, or change the trigger"
+            ),
         });
     }
     Ok(removed)
+}
+
+/// Gives a row other values; how many rows were changed.
+async fn rename(
+    transaction: &Transaction<'_>,
+    removal: &Removal,
+    values: &NewValues,
+    node: &str,
+) -> Result<u64, ApplyError> {
+    let Removal { row, indexes, .. } = removal;
+    let table = row.table();
+    let columns = values.names(table);
+    let doing = || NodeError::doing("give another value to a row whose unique value another row has");
+    let cannot = |why: String| ApplyError::Operator {
+        what: format!("{node} can't give a row of {table} another {columns}: {why}"),
+        advice:
+            "have `rename` in the conflict rules make values that no other row has, for instance of the key, and run \
+                 `pgconcord rules reload`"
+                .into(),
+    };
+    let taken = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
+    let texts = texts_of(row, &indexes[0]);
+    let query = rename_query(table, &indexes[0], row, values);
+    let renamed = match transaction.execute(&query, &parameters(&texts)).await {
+        Err(error) if error.code().is_some_and(|code| taken.contains(code)) => {
+            return Err(cannot("another row has the one that `rename` makes".to_owned()));
+        }
+        renamed => renamed.map_err(doing())?,
+    };
+    for index in indexes {
+        let texts = texts_of(row, index);
+        let query = still_stands_query(table, index, row);
+        if transaction.query_opt(&query, &parameters(&texts)).await.map_err(doing())?.is_some() {
+            return Err(cannot(format!("the one that `rename` makes is the same one to {}", index.name)));
+        }
+    }
+    Ok(renamed)
+}
+
+/// The texts of what the index looks at, then of the key.
+fn texts_of<'r>(row: &'r Row, index: &UniqueIndex) -> Vec<Option<&'r [u8]>> {
+    index.columns.iter().chain(&row.table().key).map(|column| sql::text_of(row.cell(*column))).collect()
+}
+
+fn parameters<'t>(texts: &'t [Option<&[u8]>]) -> Vec<&'t (dyn ToSql + Sync)> {
+    texts.iter().map(|text| text as &(dyn ToSql + Sync)).collect()
 }
 
 /// Whether what stands at the loser's home is another change than the one that lost.

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
+use std::ptr;
 
 use serde_json::json;
 
 use crate::cli::rules::described;
 use crate::cli::text::emit;
-use crate::config::rules::{Facet, deciding};
+use crate::config::rules::{Facet, deciding, on_errors, renaming};
 use crate::config::{Config, Rule};
-use crate::daemon::resolvers::{compile, lost_masks};
+use crate::daemon::resolvers::{Misfit, compile, lost_masks, refused_renames};
 use crate::model::table::Catalog;
 use crate::model::{ColumnMerge, Resolver, TableRule};
 use crate::node::catalog::ClusterCatalog;
@@ -98,8 +99,10 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
         }
     } else {
         match catalog(config).await {
-            Ok(catalog) => {
-                against(config, &catalog, &mut in_use).into_iter().try_for_each(|finding| tell(finding).map(drop))?;
+            Ok((catalog, misfits)) => {
+                against(config, &catalog, misfits, &mut in_use)
+                    .into_iter()
+                    .try_for_each(|finding| tell(finding).map(drop))?;
             }
             Err(what) => {
                 let fix = Some("start the server, or check what the files tell by themselves: --offline".to_owned());
@@ -118,7 +121,8 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
     Ok(if worst == Level::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn catalog(config: &Config) -> Result<Catalog, String> {
+/// The tables, and what the nodes say that only they can tell.
+async fn catalog(config: &Config) -> Result<(Catalog, Vec<Misfit>), String> {
     let mut clients = Vec::new();
     for node in &config.nodes {
         let client = connect(&node.conninfo, "pgconcord rules").await;
@@ -126,7 +130,13 @@ async fn catalog(config: &Config) -> Result<Catalog, String> {
     }
     let clients: Vec<_> = clients.iter().map(|(name, client)| (*name, client)).collect();
     let read = ClusterCatalog::read(&config.tables, &config.object_name(), &clients).await;
-    read.map(|read| read.catalog).map_err(|error| format!("reading the tables: {error}"))
+    let catalog = read.map(|read| read.catalog).map_err(|error| format!("reading the tables: {error}"))?;
+    let mut misfits = Vec::new();
+    for node in clients {
+        let refused = refused_renames(&config.conflict_rules, &catalog, node).await;
+        misfits.extend(refused.map_err(|error| format!("{}: {error}", node.0))?);
+    }
+    Ok((catalog, misfits))
 }
 
 /// Rules that can decide nothing, as far as their patterns tell.
@@ -157,12 +167,17 @@ fn shadowed(rules: &[Rule]) -> Vec<Finding> {
     findings
 }
 
-/// What the tables tell; gathers what decides about them.
-fn against(config: &Config, catalog: &Catalog, in_use: &mut BTreeMap<String, TableRule>) -> Vec<Finding> {
+/// What the tables tell beside `misfits`; gathers what decides about them.
+fn against(
+    config: &Config,
+    catalog: &Catalog,
+    mut misfits: Vec<Misfit>,
+    in_use: &mut BTreeMap<String, TableRule>,
+) -> Vec<Finding> {
     let rules = &config.conflict_rules;
     let mut findings = Vec::new();
     let mut by_rule: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let mut misfits = lost_masks(rules, catalog);
+    misfits.extend(lost_masks(rules, catalog));
     for table in catalog.tables() {
         let (rule, unfit) = compile(rules, table);
         misfits.extend(unfit);
@@ -182,11 +197,13 @@ fn against(config: &Config, catalog: &Catalog, in_use: &mut BTreeMap<String, Tab
     }
     for rule in rules {
         let tables = || catalog.tables().iter().filter(|table| rule.tables.matches(&table.schema, &table.name));
-        let decides = |facet| {
-            tables().any(|table| {
-                deciding(rules, &table.schema, &table.name, facet).is_some_and(|first| std::ptr::eq(first, rule))
-            })
+        let is_first = |of: &dyn Fn(&str, &str) -> Option<*const Rule>| {
+            tables().any(|table| of(&table.schema, &table.name).is_some_and(|first| std::ptr::eq(first, rule)))
         };
+        let decides = |facet| is_first(&|schema, table| deciding(rules, schema, table, facet).map(ptr::from_ref));
+        let renames = is_first(&|schema, table| renaming(rules, schema, table).map(|(rule, _)| ptr::from_ref(rule)));
+        let on_errors = is_first(&|schema, table| on_errors(rules, schema, table).map(ptr::from_ref));
+        let says_something = renames || on_errors || !rule.mask.is_empty() || Facet::ALL.into_iter().any(decides);
         if tables().next().is_none() {
             let what = "is for no table that replicates";
             findings.push(Finding::of_rule(
@@ -195,7 +212,7 @@ fn against(config: &Config, catalog: &Catalog, in_use: &mut BTreeMap<String, Tab
                 what,
                 "look at its `tables` and at [tables] in pgconcord.toml",
             ));
-        } else if rule.mask.is_empty() && !Facet::ALL.into_iter().any(decides) {
+        } else if !says_something {
             let what = "decides nothing: for each of its tables another rule comes first";
             findings.push(Finding::of_rule(
                 Level::Warning,
@@ -280,7 +297,17 @@ mod tests {
         let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");
         let deletes = Some(Deletes::ByResolver);
         let (place, afterwards, errors) = (Place::default(), Afterwards::default(), None);
-        Rule { name: name.into(), place, tables, resolve: Some(resolve), deletes, afterwards, errors, mask: Vec::new() }
+        Rule {
+            name: name.into(),
+            place,
+            tables,
+            resolve: Some(resolve),
+            deletes,
+            afterwards,
+            errors,
+            rename: None,
+            mask: Vec::new(),
+        }
     }
 
     fn told(findings: &[Finding]) -> String {
@@ -310,7 +337,7 @@ mod tests {
         let table = |name: &str| Table::of_texts(name, &["id", "v"]);
         let catalog = Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1));
         let mut in_use = BTreeMap::new();
-        let text = told(&against(&config, &catalog, &mut in_use));
+        let text = told(&against(&config, &catalog, Vec::new(), &mut in_use));
         for part in [
             "error",
             "REPLICA IDENTITY FULL",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::rules::described;
 use crate::cli::text::emit;
-use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors, table_rule};
+use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors, renaming, table_rule};
 use crate::config::{Config, Rule};
 use crate::model::Resolver;
 
@@ -46,6 +46,7 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     };
     let masked: Vec<&str> = masked(rules, schema, table).collect();
     let on_errors = on_errors(rules, schema, table);
+    let renaming = renaming(rules, schema, table);
     let name = format!("{schema}.{table}");
     let replicates = config.tables.matches(schema, table);
     let text = match args.json {
@@ -55,6 +56,9 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
                 "table": name, "replicates": replicates, "resolve": resolve,
                 "comes_to": described, "decided": each, "masked": masked,
                 "errors": on_errors.and_then(|rule| rule.errors).unwrap_or_default().name(),
+                "rename": renaming.map(|(rule, rename)| json!({
+                    "rule": rule.name, "place": rule.place.to_string(), "values": rename.0,
+                })),
             });
             format!("{object}\n")
         }
@@ -65,6 +69,15 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
             }
             for decision in &decisions {
                 text += &decision.sentence(schema, table, &comes_to.resolver);
+            }
+            if let Some((rule, rename)) = renaming {
+                let values: Vec<_> = rename.0.iter().map(|(column, value)| format!("{column} = {value}")).collect();
+                text += &format!(
+                    "  Where a row loses a unique value to another: the rule {:?} ({}), it gets {}.\n",
+                    rule.name,
+                    rule.place,
+                    values.join(", ")
+                );
             }
             if let Some(rule) = on_errors {
                 text += &match rule.errors.unwrap_or_default() {

@@ -18,6 +18,7 @@ resolve = "origin_priority"
 priority = ["east", "west"]
 deletes = "update_wins"
 mask = ["email"]
+rename = { email = "email || id" }
 [[rule]]
 name = "b"
 resolve = "merge"

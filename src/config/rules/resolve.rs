@@ -36,7 +36,7 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     let facets = facet::read(section, problems);
     let deletes = choice(section, "deletes", &Deletes::ALL, problems);
     let errors = choice(section, "errors", &Errors::ALL, problems);
-    let by_itself = ["mask", "errors"].iter().any(|key| section.get(key).is_some());
+    let by_itself = ["mask", "errors", "rename"].iter().any(|key| section.get(key).is_some());
     let typed = section.text("resolve", problems);
     let wrong = typed.is_none() && section.get("resolve").is_some();
     let resolver = resolver(section, typed.as_ref(), nodes, problems);

@@ -188,6 +188,25 @@ fn what_a_node_refuses_may_be_held() {
 }
 
 #[test]
+fn a_row_that_loses_a_unique_value_may_get_another_one() {
+    let first = rule("tables = [\"public.a\"]\nrename = { email = \"email || id\", name = \"NULL\" }");
+    assert_eq!(first.resolve, None);
+    let rules = [rule("resolve = \"last_update_wins\""), first, rule("rename.name = \"'x' || id\"")];
+    let of = |table| renaming(&rules, "public", table).map(|(_, rename)| rename.0.len());
+    assert_eq!((of("a"), of("b")), (Some(2), Some(1)));
+    for (lines, says) in [
+        ("rename = {}", "`rename` names no column"),
+        ("rename = \"email\"", "`rename` is a table of names and strings"),
+        ("rename = { email = 1 }", "`rename.email` is a string"),
+        ("rename = { email = \" \" }", "`rename.email` is empty"),
+        ("rename = { email = \"\\u0000\" }", "`rename.email` has a NUL character"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.matches("error:").count() == 1, "{lines}: {shown}");
+    }
+}
+
+#[test]
 fn deletes_are_read_by_themselves_and_beside_a_resolver() {
     for (lines, resolve, deletes) in [
         ("resolve = \"last_update_wins\"", true, Some(Deletes::ByResolver)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::table::Column;
-use crate::model::{ColumnMerge, Deletes, Merge, Resolver, Table, TableRule};
+use crate::model::{ColumnMerge, Deletes, Merge, Rename, Resolver, Table, TableRule};
 
 /// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
 const LIKE: f64 = 0.75;
@@ -102,6 +102,32 @@ pub(super) fn hold(rule: &TableRule, table: &Table) -> Option<Unfit> {
         true => None,
         false => unfit("needs the whole old row of each change", format!("run {sql} at every node, or {}", stop())),
     }
+}
+
+/// Why rows that lose a unique value can't get other values of these columns.
+pub(super) fn rename(rename: &Rename, table: &Table) -> Vec<Unfit> {
+    let leave = |name: &str| format!("remove {name:?} from `rename`");
+    let unfit = |what: String, fix: String| vec![Unfit { what, fix }];
+    if table.insert_only {
+        let what = "`rename` is not for a table of which nothing but the inserts replicate".to_owned();
+        return unfit(what, "leave the table out of the rule's `tables`".to_owned());
+    }
+    if table.unique.is_empty() {
+        let what = "it has no unique index beside the key, so none of its rows loses a unique value".to_owned();
+        return unfit(what, "remove `rename`, or leave the table out of the rule's `tables`".to_owned());
+    }
+    let of_column = |name: &String| {
+        let Some(at) = table.column(name) else { return named(name, table, &leave(name)) };
+        let is_looked_at = table.unique.iter().any(|index| index.columns.contains(&at));
+        let what = match () {
+            () if table.key.contains(&at) => "is a key column, and a row with another key would be another row",
+            () if table.columns[at].identity_always => "is GENERATED ALWAYS AS IDENTITY and takes no other value",
+            () if !is_looked_at => "is in no unique index, so another value of it would help nothing",
+            () => return None,
+        };
+        Some(Unfit { what: format!("{name:?} {what}"), fix: leave(name) })
+    };
+    rename.0.keys().filter_map(of_column).collect()
 }
 
 /// The merge as far as it makes a difference for the table's columns, and what is wrong with it.

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::rules::{Afterwards, Place};
 use crate::config::{TableFilter, tables};
 use crate::model::key::KeyHasher;
-use crate::model::{ColumnMerge, Merge, NodeId, TableId, UniqueIndex};
+use crate::model::{ColumnMerge, Merge, NodeId, Rename, TableId, UniqueIndex};
 
 fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Deletes>) -> Rule {
     let globs = vec![tables::glob(tables).expect("a pattern")];
@@ -18,6 +18,7 @@ fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Del
         deletes,
         afterwards: Afterwards::default(),
         errors: None,
+        rename: None,
         mask: Vec::new(),
     }
 }
@@ -183,6 +184,32 @@ fn what_does_not_converge_is_refused_with_what_to_do() {
         assert!(says.contains("a_email"), "{says}");
         let says = refused(&rules, Table { insert_only: true, ..table("a") });
         assert!(says.contains("insert_only"), "{says}");
+    }
+}
+
+#[test]
+fn only_what_a_unique_index_looks_at_gets_another_value() {
+    let renames = |column: &str| {
+        let rename = Rename([(column.to_owned(), "NULL".to_owned())].into());
+        [Rule { rename: Some(rename), ..rule("r", "public.a", None, None) }]
+    };
+    let index = |columns: &[usize]| {
+        let columns = columns.to_vec();
+        UniqueIndex { name: "a_note".into(), columns, nulls_not_distinct: false, deferrable: false, rule: None }
+    };
+    let note = table("a").column("note").expect("a column");
+    let unique = |columns: &[usize]| Table { unique: vec![index(columns)], ..table("a") };
+    let catalog = Catalog::new(vec![unique(&[note])], KeyHasher::with_seed(1));
+    assert!(resolvers(&renames("note"), &catalog).is_ok());
+    for (column, table, expected) in [
+        ("note", table("a"), "has no unique index beside the key"),
+        ("note", Table { insert_only: true, ..unique(&[note]) }, "nothing but the inserts replicate"),
+        ("note", unique(&[0]), "\"note\" is in no unique index"),
+        ("id", unique(&[0, note]), "\"id\" is a key column"),
+        ("nite", unique(&[note]), "did you mean `note`?"),
+    ] {
+        let says = refused(&renames(column), table);
+        assert!(says.contains(expected), "{says}");
     }
 }
 
