@@ -291,6 +291,14 @@ fn without_a_rule_some_schedule_fails() {
     }
 }
 
+/// The same where losers of unique values are renamed: at the target before that is done at their homes.
+#[test]
+fn renaming_a_loser_that_is_not_settled_breaks_it() {
+    let mutation = Some(Mutation::UnsettledLosers);
+    let settings = |seed: u64| Settings { mutation, renames: true, ..Settings::new(2 + (seed % 3) as usize, seed) };
+    assert!((0..60_000).map(settings).any(|settings| fails(&settings)), "it broke nothing");
+}
+
 /// The same where rows are made from several changes.
 #[test]
 fn without_a_rule_some_merged_row_differs() {
