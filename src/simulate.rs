@@ -123,6 +123,8 @@ pub struct Settings {
     pub later: Option<TableRule>,
     /// How often a node refuses what our sessions write, of a thousand.
     pub refusals: usize,
+    /// Some batches go to the node and are committed in one window.
+    pub at_once: bool,
     /// A row that loses a unique value gets another one and is not deleted.
     pub renames: bool,
     /// What there is more of.
@@ -151,6 +153,7 @@ impl Settings {
             rule: TableRule::default(),
             later: None,
             refusals: 0,
+            at_once: false,
             renames: false,
             focus,
             mutation: None,

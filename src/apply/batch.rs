@@ -36,6 +36,11 @@ impl<'b> Pieces<'b> {
         Pieces { batch, transaction: 0, offset: 0, changes: changes.min(PIECE_CHANGES) }
     }
 
+    /// Whether the last piece was the end of the batch.
+    pub fn is_at_end(&self) -> bool {
+        self.transaction == self.batch.transactions.len()
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors

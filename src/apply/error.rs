@@ -71,6 +71,9 @@ pub enum ApplyError {
     /// Rows can't be written by COPY; the batch is written without.
     #[error("{0}; the rows are written without COPY")]
     CopyFailed(Box<ApplyError>),
+    /// A batch that was sent with its COMMIT was rolled back: some row was not as expected.
+    #[error("{0}; COMMIT waits for what the statements did")]
+    NotAtOnce(Box<ApplyError>),
     /// Two rows have what a deferrable constraint forbids.
     #[error("{table} has two rows that a deferrable constraint forbids")]
     Duplicate {
@@ -147,6 +150,7 @@ impl Classify for ApplyError {
             | ApplyError::InDoubt { .. }
             | ApplyError::RulesChanged
             | ApplyError::CopyFailed(_)
+            | ApplyError::NotAtOnce(_)
             | ApplyError::UniqueLoser { .. }
             | ApplyError::Duplicate { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,

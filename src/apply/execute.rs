@@ -11,11 +11,11 @@ use std::time::Instant;
 use crate::apply::batch::{COPY_ROWS, Pieces, SET_ROWS, Write};
 use crate::apply::complete::{self, Completed};
 use crate::apply::error::ApplyError;
-use crate::apply::manner::{Inserting, Manner, Mode, MovedOn};
+use crate::apply::manner::{Committing, Inserting, Manner, Mode, MovedOn};
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
+use crate::apply::sets::{Judging, Kind, in_order, missed, queue_set, rows_written, writes_rows};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::{fit, sql, unique};
@@ -38,6 +38,8 @@ pub struct Applied {
     pub slow: u64,
     /// New rows went by COPY.
     pub copied: bool,
+    /// It was committed in the window that wrote it.
+    pub at_once: bool,
     /// Where the commit record ended in the target's WAL.
     pub at: Lsn,
 }
@@ -86,11 +88,23 @@ pub async fn apply<R: Recorder>(
     let names = &execution.session.settings;
     let fits = fit::check_batch(batch, &names.source_name, &names.target_name);
     let written = match manner.mode {
-        _ if fits.is_err() => fits,
+        _ if fits.is_err() => fits.map(|()| Written::All),
         Mode::Sets => execution.write().await,
-        Mode::OneByOne => execution.write_one_by_one().await,
+        Mode::OneByOne => execution.write_one_by_one().await.map(|()| Written::All),
     };
-    execution.end(written).await
+    match written {
+        Ok(Written::AtOnce(folded, plan)) => execution.write_and_commit(&folded, plan).await,
+        Ok(Written::All) => execution.end(Ok(())).await,
+        Err(error) => execution.end(Err(error)).await,
+    }
+}
+
+/// How far a batch has come when it has been gone through.
+enum Written {
+    /// All is written.
+    All,
+    /// Nothing is: it goes to the target together with its COMMIT.
+    AtOnce(Box<Folded>, Plan),
 }
 
 impl<'a, R: Recorder> Execution<'a, R> {
@@ -129,12 +143,13 @@ impl<'a, R: Recorder> Execution<'a, R> {
             }
             return Err(error);
         }
-        self.applied.at = self.commit().await?;
-        self.applied.transactions = self.batch.transactions.len() as u64;
-        Ok(self.applied)
+        let link = self.batch.link;
+        self.shared.coordinator().commit_begins(link);
+        let committed = self.session.commit(self.batch.end_lsn, self.stamp(), self.rows == 0).await;
+        self.settle_commit(committed).await
     }
 
-    async fn write(&mut self) -> Result<(), ApplyError> {
+    async fn write(&mut self) -> Result<Written, ApplyError> {
         let latest = self.batch.transactions.iter().map(|t| t.stamp.micros).max();
         if let Some(latest) = latest {
             self.shared.wait_for_clock(self.batch.link.target, latest).await;
@@ -142,11 +157,53 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let shared = self.shared;
         let mut pieces = Pieces::new(self.batch, shared.settings.batch_changes);
         while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
-            self.write_piece(&folded).await?;
+            let plan = self.plan_piece(&folded).await?;
+            if pieces.is_at_end() && self.goes_at_once(&folded, &plan) {
+                return Ok(Written::AtOnce(Box::new(folded), plan));
+            }
+            self.write_planned(&folded, plan).await?;
             self.touched(&folded);
         }
         self.recheck().await?;
-        self.begin_alone().await
+        self.begin_alone().await?;
+        Ok(Written::All)
+    }
+
+    /// Whether the piece, which is all that is left of its batch, can go to the target together with COMMIT: nothing is written
+    /// yet, there is nothing for the journal, and statements can tell by themselves whether all went as expected.
+    fn goes_at_once(&self, folded: &Folded, plan: &Plan) -> bool {
+        let Plan { deletes, updates, inserts, incomplete, slow, .. } = plan;
+        let writes = deletes.len() + updates.len() + inserts.len();
+        self.manner.committing == Committing::AtOnce
+            && !self.began
+            && folded.truncations.is_empty()
+            && (1..=SET_ROWS).contains(&writes)
+            && (inserts.len() < COPY_ROWS || self.manner.inserting == Inserting::Skipping)
+            && incomplete.is_empty()
+            && slow.is_empty()
+            && self.conflicts.is_empty()
+            && self.refusals.is_empty()
+            && self.held_changes.is_empty()
+            && self.healing.is_empty()
+            && !folded.nets.iter().any(|net| net.table.defers())
+    }
+
+    /// Writes the batch and commits it in one window.
+    async fn write_and_commit(mut self, folded: &Folded, plan: Plan) -> Result<Applied, ApplyError> {
+        let (stamp, end_lsn) = (self.stamp(), self.batch.end_lsn);
+        let horizon = sql::xid_text(plan.horizon.unwrap_or(Xid(3)));
+        let ours = self.session.ours.clone();
+        let sets = in_order(folded, [plan.deletes, plan.updates, plan.inserts]);
+        let mark = !sets.iter().any(|(kind, set)| writes_rows(*kind, set));
+        self.applied.at_once = true;
+        self.shared.coordinator().commit_begins(self.batch.link);
+        let committed = self.session.write_and_commit(end_lsn, stamp, mark, |pipeline| {
+            for (kind, set) in &sets {
+                queue_set(pipeline, *kind, set, &set.writes, Some((&horizon, &ours)), Judging::ByItself);
+            }
+        });
+        let committed = committed.await;
+        self.settle_commit(committed).await
     }
 
     /// Remembers the keys of a piece for those after it.
@@ -176,6 +233,12 @@ impl<'a, R: Recorder> Execution<'a, R> {
     }
 
     pub(super) async fn write_piece(&mut self, folded: &Folded) -> Result<(), ApplyError> {
+        let plan = self.plan_piece(folded).await?;
+        self.write_planned(folded, plan).await
+    }
+
+    /// Truncates, settles what needs a lock, and decides about the rest.
+    async fn plan_piece(&mut self, folded: &Folded) -> Result<Plan, ApplyError> {
         self.applied.changes += folded.changes;
         for truncation in &folded.truncations {
             self.truncate(truncation).await?;
@@ -195,6 +258,10 @@ impl<'a, R: Recorder> Execution<'a, R> {
         }
         let mut plan = self.decide(folded, &others)?;
         self.complete(folded, &mut plan).await?;
+        Ok(plan)
+    }
+
+    async fn write_planned(&mut self, folded: &Folded, mut plan: Plan) -> Result<(), ApplyError> {
         let slow = std::mem::take(&mut plan.slow);
         let mut refused = self.write_sets(folded, plan).await?;
         refused.keys.extend(slow);
@@ -346,7 +413,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
                 continue;
             }
             for writes in set.writes.chunks(SET_ROWS) {
-                let at = queue_set(&mut pipeline, *kind, set, writes, Some((&horizon, &ours)));
+                let at = queue_set(&mut pipeline, *kind, set, writes, Some((&horizon, &ours)), Judging::Told);
                 statements.push((at, *kind, writes));
             }
         }
@@ -418,10 +485,9 @@ impl<'a, R: Recorder> Execution<'a, R> {
         self.recorder.pending(conflicts).await
     }
 
-    async fn commit(&mut self) -> Result<Lsn, ApplyError> {
+    /// Tells the coordinator what became of the COMMIT, and cleans up after one that failed.
+    async fn settle_commit(mut self, committed: Result<Lsn, ApplyError>) -> Result<Applied, ApplyError> {
         let link = self.batch.link;
-        self.shared.coordinator().commit_begins(link);
-        let committed = self.session.commit(self.batch.end_lsn, self.stamp(), self.rows == 0).await;
         let arrived = {
             let mut coordinator = self.shared.coordinator();
             match &committed {
@@ -439,9 +505,13 @@ impl<'a, R: Recorder> Execution<'a, R> {
             && !error.loses_session()
         {
             self.session.rollback().await?;
-            self.recorder.discard_after(link, self.session.progress.batch).await?;
+            if self.applied.conflicts > 0 {
+                self.recorder.discard_after(link, self.session.progress.batch).await?;
+            }
         }
-        committed
+        self.applied.at = committed?;
+        self.applied.transactions = self.batch.transactions.len() as u64;
+        Ok(self.applied)
     }
 
     fn stamp(&self) -> Stamp {

@@ -28,6 +28,15 @@ pub enum Inserting {
     Skipping,
 }
 
+/// When COMMIT is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Committing {
+    /// Of a small batch without conflicts with the statements, which check themselves what they did: one round trip.
+    AtOnce,
+    /// When the statements have told what they did.
+    Afterwards,
+}
+
 /// How a batch is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Manner {
@@ -37,9 +46,16 @@ pub struct Manner {
     pub moved_on: MovedOn,
     /// How new rows are written.
     pub inserting: Inserting,
+    /// When it is committed.
+    pub committing: Committing,
 }
 
 impl Manner {
     /// As a batch is tried first.
-    pub const FIRST: Manner = Manner { mode: Mode::Sets, moved_on: MovedOn::Wait, inserting: Inserting::Copy };
+    pub const FIRST: Manner = Manner {
+        mode: Mode::Sets,
+        moved_on: MovedOn::Wait,
+        inserting: Inserting::Copy,
+        committing: Committing::AtOnce,
+    };
 }

@@ -9,7 +9,7 @@ use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Kind, queue_set, rows_written};
+use crate::apply::sets::{Judging, Kind, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::unique::{Claim, Outcome};
 use crate::apply::{note, slow, sql, unique};
@@ -193,7 +193,7 @@ impl<R: Recorder> Execution<'_, R> {
         };
         let sets = into_sets(vec![Write { net: 0, row, known: None }]);
         let mut pipeline = self.begin();
-        let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);
+        let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None, Judging::Told);
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing a decision taken again"))?;
         self.rows += rows_written(&outcomes[at]);
         Ok(outcomes[at].tag.rows == 1)

@@ -2,6 +2,7 @@
 //!
 //! The origin marks our commits for every peer's stream and fences: the server gives it to one session only.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::apply::busy::BusyKeys;
@@ -9,7 +10,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::sql::oid_array;
 use crate::model::table::quote_literal;
 use crate::model::{Class, Classify, Link, Lsn, NodeId, Stamp};
-use crate::wire::{Conninfo, Outcome, Param, Pipeline, Session, pin};
+use crate::wire::{Conninfo, Outcome, Param, Pipeline, PipelineError, Session, pin};
 
 /// What the session pins beside the values' settings: plans must use the index, and whoever waits for us must not wait
 /// long.
@@ -28,6 +29,13 @@ const PINS: [(&str, &str); 13] = [
     ("jit", "off"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
+
+/// Moves the progress row if it is where we left it (R3).
+const MOVE_PROGRESS: &str = "UPDATE pgconcord.progress SET lsn = $5::pg_lsn, batch = batch + 1, updated_at = clock_timestamp() \
+     WHERE cluster = $1 AND source = $2 AND lsn = $3::pg_lsn AND batch = $4::int8";
+/// The same, with an error (22012) if it is not.
+static MOVE_PROGRESS_OR_FAIL: LazyLock<String> =
+    LazyLock::new(|| format!("WITH moved AS ({MOVE_PROGRESS} RETURNING 1) SELECT 1 / count(*)::int4 FROM moved"));
 
 /// How a link's session is opened.
 #[derive(Clone, Debug)]
@@ -119,16 +127,31 @@ impl ApplySession {
 
     /// Adds BEGIN and the compare-and-set of the progress row, whose tag must be `UPDATE 1`.
     pub(crate) fn queue_begin(pipeline: &mut Pipeline<'_>, settings: &SessionSettings, progress: &Progress, to: Lsn) {
-        pipeline.query("BEGIN", &[], []);
-        let (from, to) = (progress.lsn.to_string(), to.to_string());
-        let batch = progress.batch.to_string();
-        let params = [&settings.cluster, &settings.source_name, &from, &batch, &to].map(|p| Param::Text(p.as_bytes()));
-        pipeline.query(
-            "UPDATE pgconcord.progress SET lsn = $5::pg_lsn, batch = batch + 1, updated_at = clock_timestamp() \
-             WHERE cluster = $1 AND source = $2 AND lsn = $3::pg_lsn AND batch = $4::int8",
-            &[],
-            params,
-        );
+        queue_begin_as(MOVE_PROGRESS, pipeline, settings, progress, to);
+    }
+
+    /// Begins, writes and commits in one window; the statements that `write` adds must fail where the batch must not be
+    /// committed. Returns where the commit record ends; `mark` as in [`ApplySession::commit`].
+    ///
+    /// # Errors
+    /// As [`ApplySession::commit`]; [`ApplyError::NotAtOnce`] if the server refused something before COMMIT.
+    pub(crate) async fn write_and_commit(
+        &mut self,
+        to: Lsn,
+        stamp: Stamp,
+        mark: bool,
+        write: impl FnOnce(&mut Pipeline<'_>),
+    ) -> Result<Lsn, ApplyError> {
+        let ApplySession { session, settings, progress, .. } = self;
+        let mut pipeline = session.pipeline();
+        queue_begin_as(&MOVE_PROGRESS_OR_FAIL, &mut pipeline, settings, progress, to);
+        write(&mut pipeline);
+        let commit = queue_commit(&mut pipeline, settings, to, stamp, mark);
+        let sent = pipeline.run().await;
+        match self.committed(sent, commit, to) {
+            Err(error) if !error.loses_session() => Err(ApplyError::NotAtOnce(Box::new(error))),
+            committed => committed,
+        }
     }
 
     /// Commits with the origin's position and commit time set last; returns where the commit record ends.
@@ -138,25 +161,21 @@ impl ApplySession {
     /// # Errors
     /// [`ApplyError::NotCommitted`] if the server answered ROLLBACK; see [`ApplyError::loses_session`] for doubt.
     pub(crate) async fn commit(&mut self, to: Lsn, stamp: Stamp, mark: bool) -> Result<Lsn, ApplyError> {
-        let (lsn, micros, origin) = (to.to_string(), stamp.micros.to_string(), self.settings.origin.clone());
         let mut pipeline = self.session.pipeline();
-        if mark {
-            pipeline.query("SELECT pg_logical_emit_message(true, 'pgconcord', '')", &[], []);
-        }
-        pipeline.query(
-            "SELECT pg_replication_origin_xact_setup($1::pg_lsn, \
-             '2000-01-01 00:00:00+00'::timestamptz + $2::int8 * interval '1 microsecond')",
-            &[],
-            [Param::Text(lsn.as_bytes()), Param::Text(micros.as_bytes())],
-        );
-        let commit = pipeline.query("COMMIT", &[], []);
-        pipeline.query(
-            "SELECT local_lsn FROM pg_replication_origin_status WHERE external_id = $1",
-            &[],
-            [Param::Text(origin.as_bytes())],
-        );
+        let commit = queue_commit(&mut pipeline, &self.settings, to, stamp, mark);
+        let sent = pipeline.run().await;
+        self.committed(sent, commit, to)
+    }
+
+    /// What became of the COMMIT at that place of a window that [`queue_commit`] ended.
+    fn committed(
+        &mut self,
+        sent: Result<Vec<Outcome>, PipelineError>,
+        commit: usize,
+        to: Lsn,
+    ) -> Result<Lsn, ApplyError> {
         let target = self.settings.target_name.clone();
-        let outcomes = match pipeline.run().await {
+        let outcomes = match sent {
             Ok(outcomes) => outcomes,
             Err(failed) if failed.done.get(commit).is_some_and(|done| done.tag.name == "COMMIT") => {
                 tracing::error!(error = %failed.error, "reading where our commit ended");
@@ -182,6 +201,43 @@ impl ApplySession {
         self.session.simple("ROLLBACK").await.map_err(ApplyError::wire(format!("rolling back at {target}")))?;
         Ok(())
     }
+}
+
+/// Adds BEGIN and that statement, which moves the progress row.
+fn queue_begin_as(
+    statement: &str,
+    pipeline: &mut Pipeline<'_>,
+    settings: &SessionSettings,
+    progress: &Progress,
+    to: Lsn,
+) {
+    pipeline.query("BEGIN", &[], []);
+    let (from, to) = (progress.lsn.to_string(), to.to_string());
+    let batch = progress.batch.to_string();
+    let params = [&settings.cluster, &settings.source_name, &from, &batch, &to].map(|p| Param::Text(p.as_bytes()));
+    pipeline.query(statement, &[], params);
+}
+
+/// Adds COMMIT with what belongs to it, see [`ApplySession::commit`]; returns the place of COMMIT. What is last tells where the
+/// commit record ends.
+fn queue_commit(pipeline: &mut Pipeline<'_>, settings: &SessionSettings, to: Lsn, stamp: Stamp, mark: bool) -> usize {
+    let (lsn, micros) = (to.to_string(), stamp.micros.to_string());
+    if mark {
+        pipeline.query("SELECT pg_logical_emit_message(true, 'pgconcord', '')", &[], []);
+    }
+    pipeline.query(
+        "SELECT pg_replication_origin_xact_setup($1::pg_lsn, \
+         '2000-01-01 00:00:00+00'::timestamptz + $2::int8 * interval '1 microsecond')",
+        &[],
+        [Param::Text(lsn.as_bytes()), Param::Text(micros.as_bytes())],
+    );
+    let commit = pipeline.query("COMMIT", &[], []);
+    pipeline.query(
+        "SELECT local_lsn FROM pg_replication_origin_status WHERE external_id = $1",
+        &[],
+        [Param::Text(settings.origin.as_bytes())],
+    );
+    commit
 }
 
 fn first_cell(outcome: Option<&Outcome>) -> Option<&str> {

@@ -40,6 +40,15 @@ impl Kind {
     }
 }
 
+/// How a statement's outcome is judged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Judging {
+    /// It tells what it did.
+    Told,
+    /// It fails unless it did all.
+    ByItself,
+}
+
 /// Queues the statement of a set; `guard` gives the horizon and our origins, without it the rows are locked.
 pub(super) fn queue_set(
     pipeline: &mut Pipeline<'_>,
@@ -47,6 +56,7 @@ pub(super) fn queue_set(
     set: &Set,
     writes: &[Write],
     guard: Option<(&str, &str)>,
+    judging: Judging,
 ) -> usize {
     let table = set.relation.table();
     let mode = if guard.is_some() { Guard::Known } else { Guard::Locked };
@@ -67,8 +77,22 @@ pub(super) fn queue_set(
         types.extend([sql::TEXT_ARRAY, sql::TEXT, sql::TEXT]);
         texts.extend([horizon, ours]);
     }
+    let count = writes.len().to_string();
+    let text = match judging {
+        Judging::Told => text,
+        Judging::ByItself => {
+            types.push(sql::TEXT);
+            texts.push(&count);
+            sql::all_or_error(&text, types.len())
+        }
+    };
     let arrays = arrays.iter().map(|array| Param::Binary(array));
     pipeline.query(&text, &types, arrays.chain(texts.iter().map(|text| Param::Text(text.as_bytes()))))
+}
+
+/// Whether the statement of such a set writes rows; one that sets nothing but the key only looks for them.
+pub(super) fn writes_rows(kind: Kind, set: &Set) -> bool {
+    kind != Kind::Update || !sql::update(set.relation.table(), &set.columns, Guard::Known).starts_with("SELECT")
 }
 
 /// How many rows a statement wrote; one that only looks for them writes none.

@@ -15,7 +15,7 @@ use crate::apply::execute::Execution;
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::Recorder;
-use crate::apply::sets::{Kind, in_order, missed, queue_set, rows_written};
+use crate::apply::sets::{Judging, Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::sql;
 use crate::conflict::merge::Value;
 use crate::conflict::{ChangeRef, Coordinator, Operation};
@@ -256,7 +256,7 @@ impl<R: Recorder> Execution<'_, R> {
         let mut statements = Vec::new();
         for (kind, set) in &sets {
             for writes in set.writes.chunks(crate::apply::batch::SET_ROWS) {
-                statements.push((queue_set(&mut pipeline, *kind, set, writes, None), *kind, writes));
+                statements.push((queue_set(&mut pipeline, *kind, set, writes, None, Judging::Told), *kind, writes));
             }
         }
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing decided rows"))?;

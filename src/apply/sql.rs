@@ -177,6 +177,15 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
     )
 }
 
+/// The statement, with an error (22012) unless it touches as many rows as its parameter of that number says.
+pub fn all_or_error(statement: &str, parameter: usize) -> String {
+    let returning = if statement.starts_with("INSERT") { " RETURNING 1" } else { "" };
+    format!(
+        "WITH touched AS ({statement}{returning}) \
+         SELECT 1 / (pg_catalog.count(*) = ${parameter}::pg_catalog.text::pg_catalog.int8)::pg_catalog.int4 FROM touched"
+    )
+}
+
 /// `COPY` of rows with the key and `columns`.
 pub fn copy(table: &Table, columns: &[usize]) -> String {
     let shape = Shape { table, others: columns };

@@ -11,7 +11,7 @@ use crate::apply::manner::Mode;
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Row, Truncation};
 use crate::apply::record::{Conflict, Recorder, Side};
-use crate::apply::sets::{Kind, queue_set, rows_written};
+use crate::apply::sets::{Judging, Kind, queue_set, rows_written};
 use crate::apply::unique::{self, Claim, Outcome, ROUNDS};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{ChangeRef, Made, Operation, Survivor};
@@ -118,7 +118,7 @@ impl<R: Recorder> Execution<'_, R> {
         let sets = into_sets(vec![Write { net: 0, row: row.clone(), known: None }]);
         for kind in [Kind::Update, Kind::Insert] {
             let mut pipeline = self.begin();
-            let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None);
+            let at = queue_set(&mut pipeline, kind, &sets[0], &sets[0].writes, None, Judging::Told);
             let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("writing a row that a TRUNCATE left"))?;
             self.rows += rows_written(&outcomes[at]);
             if outcomes[at].tag.rows > 0 {

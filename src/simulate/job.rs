@@ -95,6 +95,10 @@ pub struct Job {
     pub held: Changes,
     /// Rows that gave up their unique value until their turn comes.
     pub parked: BTreeMap<Key, Row>,
+    /// It goes to the node in one window with its COMMIT, if all rows can be written as they were decided about.
+    at_once: bool,
+    /// It does so: COMMIT is on its way before the rows are written.
+    on_its_way: bool,
     next: Stage,
     blocked: u32,
 }
@@ -151,7 +155,10 @@ impl World {
         if step == Step::Abort || job.blocked > 6 {
             tell!(self, "n{}: x{} rolls back", target.0, job.xid);
             self.nodes[target.index()].roll_back(job.xid);
-            self.daemon.coordinator.aborted(job.batch.link);
+            match job.on_its_way {
+                true => self.daemon.coordinator.commit_failed(job.batch.link)?,
+                false => self.daemon.coordinator.aborted(job.batch.link),
+            }
         } else if step != Step::Finished {
             self.jobs[target.index()] = Some(job);
         }
@@ -199,7 +206,8 @@ impl World {
         let (folded, tables, keys) = self.net(&batch)?;
         let first = if tables.is_empty() { Stage::Look } else { Stage::Tables };
         let job = self.job(batch, Purpose::Apply, first);
-        self.start(Job { folded, tables, keys, ..job });
+        let at_once = self.settings.at_once && self.random.permille(600);
+        self.start(Job { folded, tables, keys, at_once, ..job });
         Ok(true)
     }
 
@@ -234,6 +242,8 @@ impl World {
             holders: Vec::new(),
             held: Vec::new(),
             parked: BTreeMap::new(),
+            at_once: false,
+            on_its_way: false,
             next: Stage::Slow,
             blocked: 0,
         }
@@ -330,7 +340,13 @@ impl World {
     }
 
     fn look(&mut self, job: &mut Job) -> Result<Step, Failure> {
-        let Some(key) = job.keys.pop_front() else { return Ok(Step::Next(Stage::Fast)) };
+        let Some(key) = job.keys.pop_front() else {
+            job.on_its_way = job.at_once && job.tables.is_empty() && job.slow.is_empty();
+            if job.on_its_way {
+                self.daemon.coordinator.commit_begins(job.batch.link);
+            }
+            return Ok(Step::Next(Stage::Fast));
+        };
         let id = self.schema.key_id(key);
         if self.merges(key.table) && !self.daemon.coordinator.window().is_uncontested(key.table, id) {
             job.slow.push_back(key); // is made under its lock
@@ -379,13 +395,13 @@ impl World {
     fn write_guarded(&mut self, job: &mut Job) -> Step {
         let Some(Ready { key, value, decoded }) = job.ready.pop_front() else {
             return match job.slow.iter().any(|key| !job.tables.contains_key(&key.table)) {
+                _ if job.on_its_way => Step::Next(Stage::Sent),
                 true => Step::Next(Stage::Lock),
                 false => Step::Next(Stage::Slow),
             };
         };
         if self.refuses(key) {
-            job.slow.push_back(key);
-            return Step::Next(Stage::Fast);
+            return refused(job, key);
         }
         let guard = match self.settings.mutation {
             Some(Mutation::NoGuard) => Guard::Open,
@@ -407,7 +423,7 @@ impl World {
                 job.ready.push_front(Ready { key, value, decoded });
                 return Step::Wait;
             }
-            _ => job.slow.push_back(key),
+            _ => return refused(job, key),
         }
         Step::Next(Stage::Fast)
     }
@@ -473,6 +489,15 @@ impl World {
             _ => server.roll_back(job.xid),
         }
     }
+}
+
+/// A row that was not as expected: it is decided about under its lock, unless COMMIT is on its way; that is refused, too, then.
+fn refused(job: &mut Job, key: Key) -> Step {
+    if job.on_its_way {
+        return Step::Abort;
+    }
+    job.slow.push_back(key);
+    Step::Next(Stage::Fast)
 }
 
 fn moved(batch: &Batch) -> Moved {

@@ -80,6 +80,20 @@ fn four_nodes_become_equal_whatever_the_schedule() {
 }
 
 #[test]
+fn batches_may_be_committed_in_the_window_that_writes_them() {
+    for (name, rule) in [
+        ("by the last update", TableRule::default()),
+        ("by the first", Resolver::FirstUpdateWins.into()),
+        ("adding", merge_by(ColumnMerge::Delta)),
+    ] {
+        for nodes in 2..5 {
+            let settings = |seed| Settings { at_once: true, rule: rule.clone(), ..Settings::new(nodes, seed) };
+            converge_as(nodes, &format!("at once, {name}"), SCHEDULES / 4, settings);
+        }
+    }
+}
+
+#[test]
 fn a_row_that_loses_its_unique_value_gets_another_one_alike_everywhere() {
     let renames = |nodes, seed| Settings { renames: true, ..Settings::new(nodes, seed) };
     (2..5).for_each(|nodes| converge_as(nodes, "renames", SCHEDULES / 2, |seed| renames(nodes, seed)));

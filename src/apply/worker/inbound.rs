@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Applied;
-use crate::apply::manner::{Inserting, Manner, Mode, MovedOn};
+use crate::apply::manner::{Committing, Inserting, Manner, Mode, MovedOn};
 use crate::apply::session::ApplySession;
 use crate::apply::unique;
 use crate::apply::worker::{Condition, LinkStats};
@@ -30,7 +30,10 @@ pub struct Inbound {
     pub stats: Arc<LinkStats>,
     pub(super) manner: Manner,
     reach: Reach,
-    copying: Copying,
+    /// Whether COPY is worth a try.
+    copying: Caution,
+    /// Whether a COMMIT together with the statements is.
+    hurrying: Caution,
     /// So many changes are joined into a batch, at most: fewer after one that was in the way of others.
     most: u64,
     pub(super) failures: u32,
@@ -60,7 +63,8 @@ impl Inbound {
             stats,
             manner,
             reach,
-            copying: Copying::default(),
+            copying: Caution::default(),
+            hurrying: Caution::default(),
             most,
             failures: 0,
             lagged: false,
@@ -90,8 +94,9 @@ impl Inbound {
     pub(super) fn succeeded(&mut self, applied: &Applied) {
         self.stats.count(applied, self.session.progress.batch, applied.at);
         (self.failures, self.retry_at) = (0, None);
-        let inserting = self.copying.next(applied.copied);
-        (self.manner, self.reach) = (Manner { inserting, ..Manner::FIRST }, Reach::Usual);
+        let inserting = if self.copying.next(applied.copied) { Inserting::Copy } else { Inserting::Skipping };
+        let committing = if self.hurrying.next(applied.at_once) { Committing::AtOnce } else { Committing::Afterwards };
+        (self.manner, self.reach) = (Manner { inserting, committing, ..Manner::FIRST }, Reach::Usual);
         self.most = self.most.saturating_mul(2).max(1);
     }
 
@@ -103,6 +108,12 @@ impl Inbound {
             tracing::debug!(source = names.0, target = names.1, %error, "writing the batch without COPY");
             self.copying.failed();
             (self.manner.inserting, self.retry_at) = (Inserting::Skipping, None);
+            return;
+        }
+        if let ApplyError::NotAtOnce(error) = error {
+            tracing::debug!(source = names.0, target = names.1, %error, "committing the batch when it is written");
+            self.hurrying.failed();
+            (self.manner.committing, self.retry_at) = (Committing::Afterwards, None);
             return;
         }
         if let Some(most) = narrower(batch, self.reach, error) {
@@ -136,16 +147,16 @@ impl Inbound {
     }
 }
 
-/// After a COPY that failed, which had the whole batch rolled back, batches do without for a while, longer each time.
+/// After something failed that is faster and had the whole batch rolled back, batches do without for a while, longer each time.
 #[derive(Default, Debug)]
-struct Copying {
+struct Caution {
     /// Batches that do without yet.
     left: u32,
     /// How many did the last time.
     pause: u32,
 }
 
-impl Copying {
+impl Caution {
     fn failed(&mut self) {
         const LEAST: u32 = 4;
         const MOST: u32 = 1024;
@@ -153,16 +164,16 @@ impl Copying {
         self.left = self.pause;
     }
 
-    /// How the next batch inserts, after one that was written.
-    fn next(&mut self, copied: bool) -> Inserting {
+    /// Whether the next batch tries it, after one that was written, with it or without.
+    fn next(&mut self, with: bool) -> bool {
         if self.left > 0 {
             self.left -= 1;
-            return Inserting::Skipping;
+            return false;
         }
-        if copied {
+        if with {
             self.pause /= 2;
         }
-        Inserting::Copy
+        true
     }
 }
 
@@ -187,19 +198,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_a_copy_that_failed_batches_do_without_longer_each_time() {
-        let mut copying = Copying::default();
-        assert_eq!(copying.next(false), Inserting::Copy);
+    fn what_failed_is_not_tried_for_longer_each_time() {
+        let mut caution = Caution::default();
+        assert!(caution.next(false));
         let mut without = || {
-            copying.failed();
-            (0..).take_while(|_| copying.next(false) == Inserting::Skipping).count()
+            caution.failed();
+            (0..).take_while(|_| !caution.next(false)).count()
         };
         assert_eq!([without(), without(), without()], [4, 8, 16]);
-        assert_eq!((copying.next(false), copying.pause), (Inserting::Copy, 16), "nothing was copied");
-        for _ in 0..5 {
-            assert_eq!(copying.next(true), Inserting::Copy);
-        }
-        assert_eq!(copying.pause, 0);
+        assert_eq!((caution.next(false), caution.pause), (true, 16), "it was not tried");
+        assert!((0..5).all(|_| caution.next(true)));
+        assert_eq!(caution.pause, 0);
     }
 
     #[test]
