@@ -210,6 +210,18 @@ fn an_index_over_values_that_a_change_leaves_out() {
     assert!(found.iter().all(|one| whole(&one["local"]["row"]) && whole(&one["remote"]["row"])), "a row is not whole");
 }
 
+/// A row that goes to another key and yields there has left its old key all the same.
+#[test]
+fn a_key_that_moves_to_a_value_that_is_taken() {
+    let schema = "CREATE TABLE d (id int PRIMARY KEY, n text UNIQUE); INSERT INTO d VALUES (5, 'e'), (7, 'g');";
+    let mut cluster = Plan::two().schema(schema).run();
+    cluster.without_seeing(&[
+        (EAST, "UPDATE d SET id = 50, n = 'z' WHERE id = 5"),
+        (WEST, "INSERT INTO d VALUES (6, 'z')"),
+    ]);
+    assert_eq!(ids(&cluster, "d"), "6 7");
+}
+
 /// Both nodes take new rows with the same values at the same time, and go on changing them: each decides while the other's
 /// removals arrive, and of every two rows one stays.
 #[test]

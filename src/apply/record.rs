@@ -72,8 +72,8 @@ pub trait Recorder: Send + Sync {
     /// Whether a rule lets a target do without rows of the table that it refuses.
     fn holds(&self, table: &Table) -> bool;
 
-    /// What a rule gives rows of the table that lose a unique value, so that they need not be deleted.
-    fn rename(&self, table: &Table) -> Option<Rename>;
+    /// What a rule gives rows of the table that lose a unique value, so that they need not be deleted; and the rule's name.
+    fn rename(&self, table: &Table) -> Option<(Rename, String)>;
 
     /// What is pending for batches of the link after number `batch` did not happen.
     fn discard_after(&self, link: Link, batch: u64) -> impl Future<Output = Result<(), ApplyError>> + Send;

@@ -23,11 +23,15 @@ use crate::wire::Param;
 mod query;
 mod removal;
 
-use query::{Lock, holder_query, insert_renamed};
+use query::{Lock, holder_query, rename_here};
 pub use removal::{Removal, Removed, remove};
 
 /// How often room is made for a row before the batch is given up and tried later.
 pub(super) const ROUNDS: usize = 16;
+
+/// Bytes of text in a row, and of its new values, that are stored in the row for certain: a tuple is looked at for values to be
+/// stored out of line above 2 kB (`TOAST_TUPLE_THRESHOLD` in src/include/access/heaptoast.h).
+const INLINE: usize = 900;
 
 /// See [`Execution::due`].
 type Due = (Decision, Content, Option<Completed>);
@@ -79,13 +83,21 @@ impl<R: Recorder> Execution<'_, R> {
             if !is_violation(&error) {
                 return self.hold_refused(folded, error).await;
             }
-            let mut yields = false;
-            for net in &folded.nets {
-                if let Some(claim) = self.claim(net).await? {
-                    yields |= self.settle_unique(&claim, &error).await? == Outcome::Yields;
+            let mut others = Vec::new();
+            for (net, half) in folded.nets.iter().zip(folded.halves()) {
+                let yields = match self.claim(net).await? {
+                    Some(claim) => self.settle_unique(&claim, &error).await? == Outcome::Yields,
+                    None => false,
+                };
+                if !yields {
+                    others.push(half);
                 }
             }
-            if yields {
+            if others.len() < folded.nets.len() {
+                // what has gone to another key has left its old one all the same
+                for half in others {
+                    self.write_piece(&half).await?;
+                }
                 return Ok(());
             }
         }
@@ -204,13 +216,13 @@ impl<R: Recorder> Execution<'_, R> {
         let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
         let hasher = self.shared.catalog.hasher;
         let losers: Vec<(Option<ChangeRef>, Removal)> = if incoming_wins {
-            self.there(&holders)
+            self.there(&holders, row)
         } else {
             // what was held for long may be forgotten
             let newest = self.shared.coordinator().newest_at(*home, row.table().id, key_row.key(&hasher))?;
             let beat = holders.iter().filter(|holder| holder.side.as_ref().is_some_and(|side| side.stamp >= stamp));
-            let indexes = beat.map(|holder| holder.index.clone()).collect();
-            vec![(*newest_here, self.removal(*home, row.clone(), indexes, newest.map(|_| lsn)))]
+            let lost = beat.map(|holder| (holder.index.clone(), holder.row.clone())).collect();
+            vec![(*newest_here, self.removal(*home, row.clone(), lost, newest.map(|_| lsn)))]
         };
         let renamed = |row: &Row| {
             let key = row.key(&hasher);
@@ -251,7 +263,7 @@ impl<R: Recorder> Execution<'_, R> {
     }
 
     /// The holders, each once, as losers, with the newest change of each that was made at the target.
-    fn there(&self, holders: &[Holder]) -> Vec<(Option<ChangeRef>, Removal)> {
+    fn there(&self, holders: &[Holder], winner: &Row) -> Vec<(Option<ChangeRef>, Removal)> {
         let hasher = self.shared.catalog.hasher;
         let mut losers: Vec<(KeyId, Vec<&Holder>)> = Vec::new();
         for holder in holders {
@@ -263,59 +275,33 @@ impl<R: Recorder> Execution<'_, R> {
         }
         let removal = |(_, found): (KeyId, Vec<&Holder>)| {
             let Holder { row, home, side, newest_here, .. } = found[0];
-            let indexes = found.iter().map(|holder| holder.index.clone()).collect();
-            (*newest_here, self.removal(*home, row.clone(), indexes, side.as_ref().map(|side| side.lsn)))
+            let lost = found.iter().map(|holder| (holder.index.clone(), winner.clone())).collect();
+            (*newest_here, self.removal(*home, row.clone(), lost, side.as_ref().map(|side| side.lsn)))
         };
         losers.into_iter().map(removal).collect()
     }
 
-    fn removal(&self, home: NodeId, row: Row, indexes: Vec<UniqueIndex>, lsn: Option<Lsn>) -> Removal {
+    fn removal(&self, home: NodeId, row: Row, lost: Vec<(UniqueIndex, Row)>, lsn: Option<Lsn>) -> Removal {
         let table = row.table();
-        let renamed = self.recorder.rename(table).and_then(|rename| rename.for_indexes(table, indexes.iter()));
-        Removal { home, row, indexes, renamed, lsn }
+        let indexes = lost.iter().map(|(index, _)| index);
+        let renamed = self.recorder.rename(table);
+        let renamed = renamed.and_then(|(rename, rule)| Some((rename.for_indexes(table, indexes)?, rule)));
+        Removal { home, row, lost, renamed, lsn }
     }
 
-    /// Does to a row at the target what was done to it at its home; see [`Execution::delete_here`]. Where it gets other values
-    /// it is written here with those, unless that does not go now: what was done at its home brings it.
+    /// Does to a row at the target what was done to it at its home, unless a local change of it came to light after `newest`:
+    /// removes it, or gives it other values. Those are not quite what its home gave, so where a change could leave them out as
+    /// unchanged it is removed all the same, until the UPDATE of its home brings it; nobody would recheck it where a constraint
+    /// is deferrable.
     async fn give_way_here(
         &mut self,
         key_row: &Row,
         newest: Option<ChangeRef>,
         loser: &Removal,
     ) -> Result<bool, ApplyError> {
-        if !self.delete_here(key_row, newest).await? {
-            return Ok(false);
-        }
-        let Removal { row, renamed: Some(values), .. } = loser else { return Ok(true) };
-        if row.table().defers() {
-            return Ok(true); // nobody would recheck it
-        }
-        let (text, columns) = insert_renamed(row, values);
-        self.savepoint().await?;
-        let mut pipeline = self.begin();
-        let params = columns.iter().map(|column| sql::text_of(row.cell(*column)));
-        let at = pipeline.query(&text, &[], params.map(|text| text.map_or(Param::Null, Param::Text)));
-        let written =
-            pipeline.run().await.map_err(ApplyError::pipeline("writing the older of two rows with other values"));
-        match written {
-            Ok(outcomes) => {
-                self.rows += sets::rows_written(&outcomes[at]);
-                self.commands(&["RELEASE SAVEPOINT pgconcord"]).await?;
-            }
-            Err(error) if error.loses_session() => return Err(error),
-            Err(error) => {
-                tracing::debug!(%error, "its home brings the row");
-                self.commands(&["ROLLBACK TO SAVEPOINT pgconcord", "RELEASE SAVEPOINT pgconcord"]).await?;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Removes a row at the target in this transaction, unless a local change of it came to light after `newest`.
-    async fn delete_here(&mut self, row: &Row, newest: Option<ChangeRef>) -> Result<bool, ApplyError> {
-        let (target, key) = (self.batch.link.target, row.key(&self.shared.catalog.hasher));
-        let table = row.table().clone();
-        let arrays = slow::key_arrays(&table, &[row]);
+        let (target, key) = (self.batch.link.target, key_row.key(&self.shared.catalog.hasher));
+        let table = key_row.table().clone();
+        let arrays = slow::key_arrays(&table, &[key_row]);
         let types = vec![sql::TEXT_ARRAY; arrays.len()];
         let params = || arrays.iter().map(|array| Param::Binary(array));
         let mut pipeline = self.begin();
@@ -325,11 +311,46 @@ impl<R: Recorder> Execution<'_, R> {
         if self.shared.coordinator().newest_at(target, table.id, key)? != newest {
             return Ok(false);
         }
+        let stays_inline = table.sends_old_rows || loser.row.tuple.as_bytes().len() < INLINE;
+        if let Some((values, _)) = loser.renamed.as_ref().filter(|_| stays_inline && !table.defers())
+            && self.rename_here(&loser.row, values).await?
+        {
+            return Ok(true);
+        }
         let mut pipeline = self.begin();
         let at = pipeline.query(&sql::delete(&table, Guard::Locked), &types, params());
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing the older of two rows"))?;
         self.rows += sets::rows_written(&outcomes[at]);
         Ok(true)
+    }
+
+    /// Whether the row with the key of `row` has become `row` with other values.
+    async fn rename_here(&mut self, row: &Row, values: &NewValues) -> Result<bool, ApplyError> {
+        let (text, columns) = rename_here(row, values);
+        self.savepoint().await?;
+        let mut pipeline = self.begin();
+        let params = columns.iter().map(|column| sql::text_of(row.cell(*column)));
+        let at = pipeline.query(&text, &[], params.map(|text| text.map_or(Param::Null, Param::Text)));
+        let written = pipeline.run().await.map_err(ApplyError::pipeline("giving a row another unique value"));
+        let is_inline = match &written {
+            Ok(outcomes) => {
+                let length = outcomes[at].rows.first().map(|row| row.parse::<usize>(0));
+                let length = length.transpose().map_err(ApplyError::wire("reading how long a unique value is"))?;
+                length.is_some_and(|length| row.table().sends_old_rows || length < INLINE)
+            }
+            Err(error) if error.loses_session() => return written.map(|_| false),
+            Err(error) => {
+                tracing::debug!(code = error.code(), "a row gets its other value by its home");
+                false
+            }
+        };
+        if is_inline {
+            self.rows += 1;
+            self.commands(&["RELEASE SAVEPOINT pgconcord"]).await?;
+        } else {
+            self.commands(&["ROLLBACK TO SAVEPOINT pgconcord", "RELEASE SAVEPOINT pgconcord"]).await?;
+        }
+        Ok(is_inline)
     }
 
     /// The conflict with the holders. Where several lose there is one entry for each, by the loser's key, so that
@@ -339,7 +360,7 @@ impl<R: Recorder> Execution<'_, R> {
         claim: &Claim,
         holders: &[Holder],
         loser: Loser<'_>,
-        renamed: Option<&NewValues>,
+        renamed: Option<&(NewValues, String)>,
     ) -> Conflict {
         let kind = match (holders.len(), claim.by.remote.operation) {
             (2.., _) => ConflictType::MultipleUniqueConflicts,
@@ -366,8 +387,8 @@ impl<R: Recorder> Execution<'_, R> {
             note: Some(format!(
                 "rows claim one value of {}; {who} is older and {} at {}, unless it has changed there since",
                 indexes.join(", "),
-                renamed.map_or("is removed".to_owned(), |values| {
-                    format!("gets another {}", values.names(claim.row.table()))
+                renamed.map_or("is removed".to_owned(), |(values, rule)| {
+                    format!("gets another {} by the rule {rule:?}", values.names(claim.row.table()))
                 }),
                 self.shared.node(home).name
             )),

@@ -101,8 +101,8 @@ pub async fn reach_all(
     }
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
     let resolvers = resolvers::resolvers(&config.conflict_rules, &read.catalog)?;
-    for node in &clients {
-        resolvers::check_renames(&config.conflict_rules, &read.catalog, *node).await?;
+    for node in &config.nodes {
+        resolvers::check_renames(&config.conflict_rules, &read.catalog, node).await?;
     }
     let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
     Ok(Contact { identities, start, catalog: read.catalog, resolvers, in_force })

@@ -34,9 +34,9 @@ impl Recorder for JournalRecorder {
         rules::on_errors(&rules, &table.schema, &table.name).is_some_and(|rule| rule.errors == Some(Errors::Hold))
     }
 
-    fn rename(&self, table: &Table) -> Option<Rename> {
+    fn rename(&self, table: &Table) -> Option<(Rename, String)> {
         let rules = self.0.rules.of(table.id);
-        rules::renaming(&rules, &table.schema, &table.name).map(|(_, rename)| rename.clone())
+        rules::renaming(&rules, &table.schema, &table.name).map(|(rule, rename)| (rename.clone(), rule.name.clone()))
     }
 
     async fn discard_after(&self, link: Link, batch: u64) -> Result<(), ApplyError> {

@@ -134,10 +134,8 @@ impl Reloader {
             Ok(read) => read,
             Err(wrong) => return Ok(Err(wrong)),
         };
-        for node in &self.daemon.shared.nodes {
+        for node in &self.daemon.config.nodes {
             // what a node that is down does not take it says when it is to do it
-            let Some(control) = node.control() else { continue };
-            let node = (node.name.as_str(), control.client());
             match resolvers::check_renames(&rules, &self.daemon.shared.catalog, node).await {
                 Err(DaemonError::Operator(wrong)) => return Ok(Err(wrong)),
                 Err(error) => tracing::warn!(%error, "what a rule renames is not checked"),
@@ -145,6 +143,10 @@ impl Reloader {
             }
         }
         let count = rules.len();
+        let renamed = {
+            let book = lock(&self.daemon.rules.0);
+            resolvers::renamed_otherwise(&book.rules, &rules, &self.daemon.shared.catalog)
+        };
         let catalog = &self.daemon.shared.catalog;
         let changed: BTreeSet<TableId> = {
             let coordinator = self.daemon.shared.coordinator();
@@ -164,6 +166,11 @@ impl Reloader {
         let done: Vec<TableId> = changed.iter().filter(|table| !waiting.contains(table)).copied().collect();
         if changed.is_empty() {
             said += "; every table is decided as before";
+        }
+        if !renamed.is_empty() {
+            let named = self.named(&renamed);
+            write!(said, "; rows that lose a unique value get something else than before in {named}")
+                .expect("a String");
         }
         if !done.is_empty() {
             write!(said, "; other conflicts than before come out of {}", self.named(&done)).expect("a String");

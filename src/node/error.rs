@@ -85,7 +85,7 @@ impl Classify for NodeError {
 }
 
 /// Connection exceptions, rollbacks, lack of resources, operator intervention and objects in use may pass.
-fn class_of(state: &SqlState) -> Class {
+pub(super) fn class_of(state: &SqlState) -> Class {
     match state.code() {
         "57014" | "55P03" | "55006" => Class::Transient,
         code if ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) => Class::Transient,

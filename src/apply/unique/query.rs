@@ -2,7 +2,7 @@
 
 use crate::apply::net::Row;
 use crate::apply::sql;
-use crate::model::table::{IndexKey, Table, UniqueIndex, quote_identifier};
+use crate::model::table::{Column, IndexKey, Table, UniqueIndex, quote_identifier};
 use crate::model::{Cell, NewValues};
 
 /// A text parameter by its number, as an expression.
@@ -78,10 +78,10 @@ pub(super) fn rename_query(table: &Table, index: &UniqueIndex, row: &Row, values
     format!("UPDATE {} AS t SET {} WHERE {}", table.sql_only(), values.assignments(table), is_same(table, index, row))
 }
 
-/// Finds the row with the key of `row` if it still stands against a row with the values of `row`; the parameters are those of
-/// [`removal_query`].
-pub(super) fn still_stands_query(table: &Table, index: &UniqueIndex, row: &Row) -> String {
-    let (from, condition) = stands_against(table, index, row, sql::from_bytes);
+/// Finds the row with the key of `row` if it stands against `other` in the index; the parameters are what the index looks at of
+/// `other`, then that key.
+pub(super) fn still_stands_query(table: &Table, index: &UniqueIndex, row: &Row, other: &Row) -> String {
+    let (from, condition) = stands_against(table, index, other, sql::from_bytes);
     format!(
         "SELECT FROM {} AS t{} WHERE {condition} AND {}",
         table.sql_only(),
@@ -90,29 +90,40 @@ pub(super) fn still_stands_query(table: &Table, index: &UniqueIndex, row: &Row) 
     )
 }
 
-/// Writes `row` with other values unless something stands against that, and the columns whose texts are its parameters.
-pub(super) fn insert_renamed(row: &Row, values: &NewValues) -> (String, Vec<usize>) {
+/// Makes of the row with the key of `row` what `row` is, with other values; tells how many bytes those have as text. And the
+/// columns whose texts are its parameters, the key's last.
+pub(super) fn rename_here(row: &Row, values: &NewValues) -> (String, Vec<usize>) {
     let table = row.table();
     let has = |column: &usize| row.cell(*column).is_some_and(|cell| cell != Cell::Unchanged);
-    let columns: Vec<usize> = (0..table.columns.len()).filter(has).collect();
-    let name = |column: &usize| quote_identifier(&table.columns[*column].name);
-    let names: Vec<_> = columns.iter().map(name).collect();
-    let chosen = columns.iter().zip(&names).map(|(column, name)| match values.of(*column) {
+    let given: Vec<usize> = (0..table.columns.len()).filter(has).collect();
+    let name = |column: usize| quote_identifier(&table.columns[column].name);
+    let is_set = |column: &usize| !table.key.contains(column) && !table.columns[*column].identity_always;
+    let set: Vec<usize> = given.iter().copied().filter(is_set).collect();
+    let names: Vec<_> = set.iter().map(|column| name(*column)).collect();
+    let chosen = set.iter().map(|column| match values.of(*column) {
         Some(value) => format!("({value})"),
-        None => format!("t.{name}"),
+        None => format!("t.{}", name(*column)),
     });
-    let given = columns.iter().zip(&names).enumerate();
-    let given = given.map(|(i, (column, name))| format!("{} AS {name}", table.columns[*column].parameter(i + 1)));
-    let overriding =
-        if table.columns.iter().any(|column| column.identity_always) { " OVERRIDING SYSTEM VALUE" } else { "" };
+    let old = given.iter().enumerate();
+    let old = old.map(|(i, column)| format!("{} AS {}", table.columns[*column].parameter(i + 1), name(*column)));
+    let new = set.iter().filter(|column| values.of(**column).is_some());
+    let lengths =
+        new.map(|column| format!("coalesce(pg_catalog.octet_length(o.{}::pg_catalog.text), 0)", name(*column)));
+    let key = table.key.iter().enumerate().map(|(i, column)| {
+        let Column { equals, .. } = &table.columns[*column];
+        let value = table.columns[*column].parameter(given.len() + i + 1);
+        format!("o.{} {equals} {value}", name(*column))
+    });
     let text = format!(
-        "INSERT INTO {} ({}){overriding} SELECT {} FROM (SELECT {}) AS t ON CONFLICT DO NOTHING",
-        table.sql_name(),
+        "UPDATE {} AS o SET ({}) = (SELECT {} FROM (SELECT {}) AS t) WHERE {} RETURNING {}",
+        table.sql_only(),
         names.join(", "),
         chosen.collect::<Vec<_>>().join(", "),
-        given.collect::<Vec<_>>().join(", ")
+        old.collect::<Vec<_>>().join(", "),
+        key.collect::<Vec<_>>().join(" AND "),
+        lengths.collect::<Vec<_>>().join(" + ")
     );
-    (text, columns)
+    (text, given.into_iter().chain(table.key.iter().copied()).collect())
 }
 
 /// Locks that row; the parameters are those of [`removal_query`].

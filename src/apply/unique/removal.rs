@@ -13,7 +13,7 @@ use crate::apply::sql;
 use crate::apply::unique::query::{removal_lock, removal_query, rename_query, still_stands_query};
 use crate::model::key::KeyHasher;
 use crate::model::table::UniqueIndex;
-use crate::model::{KeyId, Lsn, NewValues, NodeId};
+use crate::model::{Class, Classify, KeyId, Lsn, NewValues, NodeId};
 use crate::node::NodeError;
 
 /// A row to be removed at its home by an ordinary DELETE, or given other values by an ordinary UPDATE, if it is still the
@@ -23,10 +23,10 @@ pub struct Removal {
     /// Its home.
     pub home: NodeId,
     pub(super) row: Row,
-    /// By which it loses; at least one.
-    pub(super) indexes: Vec<UniqueIndex>,
-    /// What it gets, if it need not go.
-    pub(super) renamed: Option<NewValues>,
+    /// By which it loses, to which rows; at least one.
+    pub(super) lost: Vec<(UniqueIndex, Row)>,
+    /// What it gets, if it need not go, and by which rule.
+    pub(super) renamed: Option<(NewValues, String)>,
     /// Where the change committed that lost, if it is in the window.
     pub(super) lsn: Option<Lsn>,
 }
@@ -53,7 +53,7 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
         match (removed, &removal.renamed) {
             (0, _) => tracing::debug!(node, %table, "the older of two rows with one unique value has changed or gone"),
             (_, None) => tracing::info!(node, %table, "removed the older of two rows with one unique value"),
-            (_, Some(values)) => {
+            (_, Some((values, _))) => {
                 let columns = values.names(table);
                 tracing::info!(node, %table, columns, "gave the older of two rows with one unique value another one");
             }
@@ -67,15 +67,15 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
 
 /// How many rows went or were changed: none where a later change has taken the loser's place, which is decided about when it arrives.
 async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyError> {
-    let Removal { home, row, indexes, renamed, .. } = removal;
-    let (node, table, index) = (shared.node(*home), row.table(), &indexes[0]);
+    let Removal { home, row, lost, renamed, .. } = removal;
+    let (node, table, index) = (shared.node(*home), row.table(), &lost[0].0);
     let remover = node.remover().ok_or_else(|| ApplyError::NodeDown {
         node: node.name.clone(),
-        what: format!("removing a row of {table} whose unique value another row has"),
+        what: format!("settling a row of {table} whose unique value another row has"),
     })?;
-    let texts = texts_of(row, index);
+    let texts = texts_of(row, index, row);
     let parameters = parameters(&texts);
-    let doing = || NodeError::doing("remove a row whose unique value another row has");
+    let doing = || NodeError::doing("settle a row whose unique value another row has");
     // a stream that lags is waited for with nothing locked
     shared.barrier(*home).await?;
     let mut client = remover.lock().await;
@@ -91,7 +91,7 @@ async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyErro
     }
     let removed = match renamed {
         None => transaction.execute(&removal_query(table, index, row), &parameters).await.map_err(doing())?,
-        Some(values) => rename(&transaction, removal, values, &node.name).await?,
+        Some((values, rule)) => rename(&transaction, removal, (values, rule), &node.name).await?,
     };
     transaction.commit().await.map_err(doing())?;
     if removed == 0 {
@@ -110,42 +110,55 @@ async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyErro
 async fn rename(
     transaction: &Transaction<'_>,
     removal: &Removal,
-    values: &NewValues,
+    (values, rule): (&NewValues, &str),
     node: &str,
 ) -> Result<u64, ApplyError> {
-    let Removal { row, indexes, .. } = removal;
+    let Removal { row, lost, .. } = removal;
     let table = row.table();
     let columns = values.names(table);
-    let doing = || NodeError::doing("give another value to a row whose unique value another row has");
-    let cannot = |why: String| ApplyError::Operator {
-        what: format!("{node} can't give a row of {table} another {columns}: {why}"),
-        advice:
-            "have `rename` in the conflict rules make values that no other row has, for instance of the key, and run \
-                 `pgconcord rules reload`"
-                .into(),
+    let cannot = |why: String| {
+        ApplyError::Operator {
+        what: format!("{node} can't give a row of {table} another {columns} by the rule {rule:?}: {why}"),
+        advice: "have its `rename` make values that no other row has, for instance of the key, and that the table takes, and \
+                 run `pgconcord rules reload`"
+            .into(),
+    }
     };
-    let taken = [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION];
-    let texts = texts_of(row, &indexes[0]);
-    let query = rename_query(table, &indexes[0], row, values);
-    let renamed = match transaction.execute(&query, &parameters(&texts)).await {
-        Err(error) if error.code().is_some_and(|code| taken.contains(code)) => {
-            return Err(cannot("another row has the one that `rename` makes".to_owned()));
+    // Without DETAIL, which may tell values that are masked.
+    let refused = |error: tokio_postgres::Error| match error.as_db_error().map(|said| (said.code(), said.message())) {
+        Some((&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION, _)) => {
+            cannot("another row has the one that it makes".to_owned())
         }
-        renamed => renamed.map_err(doing())?,
+        Some((_, said)) => {
+            let said = cannot(said.to_owned());
+            let error = NodeError::doing("give another value to a row whose unique value another row has")(error);
+            if error.class() == Class::Transient { ApplyError::from(error) } else { said }
+        }
+        None => NodeError::doing("give another value to a row whose unique value another row has")(error).into(),
     };
-    for index in indexes {
-        let texts = texts_of(row, index);
-        let query = still_stands_query(table, index, row);
-        if transaction.query_opt(&query, &parameters(&texts)).await.map_err(doing())?.is_some() {
-            return Err(cannot(format!("the one that `rename` makes is the same one to {}", index.name)));
+    transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(&refused)?;
+    let texts = texts_of(row, &lost[0].0, row);
+    let query = rename_query(table, &lost[0].0, row, values);
+    let renamed = transaction.execute(&query, &parameters(&texts)).await.map_err(&refused)?;
+    if renamed == 0 {
+        return Ok(0);
+    }
+    for (index, winner) in lost {
+        for other in [row, winner] {
+            let query = still_stands_query(table, index, row, other);
+            let texts = texts_of(row, index, other);
+            if transaction.query_opt(&query, &parameters(&texts)).await.map_err(&refused)?.is_some() {
+                return Err(cannot(format!("the one that it makes is the same one to {}", index.name)));
+            }
         }
     }
     Ok(renamed)
 }
 
-/// The texts of what the index looks at, then of the key.
-fn texts_of<'r>(row: &'r Row, index: &UniqueIndex) -> Vec<Option<&'r [u8]>> {
-    index.columns.iter().chain(&row.table().key).map(|column| sql::text_of(row.cell(*column))).collect()
+/// The texts of what the index looks at of `other`, then of the key of `row`.
+fn texts_of<'r>(row: &'r Row, index: &UniqueIndex, other: &'r Row) -> Vec<Option<&'r [u8]>> {
+    let key = row.table().key.iter().map(|column| sql::text_of(row.cell(*column)));
+    index.columns.iter().map(|column| sql::text_of(other.cell(*column))).chain(key).collect()
 }
 
 fn parameters<'t>(texts: &'t [Option<&[u8]>]) -> Vec<&'t (dyn ToSql + Sync)> {

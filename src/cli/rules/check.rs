@@ -132,9 +132,9 @@ async fn catalog(config: &Config) -> Result<(Catalog, Vec<Misfit>), String> {
     let read = ClusterCatalog::read(&config.tables, &config.object_name(), &clients).await;
     let catalog = read.map(|read| read.catalog).map_err(|error| format!("reading the tables: {error}"))?;
     let mut misfits = Vec::new();
-    for node in clients {
+    for node in &config.nodes {
         let refused = refused_renames(&config.conflict_rules, &catalog, node).await;
-        misfits.extend(refused.map_err(|error| format!("{}: {error}", node.0))?);
+        misfits.extend(refused.map_err(|error| format!("{}: {error}", node.name))?);
     }
     Ok((catalog, misfits))
 }

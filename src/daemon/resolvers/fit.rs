@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::table::Column;
+use crate::model::table::{Column, UniqueIndex};
 use crate::model::{ColumnMerge, Deletes, Merge, Rename, Resolver, Table, TableRule};
 
 /// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
@@ -127,7 +127,19 @@ pub(super) fn rename(rename: &Rename, table: &Table) -> Vec<Unfit> {
         };
         Some(Unfit { what: format!("{name:?} {what}"), fix: leave(name) })
     };
-    rename.0.keys().filter_map(of_column).collect()
+    let is_named = |column: &usize| rename.0.contains_key(&table.columns[*column].name);
+    let of_index = |index: &UniqueIndex| {
+        let names: Vec<_> = index.columns.iter().filter(|column| !table.key.contains(column)).collect();
+        let names: Vec<_> = names.into_iter().map(|column| format!("{:?}", table.columns[*column].name)).collect();
+        (!index.columns.iter().any(is_named)).then(|| Unfit {
+            what: format!(
+                "a row can lose by its unique index {}, too, and `rename` gives nothing for that",
+                index.name
+            ),
+            fix: format!("name in `rename` what it looks at, too: {}", names.join(" or ")),
+        })
+    };
+    rename.0.keys().filter_map(of_column).chain(table.unique.iter().filter_map(of_index)).collect()
 }
 
 /// The merge as far as it makes a difference for the table's columns, and what is wrong with it.

@@ -207,6 +207,11 @@ fn only_what_a_unique_index_looks_at_gets_another_value() {
         ("note", unique(&[0]), "\"note\" is in no unique index"),
         ("id", unique(&[0, note]), "\"id\" is a key column"),
         ("nite", unique(&[note]), "did you mean `note`?"),
+        (
+            "note",
+            Table { unique: vec![index(&[note]), UniqueIndex { name: "other".into(), ..index(&[0]) }], ..table("a") },
+            "a row can lose by its unique index other, too",
+        ),
     ] {
         let says = refused(&renames(column), table);
         assert!(says.contains(expected), "{says}");
