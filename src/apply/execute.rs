@@ -9,21 +9,26 @@ use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
 use crate::apply::batch::{COPY_ROWS, Pieces, SET_ROWS, Write};
-use crate::apply::complete::{self, Completed};
+use crate::apply::complete;
 use crate::apply::error::ApplyError;
-use crate::apply::manner::{Committing, Inserting, Manner, Mode, MovedOn};
+use crate::apply::manner::{Inserting, Manner, Mode, MovedOn};
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Judging, Kind, in_order, missed, queue_set, rows_written, writes_rows};
+use crate::apply::sets::{Judging, Kind, in_order, missed, queue_set, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::{fit, sql, unique};
 use crate::conflict::window::KeyHash;
 use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Operation};
 use crate::model::bloom::Bloom;
-use crate::model::{KeyId, Lsn, Resolvers, Stamp, TouchKind, Xid};
+use crate::model::{KeyId, Lsn, Resolvers, TouchKind, Xid};
 use crate::wire::{Outcome, Pipeline};
+
+mod commit;
+mod plan;
+
+use plan::Plan;
 
 /// What a batch did.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -130,25 +135,6 @@ impl<'a, R: Recorder> Execution<'a, R> {
         }
     }
 
-    /// Commits what was written, or rolls back.
-    pub(super) async fn end(mut self, written: Result<(), ApplyError>) -> Result<Applied, ApplyError> {
-        let prepared = match written {
-            Ok(()) => self.record().await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = prepared {
-            self.shared.coordinator().aborted(self.batch.link);
-            if !error.loses_session() {
-                self.session.rollback().await?;
-            }
-            return Err(error);
-        }
-        let link = self.batch.link;
-        self.shared.coordinator().commit_begins(link);
-        let committed = self.session.commit(self.batch.end_lsn, self.stamp(), self.rows == 0).await;
-        self.settle_commit(committed).await
-    }
-
     async fn write(&mut self) -> Result<Written, ApplyError> {
         let latest = self.batch.transactions.iter().map(|t| t.stamp.micros).max();
         if let Some(latest) = latest {
@@ -167,43 +153,6 @@ impl<'a, R: Recorder> Execution<'a, R> {
         self.recheck().await?;
         self.begin_alone().await?;
         Ok(Written::All)
-    }
-
-    /// Whether the piece, which is all that is left of its batch, can go to the target together with COMMIT: nothing is written
-    /// yet, there is nothing for the journal, and statements can tell by themselves whether all went as expected.
-    fn goes_at_once(&self, folded: &Folded, plan: &Plan) -> bool {
-        let Plan { deletes, updates, inserts, incomplete, slow, .. } = plan;
-        let writes = deletes.len() + updates.len() + inserts.len();
-        self.manner.committing == Committing::AtOnce
-            && !self.began
-            && folded.truncations.is_empty()
-            && (1..=SET_ROWS).contains(&writes)
-            && (inserts.len() < COPY_ROWS || self.manner.inserting == Inserting::Skipping)
-            && incomplete.is_empty()
-            && slow.is_empty()
-            && self.conflicts.is_empty()
-            && self.refusals.is_empty()
-            && self.held_changes.is_empty()
-            && self.healing.is_empty()
-            && !folded.nets.iter().any(|net| net.table.defers())
-    }
-
-    /// Writes the batch and commits it in one window.
-    async fn write_and_commit(mut self, folded: &Folded, plan: Plan) -> Result<Applied, ApplyError> {
-        let (stamp, end_lsn) = (self.stamp(), self.batch.end_lsn);
-        let horizon = sql::xid_text(plan.horizon.unwrap_or(Xid(3)));
-        let ours = self.session.ours.clone();
-        let sets = in_order(folded, [plan.deletes, plan.updates, plan.inserts]);
-        let mark = !sets.iter().any(|(kind, set)| writes_rows(*kind, set));
-        self.applied.at_once = true;
-        self.shared.coordinator().commit_begins(self.batch.link);
-        let committed = self.session.write_and_commit(end_lsn, stamp, mark, |pipeline| {
-            for (kind, set) in &sets {
-                queue_set(pipeline, *kind, set, &set.writes, Some((&horizon, &ours)), Judging::ByItself);
-            }
-        });
-        let committed = committed.await;
-        self.settle_commit(committed).await
     }
 
     /// Remembers the keys of a piece for those after it.
@@ -272,57 +221,6 @@ impl<'a, R: Recorder> Execution<'a, R> {
         self.release(&healed).await
     }
 
-    /// Decides each key under one look at the window (R1).
-    fn decide(&mut self, folded: &Folded, nets: &[usize]) -> Result<Plan, ApplyError> {
-        let link = self.batch.link;
-        // Read before the look: what is older is in the window by then.
-        let mut plan = Plan { horizon: self.shared.node(link.target).horizon(), ..Plan::default() };
-        let mut coordinator = self.deciding()?;
-        for &at in nets {
-            let net = &folded.nets[at];
-            let own = ChangeRef::at(link.source, net.place, net.kind());
-            let decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
-                Some(decision) => decision,
-                // A row that is made from several changes is made under its lock.
-                None if self.resolvers.merge(net.table.id).is_some() => {
-                    plan.slow.push(at);
-                    continue;
-                }
-                None => coordinator.decide(link, net.table.id, net.key)?,
-            };
-            self.note(&coordinator, net, &decision)?;
-            if !self.is_ours(decision.winner) {
-                if decision.write {
-                    plan.slow.push(at);
-                }
-                continue;
-            }
-            let known = decision.local.map(|local| coordinator.window().transaction(local).transaction.xid);
-            let stands = self.stands(net, &decision);
-            match &net.content {
-                Content::Delete if stands == Some(TouchKind::Delete) && net.first != Operation::Insert => {}
-                Content::Delete => plan.deletes.push(Write { net: at, row: net.key_row.clone(), known }),
-                Content::Put(row) => {
-                    let there = match stands {
-                        Some(kind) => kind == TouchKind::Put,
-                        None => net.first != Operation::Insert,
-                    };
-                    let write = Write { net: at, row: row.clone(), known };
-                    if row.has_unchanged() {
-                        let completed =
-                            complete::complete_net(&coordinator, link, net, row, &self.shared.catalog.hasher)?;
-                        plan.incomplete.push(Incomplete { write, there, completed, last: decision.incoming });
-                    } else if there {
-                        plan.updates.push(write);
-                    } else {
-                        plan.inserts.push(write);
-                    }
-                }
-            }
-        }
-        Ok(plan)
-    }
-
     /// The coordinator, for a decision.
     ///
     /// # Errors
@@ -341,35 +239,6 @@ impl<'a, R: Recorder> Execution<'a, R> {
     pub(super) fn fits(&self, content: &Content, winner: ChangeRef) -> Result<(), ApplyError> {
         let name = |node: crate::model::NodeId| self.shared.node(node).name.as_str();
         fit::check(content, name(winner.source), name(self.batch.link.target))
-    }
-
-    /// Finds the values that changes left out (R8) and sorts their rows into the plan.
-    async fn complete(&mut self, folded: &Folded, plan: &mut Plan) -> Result<(), ApplyError> {
-        for Incomplete { mut write, there, completed, last } in std::mem::take(&mut plan.incomplete) {
-            let net = &folded.nets[write.net];
-            let moved = net.moved_from.as_ref();
-            let row = match (completed, moved) {
-                (Completed::Whole(row), _) => Some(row),
-                (Completed::AtTarget(row), None) if there => Some(row),
-                (Completed::AtTarget(row), Some(from)) => match self.read_at_target(&row, from).await? {
-                    Some(row) => Some(row),
-                    None => self.read_at_source(&row, last).await?,
-                },
-                // The batch has a later change of the key, in another piece: that one decides.
-                (Completed::AtTarget(_) | Completed::AtSource(..), _) if (last.seq, last.offset()) != net.place => {
-                    continue;
-                }
-                (Completed::AtTarget(row), None) => self.read_at_source(&row, last).await?,
-                (Completed::AtSource(row, change), _) => self.read_at_source(&row, change).await?,
-            };
-            let Some(row) = row else {
-                plan.deletes.push(write);
-                continue;
-            };
-            write.row = row;
-            if there { plan.updates.push(write) } else { plan.inserts.push(write) }
-        }
-        Ok(())
     }
 
     /// `None` if the row has moved on and is to be left out.
@@ -474,50 +343,6 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let outcomes = self.begin().run().await.map_err(ApplyError::pipeline("moving the progress row"))?;
         self.begun(outcomes).map(drop)
     }
-
-    async fn record(&mut self) -> Result<(), ApplyError> {
-        self.conflicts.extend(self.refusals.drain());
-        if self.conflicts.is_empty() {
-            return Ok(());
-        }
-        let conflicts: Vec<_> = self.conflicts.drain().map(|(_, conflict)| conflict).collect();
-        self.applied.conflicts = conflicts.len() as u64;
-        self.recorder.pending(conflicts).await
-    }
-
-    /// Tells the coordinator what became of the COMMIT, and cleans up after one that failed.
-    async fn settle_commit(mut self, committed: Result<Lsn, ApplyError>) -> Result<Applied, ApplyError> {
-        let link = self.batch.link;
-        let arrived = {
-            let mut coordinator = self.shared.coordinator();
-            match &committed {
-                Ok(at) => {
-                    coordinator.change_held(link.target, std::mem::take(&mut self.held_changes));
-                    coordinator.committed(link, *at)?;
-                }
-                Err(error) if !error.loses_session() => coordinator.commit_failed(link)?,
-                Err(_) => {} // in doubt: the node is connected again and its progress row read
-            }
-            coordinator.take_barriers()
-        };
-        self.shared.release(arrived);
-        if let Err(error) = &committed
-            && !error.loses_session()
-        {
-            self.session.rollback().await?;
-            if self.applied.conflicts > 0 {
-                self.recorder.discard_after(link, self.session.progress.batch).await?;
-            }
-        }
-        self.applied.at = committed?;
-        self.applied.transactions = self.batch.transactions.len() as u64;
-        Ok(self.applied)
-    }
-
-    fn stamp(&self) -> Stamp {
-        let last = self.batch.transactions.last().map(|last| last.stamp);
-        last.unwrap_or(Stamp { micros: crate::apply::shared::now_micros(), node: self.batch.link.source })
-    }
 }
 
 /// Whether a COPY failed for what its rows are, or can't be used at all; statements tell which row it was, or do
@@ -525,27 +350,4 @@ impl<'a, R: Recorder> Execution<'a, R> {
 fn is_for_statements(error: &ApplyError) -> bool {
     const FEATURE_NOT_SUPPORTED: &str = "0A000";
     unique::is_about_rows(error) || error.code() == Some(FEATURE_NOT_SUPPORTED)
-}
-
-/// What is to be done with the keys of a piece, by index into its nets.
-#[derive(Debug, Default)]
-struct Plan {
-    deletes: Vec<Write>,
-    updates: Vec<Write>,
-    inserts: Vec<Write>,
-    incomplete: Vec<Incomplete>,
-    slow: Vec<usize>,
-    /// X as of the look-up: versions with an older `xmin` are known.
-    horizon: Option<Xid>,
-}
-
-/// A row with values left out.
-#[derive(Debug)]
-struct Incomplete {
-    write: Write,
-    /// Whether a row is there.
-    there: bool,
-    completed: Completed,
-    /// The batch's last change of the key.
-    last: ChangeRef,
 }

@@ -13,49 +13,23 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side};
-use crate::apply::sql::Guard;
-use crate::apply::{hold, note, sets, slow, sql};
+use crate::apply::{hold, note};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
-use crate::model::table::UniqueIndex;
-use crate::model::{Cell, ConflictType, KeyId, Lsn, NewValues, NodeId, Resolution, Resolver, Table, Tuple, Xid};
-use crate::wire::Param;
+use crate::model::{Cell, ConflictType, Lsn, NewValues, NodeId, Resolution, Resolver, Table, Tuple, Xid};
 
+mod give_way;
+mod holders;
 mod query;
 mod removal;
 
-use query::{Lock, holder_query, rename_here};
+use holders::Holder;
 pub use removal::{Removal, Removed, remove};
 
 /// How often room is made for a row before the batch is given up and tried later.
 pub(super) const ROUNDS: usize = 16;
 
-/// Bytes of text in a row, and of its new values, that are stored in the row for certain: a tuple is looked at for values to be
-/// stored out of line above 2 kB (`TOAST_TUPLE_THRESHOLD` in src/include/access/heaptoast.h).
-const INLINE: usize = 900;
-
 /// See [`Execution::due`].
 type Due = (Decision, Content, Option<Completed>);
-
-/// A row that has a unique value which an incoming row wants.
-#[derive(Debug)]
-pub(super) struct Found {
-    row: Row,
-    index: UniqueIndex,
-    /// The name of the origin that wrote it.
-    origin: Option<String>,
-}
-
-/// The same, locked, with who made it.
-#[derive(Debug)]
-struct Holder {
-    row: Row,
-    index: UniqueIndex,
-    /// The change that stands there, if the window has it.
-    side: Option<Side>,
-    home: NodeId,
-    /// The newest change of it that was made at the target.
-    newest_here: Option<ChangeRef>,
-}
 
 impl<R: Recorder> Execution<'_, R> {
     /// Writes the batch change by change, each behind a savepoint.
@@ -262,97 +236,6 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(Outcome::Yields)
     }
 
-    /// The holders, each once, as losers, with the newest change of each that was made at the target.
-    fn there(&self, holders: &[Holder], winner: &Row) -> Vec<(Option<ChangeRef>, Removal)> {
-        let hasher = self.shared.catalog.hasher;
-        let mut losers: Vec<(KeyId, Vec<&Holder>)> = Vec::new();
-        for holder in holders {
-            let key = holder.row.key(&hasher);
-            match losers.iter_mut().find(|(of, _)| *of == key) {
-                Some((_, found)) => found.push(holder),
-                None => losers.push((key, vec![holder])),
-            }
-        }
-        let removal = |(_, found): (KeyId, Vec<&Holder>)| {
-            let Holder { row, home, side, newest_here, .. } = found[0];
-            let lost = found.iter().map(|holder| (holder.index.clone(), winner.clone())).collect();
-            (*newest_here, self.removal(*home, row.clone(), lost, side.as_ref().map(|side| side.lsn)))
-        };
-        losers.into_iter().map(removal).collect()
-    }
-
-    fn removal(&self, home: NodeId, row: Row, lost: Vec<(UniqueIndex, Row)>, lsn: Option<Lsn>) -> Removal {
-        let table = row.table();
-        let indexes = lost.iter().map(|(index, _)| index);
-        let renamed = self.recorder.rename(table);
-        let renamed = renamed.and_then(|(rename, rule)| Some((rename.for_indexes(table, indexes)?, rule)));
-        Removal { home, row, lost, renamed, lsn }
-    }
-
-    /// Does to a row at the target what was done to it at its home, unless a local change of it came to light after `newest`:
-    /// removes it, or gives it other values. Those are not quite what its home gave, so where a change could leave them out as
-    /// unchanged it is removed all the same, until the UPDATE of its home brings it; nobody would recheck it where a constraint
-    /// is deferrable.
-    async fn give_way_here(
-        &mut self,
-        key_row: &Row,
-        newest: Option<ChangeRef>,
-        loser: &Removal,
-    ) -> Result<bool, ApplyError> {
-        let (target, key) = (self.batch.link.target, key_row.key(&self.shared.catalog.hasher));
-        let table = key_row.table().clone();
-        let arrays = slow::key_arrays(&table, &[key_row]);
-        let types = vec![sql::TEXT_ARRAY; arrays.len()];
-        let params = || arrays.iter().map(|array| Param::Binary(array));
-        let mut pipeline = self.begin();
-        pipeline.query(&sql::lock(&table, &[]), &types, params());
-        pipeline.run().await.map_err(ApplyError::pipeline("locking a row whose unique value another row has"))?;
-        self.shared.barrier(target).await?;
-        if self.shared.coordinator().newest_at(target, table.id, key)? != newest {
-            return Ok(false);
-        }
-        let stays_inline = table.sends_old_rows || loser.row.tuple.as_bytes().len() < INLINE;
-        if let Some((values, _)) = loser.renamed.as_ref().filter(|_| stays_inline && !table.defers())
-            && self.rename_here(&loser.row, values).await?
-        {
-            return Ok(true);
-        }
-        let mut pipeline = self.begin();
-        let at = pipeline.query(&sql::delete(&table, Guard::Locked), &types, params());
-        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing the older of two rows"))?;
-        self.rows += sets::rows_written(&outcomes[at]);
-        Ok(true)
-    }
-
-    /// Whether the row with the key of `row` has become `row` with other values.
-    async fn rename_here(&mut self, row: &Row, values: &NewValues) -> Result<bool, ApplyError> {
-        let (text, columns) = rename_here(row, values);
-        self.savepoint().await?;
-        let mut pipeline = self.begin();
-        let params = columns.iter().map(|column| sql::text_of(row.cell(*column)));
-        let at = pipeline.query(&text, &[], params.map(|text| text.map_or(Param::Null, Param::Text)));
-        let written = pipeline.run().await.map_err(ApplyError::pipeline("giving a row another unique value"));
-        let is_inline = match &written {
-            Ok(outcomes) => {
-                let length = outcomes[at].rows.first().map(|row| row.parse::<usize>(0));
-                let length = length.transpose().map_err(ApplyError::wire("reading how long a unique value is"))?;
-                length.is_some_and(|length| row.table().sends_old_rows || length < INLINE)
-            }
-            Err(error) if error.loses_session() => return written.map(|_| false),
-            Err(error) => {
-                tracing::debug!(code = error.code(), "a row gets its other value by its home");
-                false
-            }
-        };
-        if is_inline {
-            self.rows += 1;
-            self.commands(&["RELEASE SAVEPOINT pgconcord"]).await?;
-        } else {
-            self.commands(&["ROLLBACK TO SAVEPOINT pgconcord", "RELEASE SAVEPOINT pgconcord"]).await?;
-        }
-        Ok(is_inline)
-    }
-
     /// The conflict with the holders. Where several lose there is one entry for each, by the loser's key, so that
     /// every row that goes is on record.
     fn unique_conflict(
@@ -394,60 +277,6 @@ impl<R: Recorder> Execution<'_, R> {
             )),
             ..self.conflict(key, Side { row: Some(claim.row.clone()), ..claim.by.remote.clone() }, claim.by.offset)
         }
-    }
-
-    /// The rows that have a unique value of `row`, other than the row of its own key.
-    pub(super) async fn holders(&mut self, row: &Row) -> Result<Vec<Found>, ApplyError> {
-        self.find_holders(row, Lock::None).await
-    }
-
-    /// The same rows and who made them. They are locked, for what is found may be changed or removed at any moment, by
-    /// the decision of another node too, and the change that is looked up then would not be that of the row found.
-    async fn lock_holders(&mut self, row: &Row) -> Result<Vec<Holder>, ApplyError> {
-        let found = self.find_holders(row, Lock::Rows).await?;
-        if !found.is_empty() {
-            self.shared.barrier(self.batch.link.target).await?;
-        }
-        found.into_iter().map(|found| self.holder(found)).collect()
-    }
-
-    async fn find_holders(&mut self, row: &Row, lock: Lock) -> Result<Vec<Found>, ApplyError> {
-        let table = row.table().clone();
-        let mut holders: Vec<Found> = Vec::new();
-        for index in &table.unique {
-            let cells: Vec<_> = index.columns.iter().map(|column| row.cell(*column)).collect();
-            let is_null = || cells.iter().any(|cell| sql::text_of(*cell).is_none());
-            if index.rule.is_none() && !index.nulls_not_distinct && is_null() {
-                continue;
-            }
-            let mut pipeline = self.session.pipeline();
-            let own: Vec<_> = row.key_cells().map(|cell| sql::text_of(Some(cell))).collect();
-            let values = cells.iter().map(|cell| sql::text_of(*cell)).chain(own);
-            let params = values.map(|value| value.map_or(Param::Null, Param::Text));
-            pipeline.query(&holder_query(&table, index, row, lock), &[], params);
-            let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("looking for a unique value's holder"))?;
-            for found in &outcomes[0].rows {
-                let origin = found.cell(0).map(|name| String::from_utf8_lossy(name).into_owned());
-                let cells: Vec<_> = (1..found.len()).map(|i| found.cell(i).map_or(Cell::Null, Cell::Text)).collect();
-                holders.push(Found { row: row_of(row, &cells), index: index.clone(), origin });
-            }
-        }
-        Ok(holders)
-    }
-
-    fn holder(&self, Found { row, index, origin }: Found) -> Result<Holder, ApplyError> {
-        let target = self.batch.link.target;
-        let (table, key) = (row.table().id, row.key(&self.shared.catalog.hasher));
-        let coordinator = self.shared.coordinator();
-        let standing = coordinator.standing_during(self.batch.link, table, key)?;
-        let by_origin = || {
-            let ours = self.session.settings.all_origins.iter().zip(self.session.settings.origin_nodes.iter());
-            ours.filter(|(name, _)| Some(*name) == origin.as_ref()).map(|(_, node)| *node).next()
-        };
-        let home = standing.map(|change| change.source).or_else(by_origin).unwrap_or(target);
-        let side = standing.map(|change| note::side(&coordinator, change)).transpose()?;
-        let newest_here = coordinator.newest_at(target, table, key)?;
-        Ok(Holder { row, index, side, home, newest_here })
     }
 }
 
