@@ -33,9 +33,13 @@ const PINS: [(&str, &str); 13] = [
 /// Moves the progress row if it is where we left it (R3).
 const MOVE_PROGRESS: &str = "UPDATE pgconcord.progress SET lsn = $5::pg_lsn, batch = batch + 1, updated_at = clock_timestamp() \
      WHERE cluster = $1 AND source = $2 AND lsn = $3::pg_lsn AND batch = $4::int8";
-/// The same, with an error (22012) if it is not.
-static MOVE_PROGRESS_OR_FAIL: LazyLock<String> =
-    LazyLock::new(|| format!("WITH moved AS ({MOVE_PROGRESS} RETURNING 1) SELECT 1 / count(*)::int4 FROM moved"));
+/// The same, with an error if it is not.
+static MOVE_PROGRESS_OR_FAIL: LazyLock<String> = LazyLock::new(|| {
+    let other = "('pgconcord: its progress is not where it was, rows ' || count(*))::int4";
+    format!(
+        "WITH moved AS ({MOVE_PROGRESS} RETURNING 1) SELECT CASE WHEN count(*) = 1 THEN 1 ELSE {other} END FROM moved"
+    )
+});
 
 /// How a link's session is opened.
 #[derive(Clone, Debug)]
@@ -145,6 +149,8 @@ impl ApplySession {
         let ApplySession { session, settings, progress, .. } = self;
         let mut pipeline = session.pipeline();
         queue_begin_as(&MOVE_PROGRESS_OR_FAIL, &mut pipeline, settings, progress, to);
+        // While COMMIT is on its way the node's stream is held back: whoever has a row locked is waited for otherwise.
+        pipeline.query("SET LOCAL lock_timeout = '20ms'", &[], []);
         write(&mut pipeline);
         let commit = queue_commit(&mut pipeline, settings, to, stamp, mark);
         let sent = pipeline.run().await;

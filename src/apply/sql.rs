@@ -177,12 +177,15 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
     )
 }
 
-/// The statement, with an error (22012) unless it touches as many rows as its parameter of that number says.
+/// The statement, with an error unless it touches as many rows as its parameter of that number says; one that explains itself
+/// to who reads the server's log.
 pub fn all_or_error(statement: &str, parameter: usize) -> String {
     let returning = if statement.starts_with("INSERT") { " RETURNING 1" } else { "" };
     format!(
         "WITH touched AS ({statement}{returning}) \
-         SELECT 1 / (pg_catalog.count(*) = ${parameter}::pg_catalog.text::pg_catalog.int8)::pg_catalog.int4 FROM touched"
+         SELECT CASE WHEN pg_catalog.count(*) = ${parameter}::pg_catalog.text::pg_catalog.int8 THEN 1 \
+         ELSE ('pgconcord looks at each row again, of which this found ' || pg_catalog.count(*))::pg_catalog.int4 END \
+         FROM touched"
     )
 }
 

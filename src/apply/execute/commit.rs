@@ -9,7 +9,11 @@ use crate::apply::net::Folded;
 use crate::apply::record::Recorder;
 use crate::apply::sets::{Judging, in_order, queue_set, writes_rows};
 use crate::apply::sql;
+use crate::conflict::Operation;
 use crate::model::{Lsn, Stamp, Xid};
+
+/// Tuples that go with their COMMIT, at most, in bytes: the node's stream is held back meanwhile.
+const AT_ONCE_BYTES: usize = 64 << 10;
 
 impl<R: Recorder> Execution<'_, R> {
     /// Commits what was written, or rolls back.
@@ -41,6 +45,9 @@ impl<R: Recorder> Execution<'_, R> {
             && folded.truncations.is_empty()
             && (1..=SET_ROWS).contains(&writes)
             && (inserts.len() < COPY_ROWS || self.manner.inserting == Inserting::Skipping)
+            && folded.bytes <= AT_ONCE_BYTES
+            // what was inserted and deleted again is not there
+            && !deletes.iter().any(|write| folded.nets[write.net].first == Operation::Insert)
             && incomplete.is_empty()
             && slow.is_empty()
             && self.conflicts.is_empty()
@@ -97,6 +104,7 @@ impl<R: Recorder> Execution<'_, R> {
         if let Err(error) = &committed
             && !error.loses_session()
         {
+            self.shared.wake_all(); // what was held back is known now
             self.session.rollback().await?;
             if self.applied.conflicts > 0 {
                 self.recorder.discard_after(link, self.session.progress.batch).await?;

@@ -102,18 +102,20 @@ impl Inbound {
 
     /// Decides when to try again after a batch was rolled back.
     pub(super) fn failed(&mut self, batch: &Batch, error: &ApplyError) {
-        self.stats.retries.fetch_add(1, Ordering::Relaxed);
         let names = (&self.session.settings.source_name, &self.session.settings.target_name);
-        if let ApplyError::CopyFailed(error) = error {
-            tracing::debug!(source = names.0, target = names.1, %error, "writing the batch without COPY");
-            self.copying.failed();
-            (self.manner.inserting, self.retry_at) = (Inserting::Skipping, None);
-            return;
-        }
         if let ApplyError::NotAtOnce(error) = error {
             tracing::debug!(source = names.0, target = names.1, %error, "committing the batch when it is written");
             self.hurrying.failed();
             (self.manner.committing, self.retry_at) = (Committing::Afterwards, None);
+            return;
+        }
+        self.stats.retries.fetch_add(1, Ordering::Relaxed);
+        if let ApplyError::CopyFailed(error) = error {
+            tracing::debug!(source = names.0, target = names.1, %error, "writing the batch without COPY");
+            self.copying.failed();
+            // a row is there already, so that not all will be inserted
+            (self.manner.inserting, self.manner.committing) = (Inserting::Skipping, Committing::Afterwards);
+            self.retry_at = None;
             return;
         }
         if let Some(most) = narrower(batch, self.reach, error) {
