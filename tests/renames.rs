@@ -26,6 +26,11 @@ fn everywhere(cluster: &Cluster, expected: &str) {
     (0..cluster.names().len()).for_each(|place| assert_eq!(rows(cluster, place), expected, "at {place}"));
 }
 
+fn wait_for_log(cluster: &Cluster, what: &str) {
+    let said = || fs::read_to_string(cluster.log_file()).unwrap_or_default().contains(what);
+    wait_for(what, SOON, || said().then_some(()));
+}
+
 #[test]
 fn the_older_row_gets_another_value_and_stays() {
     let mut cluster = Plan::two().schema(ACCOUNT).rules(RULE).run();
@@ -160,10 +165,7 @@ fn a_value_that_is_taken_or_no_other_one_stops_the_link_until_the_rule_is_mended
     cluster.rows(EAST, "INSERT INTO account VALUES (1, 'a', 'Ann')");
     cluster.rows(WEST, "INSERT INTO account VALUES (2, 'A', 'Abe')");
     cluster.launch_daemon();
-    let log = cluster.log_file();
-    let says = |what: &str| {
-        wait_for(what, SOON, || fs::read_to_string(&log).unwrap_or_default().contains(what).then_some(()));
-    };
+    let says = |what: &str| wait_for_log(&cluster, what);
     says(
         "east can't give a row of public.account another email by the rule \"nobody loses an account\": another row has the one",
     );
@@ -196,10 +198,7 @@ fn what_a_home_refuses_is_told_without_values() {
     cluster.rows(EAST, "INSERT INTO account VALUES (1, 'a', 'top secret')");
     cluster.rows(WEST, "INSERT INTO account VALUES (2, 'a', 'Abe')");
     cluster.launch_daemon();
-    let log = cluster.log_file();
-    let says = |what: &str| {
-        wait_for(what, SOON, || fs::read_to_string(&log).unwrap_or_default().contains(what).then_some(()));
-    };
+    let says = |what: &str| wait_for_log(&cluster, what);
     says("new row for relation \"account\" violates check constraint \"plain\"; have its `rename` make values");
     cluster.rows(
         EAST,
@@ -207,7 +206,7 @@ fn what_a_home_refuses_is_told_without_values() {
          CREATE TRIGGER keep BEFORE UPDATE ON account FOR EACH ROW EXECUTE FUNCTION keep();",
     );
     says("a BEFORE UPDATE trigger there takes its UPDATE back");
-    assert!(!fs::read_to_string(&log).expect("the log").contains("top secret"));
+    assert!(!fs::read_to_string(cluster.log_file()).expect("the log").contains("top secret"));
     cluster.rows(EAST, "DROP TRIGGER keep ON account");
     cluster.settle();
     everywhere(&cluster, "1 a+1 top secret, 2 a Abe");

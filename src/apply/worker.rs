@@ -280,12 +280,14 @@ impl<R: Recorder> Worker<R> {
             }
             Err(error) if error.loses_session() => Err(error),
             Err(ApplyError::UniqueLoser { removals, .. }) => {
-                let mut wait = FIRST_RETRY;
-                if let Err(error) = unique::remove(&self.shared, &removals).await {
-                    tracing::warn!(%error, "making room for a unique value");
-                    inbound.stats.set_condition(Condition::Retrying(error.to_string()));
-                    wait *= 100;
-                }
+                let wait = match unique::remove(&self.shared, &removals).await {
+                    Ok(()) => FIRST_RETRY,
+                    Err(error) => {
+                        tracing::warn!(%error, "making room for a unique value");
+                        inbound.stats.set_condition(Condition::Retrying(error.to_string()));
+                        FIRST_RETRY * 100
+                    }
+                };
                 self.reopen_at = Some(Instant::now() + wait);
                 Ok(false)
             }

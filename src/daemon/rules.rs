@@ -134,12 +134,18 @@ impl Reloader {
             Ok(read) => read,
             Err(wrong) => return Ok(Err(wrong)),
         };
-        for node in &self.daemon.config.nodes {
+        let limit = self.daemon.config.limits.barrier_timeout;
+        for (node, connected) in self.daemon.config.nodes.iter().zip(&self.daemon.shared.nodes) {
             // what a node that is down does not take it says when it is to do it
-            match resolvers::check_renames(&rules, &self.daemon.shared.catalog, node).await {
-                Err(DaemonError::Operator(wrong)) => return Ok(Err(wrong)),
-                Err(error) => tracing::warn!(%error, "what a rule renames is not checked"),
-                Ok(()) => {}
+            if connected.control().is_none() {
+                continue;
+            }
+            let checking = resolvers::check_renames(&rules, &self.daemon.shared.catalog, node);
+            match tokio::time::timeout(limit, checking).await {
+                Ok(Err(DaemonError::Operator(wrong))) => return Ok(Err(wrong)),
+                Ok(Err(error)) => tracing::warn!(%error, "what a rule renames is not checked"),
+                Err(_) => tracing::warn!(node = node.name, "what a rule renames is not checked: no answer in time"),
+                Ok(Ok(())) => {}
             }
         }
         let count = rules.len();

@@ -12,10 +12,12 @@ use crate::conflict::{Batch, ChangeRef, Decision, Reopened};
 use crate::model::{Link, Lsn, NodeId, Resolvers, TableId, TouchKind, Xid};
 use crate::simulate::complete::{Value, value};
 use crate::simulate::held::Changes;
-use crate::simulate::node::{Done, Guard, Moved};
+use crate::simulate::node::{Done, Guard};
 use crate::simulate::rows::{Key, Row};
 use crate::simulate::world::{World, tell};
 use crate::simulate::{Failure, Mutation};
+
+mod commit;
 
 /// Why there is a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -418,7 +420,9 @@ impl World {
             Value::AtSource(_) => Done::Refused,
         };
         match (done, value) {
-            (Done::Written, _) | (Done::Nothing, Value::Gone) => {}
+            (Done::Written, _) => {}
+            // a statement that is to delete a row fails by itself if there is none
+            (Done::Nothing, Value::Gone) if !job.on_its_way => {}
             (Done::Blocked(_), _) => {
                 job.ready.push_front(Ready { key, value, decoded });
                 return Step::Wait;
@@ -442,53 +446,6 @@ impl World {
         }
         self.barrier(job, Stage::Slow)
     }
-
-    fn commit(&mut self, job: &mut Job) -> io::Result<Step> {
-        let link = job.batch.link;
-        let node = &mut self.nodes[link.target.index()];
-        match job.stage {
-            Stage::Commit => {
-                self.daemon.coordinator.commit_begins(link);
-                Ok(Step::Next(Stage::Sent))
-            }
-            Stage::Sent if self.random.permille(20) => {
-                node.roll_back(job.xid);
-                self.daemon.coordinator.commit_failed(link)?;
-                Ok(Step::Finished)
-            }
-            Stage::Sent => {
-                let moved = moved(&job.batch);
-                let at = node.commit_own(job.xid, moved, job.held.clone(), &mut self.random);
-                tell!(self, "n{}: x{} commits at {at}", link.target.0, job.xid);
-                Ok(Step::Next(Stage::Answered(at)))
-            }
-            Stage::Answered(at) => {
-                let changes = self.held_changes(&job.held);
-                self.daemon.coordinator.change_held(link.target, changes);
-                self.daemon.coordinator.committed(link, at)?;
-                if self.settings.mutation == Some(Mutation::RewrittenIsSafe) {
-                    self.daemon.coordinator.drop_rewritten(link.target);
-                }
-                Ok(Step::Finished)
-            }
-            stage => Ok(Step::Next(stage)),
-        }
-    }
-
-    /// The session at the node is gone; a COMMIT that was sent may have been heard.
-    pub fn drop_session(&mut self, node: NodeId) {
-        let Some(job) = self.jobs[node.index()].take() else { return };
-        let server = &mut self.nodes[node.index()];
-        let heard = job.stage == Stage::Sent && self.random.permille(500);
-        match job.stage {
-            Stage::Answered(_) => {}
-            Stage::Sent if heard => {
-                let at = server.commit_own(job.xid, moved(&job.batch), job.held, &mut self.random);
-                tell!(self, "n{}: x{} commits at {at}, which nobody learns", node.0, job.xid);
-            }
-            _ => server.roll_back(job.xid),
-        }
-    }
 }
 
 /// A row that was not as expected: it is decided about under its lock, unless COMMIT is on its way; that is refused, too, then.
@@ -498,8 +455,4 @@ fn refused(job: &mut Job, key: Key) -> Step {
     }
     job.slow.push_back(key);
     Step::Next(Stage::Fast)
-}
-
-fn moved(batch: &Batch) -> Moved {
-    Moved { source: batch.link.source, from: batch.start_lsn, to: batch.end_lsn }
 }

@@ -42,7 +42,8 @@ impl Removal {
     }
 }
 
-/// Removes losers at their homes by ordinary DELETEs, or gives them other values; call with no transaction open that could hold their locks.
+/// Removes losers at their homes by ordinary DELETEs, or gives them other values; call with no transaction open that could hold
+/// their locks.
 ///
 /// # Errors
 /// If a home is not connected or refuses, or what stands there is not known yet.
@@ -65,7 +66,8 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
     Ok(())
 }
 
-/// How many rows went or were changed: none where a later change has taken the loser's place, which is decided about when it arrives.
+/// How many rows went or were changed: none where a later change has taken the loser's place, which is decided about when it
+/// arrives.
 async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyError> {
     let Removal { home, row, lost, renamed, .. } = removal;
     let (node, table, index) = (shared.node(*home), row.table(), &lost[0].0);
@@ -116,25 +118,23 @@ async fn rename(
     let Removal { row, lost, .. } = removal;
     let table = row.table();
     let columns = values.names(table);
-    let cannot = |why: String| {
-        ApplyError::Operator {
+    let advice = "have its `rename` make values that no other row has, for instance of the key, and that the table takes, and \
+                  run `pgconcord rules reload`";
+    let cannot = |why: String| ApplyError::Operator {
         what: format!("{node} can't give a row of {table} another {columns} by the rule {rule:?}: {why}"),
-        advice: "have its `rename` make values that no other row has, for instance of the key, and that the table takes, and \
-                 run `pgconcord rules reload`"
-            .into(),
-    }
+        advice: advice.into(),
     };
     // Without DETAIL, which may tell values that are masked.
-    let refused = |error: tokio_postgres::Error| match error.as_db_error().map(|said| (said.code(), said.message())) {
-        Some((&SqlState::UNIQUE_VIOLATION | &SqlState::EXCLUSION_VIOLATION, _)) => {
-            cannot("another row has the one that it makes".to_owned())
+    let refused = |error: tokio_postgres::Error| {
+        let said = error.as_db_error().map(|said| (said.code().clone(), said.message().to_owned()));
+        let error = NodeError::doing("give another value to a row whose unique value another row has")(error);
+        match said {
+            Some((SqlState::UNIQUE_VIOLATION | SqlState::EXCLUSION_VIOLATION, _)) => {
+                cannot("another row has the one that it makes".to_owned())
+            }
+            Some((_, said)) if error.class() != Class::Transient => cannot(said),
+            _ => error.into(),
         }
-        Some((_, said)) => {
-            let said = cannot(said.to_owned());
-            let error = NodeError::doing("give another value to a row whose unique value another row has")(error);
-            if error.class() == Class::Transient { ApplyError::from(error) } else { said }
-        }
-        None => NodeError::doing("give another value to a row whose unique value another row has")(error).into(),
     };
     transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(&refused)?;
     let texts = texts_of(row, &lost[0].0, row);

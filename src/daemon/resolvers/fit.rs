@@ -129,14 +129,18 @@ pub(super) fn rename(rename: &Rename, table: &Table) -> Vec<Unfit> {
     };
     let is_named = |column: &usize| rename.0.contains_key(&table.columns[*column].name);
     let of_index = |index: &UniqueIndex| {
-        let names: Vec<_> = index.columns.iter().filter(|column| !table.key.contains(column)).collect();
-        let names: Vec<_> = names.into_iter().map(|column| format!("{:?}", table.columns[*column].name)).collect();
+        let others = index.columns.iter().filter(|column| !table.key.contains(column));
+        let names: Vec<_> = others.map(|column| format!("{:?}", table.columns[*column].name)).collect();
+        let fix = match names.is_empty() {
+            true => "it looks at the key alone: leave the table out of the rule's `tables`".to_owned(),
+            false => format!("name in `rename` what it looks at, too: {}", names.join(" or ")),
+        };
         (!index.columns.iter().any(is_named)).then(|| Unfit {
             what: format!(
                 "a row can lose by its unique index {}, too, and `rename` gives nothing for that",
                 index.name
             ),
-            fix: format!("name in `rename` what it looks at, too: {}", names.join(" or ")),
+            fix,
         })
     };
     rename.0.keys().filter_map(of_column).chain(table.unique.iter().filter_map(of_index)).collect()
