@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod batch;
+pub mod condition;
 pub mod coordinator;
 pub mod detect;
 mod family;

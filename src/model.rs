@@ -4,6 +4,7 @@
 
 pub mod bloom;
 pub mod change;
+pub mod condition;
 pub mod conflict;
 pub mod cut;
 pub mod error;
@@ -17,8 +18,10 @@ pub mod run;
 pub mod table;
 pub mod transaction;
 pub mod tuple;
+pub mod when;
 
 pub use change::{Change, Op, Relation, RelationColumn};
+pub use condition::Condition;
 pub use conflict::{ConflictType, Resolution};
 pub use cut::Cut;
 pub use error::{Class, Classify};
@@ -26,7 +29,8 @@ pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use key_form::{CaseMap, KeyForm};
 pub use payload::Payload;
 pub use rename::{NewValues, Rename};
-pub use resolver::{ColumnMerge, Deletes, Merge, Resolver, Resolvers, TableRule};
+pub use resolver::{Case, ColumnMerge, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule};
 pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
 pub use transaction::{Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};
+pub use when::{Cells, Party, When};

@@ -28,7 +28,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{ColumnMerge, Deletes, Lsn, Merge, NodeId, Resolver, TableId, TableRule};
+use crate::model::{ColumnMerge, Condition, Lsn, Merge, NodeId, Resolver, TableId, TableRule, When};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -81,9 +81,25 @@ pub fn merge_by(how: ColumnMerge) -> TableRule {
     Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into()).into()
 }
 
-/// A rule by which a column of the simulated rows tells which row is the later one.
-pub fn by_column(resolver: fn(Arc<str>) -> Resolver, deletes: Deletes) -> TableRule {
-    TableRule { resolver: resolver("value".into()), deletes }
+/// The resolver for which a column of the simulated rows tells which row is the later one.
+pub fn by_column(resolver: fn(Arc<str>) -> Resolver) -> Resolver {
+    resolver("value".into())
+}
+
+/// What simulated conditions ask of the values of the two rows; [`Truth`](oracle::Truth) knows it by itself.
+pub const WHEN: &str = "int(remote.value) % 3 == 0 || int(local.value) % 5 == 1";
+
+/// A condition on the simulated rows that is like this one: on nodes, on what changed, on values.
+pub fn stand_in(condition: &Condition, nodes: usize) -> Condition {
+    let simulated = |all: &Arc<[NodeId]>| all.iter().filter(|node| node.index() < nodes).copied().collect();
+    let names: Vec<String> = NodeId::all(nodes).map(|node| format!("n{}", node.0)).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    Condition {
+        source: condition.source.as_ref().map(simulated),
+        target: condition.target.as_ref().map(simulated),
+        changed: condition.changed.as_ref().map(|_| ["value".to_owned()].into()),
+        when: condition.when.as_ref().map(|_| When::compile(WHEN, &names).expect("CEL")),
+    }
 }
 
 /// Whether the simulated notes are merged by what is appended to them.

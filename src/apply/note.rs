@@ -10,7 +10,7 @@ use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::{complete, unique};
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
 use crate::conflict::{Coordinator, Decision};
-use crate::model::{Cell, ConflictType, KeyId, Op, Resolution, TouchKind};
+use crate::model::{Cell, ConflictType, Deciding, KeyId, Resolution, TouchKind};
 
 impl Net {
     /// Whether there is a row afterwards.
@@ -35,19 +35,12 @@ impl Net {
 pub(super) fn side(coordinator: &Coordinator, change: ChangeRef) -> io::Result<Side> {
     let transaction = &coordinator.window().transaction(change).transaction;
     let record = transaction.change_at(change.offset())?;
-    let deletes = change.kind() == TouchKind::Delete;
-    let operation = match record.op {
-        Op::Insert { .. } => Operation::Insert,
-        Op::Update { .. } if !deletes => Operation::Update,
-        Op::Update { .. } | Op::Delete { .. } => Operation::Delete,
-        Op::Truncate { .. } => Operation::Truncate,
-    };
     Ok(Side {
         stamp: Some(transaction.stamp),
         lsn: transaction.commit_lsn,
         xid: transaction.xid,
-        operation,
-        row: complete::new_row(&record).filter(|_| !deletes),
+        operation: Operation::of(&record, change.kind()),
+        row: complete::new_row(&record).filter(|_| change.kind() == TouchKind::Put),
         old: complete::old_row(&record),
     })
 }
@@ -83,7 +76,7 @@ impl<R: Recorder> Execution<'_, R> {
             resolution,
             local: Some(local),
             result,
-            ..self.conflict(&net.key_row, self.incoming(net), net.place.1)
+            ..self.conflict(&net.key_row, self.incoming(net), net.place.1).decided(&self.resolvers, decision.by)
         };
         self.conflicts.insert(net.key, conflict);
         Ok(())
@@ -178,6 +171,7 @@ impl<R: Recorder> Execution<'_, R> {
             table: key.table().clone(),
             key: key.clone(),
             resolution: Resolution::ApplyRemote,
+            by: Deciding::default(),
             resolver: self.resolvers.of(key.table().id).name(),
             remote,
             local: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::apply::error::ApplyError;
 use crate::apply::net::{Content, Row};
 use crate::conflict::Operation;
-use crate::model::{ConflictType, Link, Lsn, Rename, Resolution, Stamp, Table, Xid};
+use crate::model::{ConflictType, Deciding, Link, Lsn, Rename, Resolution, Resolvers, Stamp, Table, Xid};
 
 /// One of the two changes of a conflict.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub struct Conflict {
     pub key: Row,
     /// What was done.
     pub resolution: Resolution,
+    /// Which of the table's cases decided.
+    pub by: Deciding,
     /// The name of the resolver that decided.
     pub resolver: &'static str,
     /// The incoming change.
@@ -53,6 +55,14 @@ pub struct Conflict {
     pub note: Option<String>,
     /// Why the target does not take the change, which is held.
     pub refusal: Option<Refusal>,
+}
+
+impl Conflict {
+    /// The same, decided by these cases of its table.
+    pub fn decided(self, resolvers: &Resolvers, by: Deciding) -> Conflict {
+        let resolver = resolvers.rule(self.table.id).resolver_of(by).name();
+        Conflict { by, resolver, ..self }
+    }
 }
 
 /// Why a server refuses a row.

@@ -223,7 +223,7 @@ impl<R: Recorder> Execution<'_, R> {
             local: Some(local_side),
             result: Some(result),
             note: Some("decided again: the local change was not known yet when the incoming one was applied".into()),
-            ..self.conflict(&key, remote, theirs.offset())
+            ..self.conflict(&key, remote, theirs.offset()).decided(&self.resolvers, decision.by)
         };
         drop(coordinator);
         self.conflicts.insert(reopened.key, conflict);

@@ -15,7 +15,7 @@ use crate::apply::sets::{Judging, Kind, queue_set, rows_written};
 use crate::apply::unique::{self, Claim, Outcome, ROUNDS};
 use crate::apply::{note, slow, sql};
 use crate::conflict::{ChangeRef, Made, Operation, Survivor};
-use crate::model::{KeyId, Resolution, TableId, TouchKind};
+use crate::model::{Deciding, KeyId, Resolution, TableId, TouchKind};
 use crate::wire::Param;
 
 /// A row that stays.
@@ -135,12 +135,12 @@ impl<R: Recorder> Execution<'_, R> {
         let coordinator = self.deciding()?;
         let mut kept = Vec::new();
         let mut conflicts = Vec::new();
-        for Survivor { key, rival, outcome, standing } in coordinator.survivors(link, table, truncation.place)? {
+        for Survivor { key, rival, outcome, standing, by } in coordinator.survivors(link, table, truncation.place)? {
             let stays = outcome.kind() == TouchKind::Put;
             if let Some(rival) = rival {
                 let local = note::side(&coordinator, rival)?;
                 let result = complete::content_of(&coordinator, outcome, key, hasher)?;
-                conflicts.extend(self.truncate_conflict(truncation, key, local, result));
+                conflicts.extend(self.truncate_conflict(truncation, key, local, result, by));
             }
             if !stays {
                 continue;
@@ -165,11 +165,11 @@ impl<R: Recorder> Execution<'_, R> {
         {
             let coordinator = self.deciding()?;
             let mut conflicts = Vec::new();
-            for Survivor { key, rival, outcome, .. } in coordinator.survivors(link, table.id, truncation.place)? {
+            for Survivor { key, rival, outcome, by, .. } in coordinator.survivors(link, table.id, truncation.place)? {
                 let made = coordinator.merge_truncated(link, &table, key, truncation.place)?;
                 if let Some(rival) = rival {
                     let local = note::side(&coordinator, rival)?;
-                    conflicts.extend(self.truncate_conflict(truncation, key, local, Content::Delete));
+                    conflicts.extend(self.truncate_conflict(truncation, key, local, Content::Delete, by));
                 }
                 if let (Made::Whole(_), TouchKind::Put) = (&made, outcome.kind()) {
                     let hasher = &self.shared.catalog.hasher;
@@ -199,6 +199,7 @@ impl<R: Recorder> Execution<'_, R> {
         key: KeyId,
         local: Side,
         result: Content,
+        by: Deciding,
     ) -> Option<(KeyId, Conflict)> {
         let key_row = local.row.clone().or(local.old.clone())?;
         let transaction = &self.batch.transactions[usize::try_from(truncation.place.0 - self.batch.first).ok()?];
@@ -215,7 +216,7 @@ impl<R: Recorder> Execution<'_, R> {
             resolution: if stays { Resolution::KeepLocal } else { Resolution::ApplyRemote },
             local: Some(local),
             result: Some(result),
-            ..self.conflict(&key_row, remote, truncation.place.1)
+            ..self.conflict(&key_row, remote, truncation.place.1).decided(&self.resolvers, by)
         };
         Some((key, conflict))
     }

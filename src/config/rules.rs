@@ -14,8 +14,9 @@ use toml::de::DeTable;
 use crate::config::reader::{Section, Typed, string};
 use crate::config::report::{Problem, Report, line_and_column};
 use crate::config::tables::{TableFilter, glob};
-use crate::model::{Deletes, Rename, Resolver, TableRule};
+use crate::model::{Case, Condition, Deciding, Deletes, Rename, Resolver, TableRule};
 
+mod condition;
 mod facet;
 #[cfg(test)]
 mod malformed;
@@ -36,6 +37,8 @@ pub struct Rule {
     pub place: Place,
     /// The tables it is for.
     pub tables: TableFilter,
+    /// Of their conflicts those.
+    pub condition: Condition,
     /// What comes out where two nodes wrote one row; `None` if it says nothing about that.
     pub resolve: Option<Resolver>,
     /// What counts between a delete and a change; `None` if it says nothing about that.
@@ -108,17 +111,52 @@ impl Rule {
     }
 }
 
-/// The rule that decides about this facet of the table's conflicts: the first that matches.
+/// The rule that decides about this facet of the table's conflicts where no rule with a condition does: the first that matches.
 pub fn deciding<'a>(rules: &'a [Rule], schema: &str, table: &str, facet: Facet) -> Option<&'a Rule> {
-    rules.iter().find(|rule| rule.decides(facet) && rule.tables.matches(schema, table))
+    let decides = |rule: &&Rule| rule.condition.is_empty() && rule.decides(facet);
+    rules.iter().filter(decides).find(|rule| rule.tables.matches(schema, table))
+}
+
+/// The rule that decides about this facet of a conflict of the table, about which these of its [`cases`] decide.
+pub fn deciding_in<'a>(rules: &'a [Rule], schema: &str, table: &str, facet: Facet, by: Deciding) -> Option<&'a Rule> {
+    let place = match facet {
+        Facet::Writes => by.resolver,
+        Facet::Deletes => by.deletes,
+    };
+    match place {
+        Some(place) => cases(rules, schema, table).get(usize::from(place)).map(|(rule, _)| *rule),
+        None => deciding(rules, schema, table, facet),
+    }
+}
+
+/// The rules with a condition that may decide about the table, with what each says: of a facet that an earlier rule has decided
+/// for all conflicts it says nothing.
+pub fn cases<'a>(rules: &'a [Rule], schema: &str, table: &str) -> Vec<(&'a Rule, Case)> {
+    let mut open = Facet::ALL.to_vec();
+    let mut cases = Vec::new();
+    for rule in rules.iter().filter(|rule| rule.tables.matches(schema, table)) {
+        if rule.condition.is_empty() {
+            open.retain(|facet| !rule.decides(*facet));
+            continue;
+        }
+        let resolver = rule.resolve.clone().filter(|_| open.contains(&Facet::Writes));
+        let deletes = rule.deletes.filter(|_| open.contains(&Facet::Deletes));
+        if resolver.is_some() || deletes.is_some() {
+            cases.push((rule, Case { condition: rule.condition.clone(), resolver, deletes }));
+        }
+    }
+    cases
 }
 
 /// What decides about the table by the rules alone, whether or not that fits its columns.
 pub fn table_rule(rules: &[Rule], schema: &str, table: &str) -> TableRule {
     let writes = deciding(rules, schema, table, Facet::Writes);
     let deletes = deciding(rules, schema, table, Facet::Deletes);
-    let resolver = writes.and_then(|rule| rule.resolve.clone()).unwrap_or_default();
-    TableRule { resolver, deletes: deletes.and_then(|rule| rule.deletes).unwrap_or(Deletes::ByResolver) }
+    TableRule {
+        cases: cases(rules, schema, table).into_iter().map(|(_, case)| case).collect(),
+        resolver: writes.and_then(|rule| rule.resolve.clone()).unwrap_or_default(),
+        deletes: deletes.and_then(|rule| rule.deletes).unwrap_or_default(),
+    }
 }
 
 /// The rule that tells what becomes of the table's rows that a node refuses: the first that says so.
@@ -214,11 +252,13 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
     };
     let mask = section.list("mask", problems).into_iter().map(|column| column.value).collect();
     let rename = rename(&mut section, problems);
+    let condition = condition::read(&mut section, nodes, problems);
     let decision = resolve::read(&mut section, nodes, problems);
     later(&mut section, problems);
     section.finish(problems);
     let resolve::Decision { resolve, deletes, afterwards, errors } = decision?;
-    let rule = Rule { name: name?.value, place, tables, resolve, deletes, afterwards, errors, rename, mask };
+    let (name, condition) = (name?.value, condition?);
+    let rule = Rule { name, place, tables, condition, resolve, deletes, afterwards, errors, rename, mask };
     (problems.len() == before).then_some(rule)
 }
 
@@ -251,16 +291,9 @@ fn rename(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Rena
 
 /// Keys of later versions, which are right but not built.
 fn later(section: &mut Section<'_>, problems: &mut Vec<Problem>) {
-    for (key, help) in [
-        ("when", "remove it: a rule holds for all rows of its tables"),
-        ("source", "remove it: a rule holds for changes from every node"),
-        ("target", "remove it: a rule holds for changes at every node"),
-        ("function", "remove it: this version calls no function of yours"),
-    ] {
-        if let Some(value) = section.get_later(key) {
-            let title = format!("`{key}` is not available in this version");
-            problems.push(Problem::error(value.span(), title).help(help));
-        }
+    if let Some(value) = section.get_later("function") {
+        let problem = Problem::error(value.span(), "`function` is not available in this version");
+        problems.push(problem.help("remove it: this version calls no function of yours"));
     }
 }
 

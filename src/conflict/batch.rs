@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use crate::conflict::coordinator::{Coordinator, InFlight, Standing};
 use crate::conflict::marks::Mark;
 use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq};
-use crate::model::{KeyId, Link, Lsn, NodeId, TableId, TouchKind, Transaction};
+use crate::model::{Deciding, KeyId, Link, Lsn, NodeId, TableId, TouchKind, Transaction};
 
 /// Consecutive transactions of one link, to be applied as one.
 #[derive(Clone, Debug)]
@@ -49,6 +49,8 @@ pub struct Decision {
     pub rival: Option<ChangeRef>,
     /// The value must be written.
     pub write: bool,
+    /// Which of the table's cases decided.
+    pub by: Deciding,
 }
 
 /// What a truncation meets at one key.
@@ -62,6 +64,8 @@ pub struct Survivor {
     pub outcome: ChangeRef,
     /// The change whose value the key has now, if that is certain.
     pub standing: Option<ChangeRef>,
+    /// Which of the table's cases decided.
+    pub by: Deciding,
 }
 
 impl Coordinator {
@@ -141,7 +145,15 @@ impl Coordinator {
         if let Some(batch) = &mut self.link_mut(link).in_flight {
             batch.suspects.remove(&key);
         }
-        Some(Decision { incoming: own, before: None, local: None, winner: own, rival: None, write: true })
+        Some(Decision {
+            incoming: own,
+            before: None,
+            local: None,
+            winner: own,
+            rival: None,
+            write: true,
+            by: Deciding::default(),
+        })
     }
 
     /// What the batch in flight makes of one key at its target, by all that is known now.
@@ -163,7 +175,8 @@ impl Coordinator {
         let here = history.maximal(&self.window, &present);
         present[link.source.index()] = end;
         let incoming = history.latest(link.source, end).expect("the batch changes the key");
-        let winner = self.outcome(table, &history, &present)?.expect("the batch's change is present");
+        let (winner, by) = self.decided(table, &history, &present)?;
+        let winner = winner.expect("the batch's change is present");
         let reach = history.reach(&self.window, incoming);
         let superseded = |change: &ChangeRef| {
             change.source != incoming.source
@@ -179,7 +192,7 @@ impl Coordinator {
         } else {
             before.filter(|before| rivals.contains(before)).or_else(|| self.latest_stamp(&rivals))
         };
-        let decision = Decision { incoming, before, local, winner, rival, write: waits || before != Some(winner) };
+        let decision = Decision { incoming, before, local, winner, rival, write: waits || before != Some(winner), by };
         // What decide_alone relies on.
         debug_assert!(
             !self.window.is_uncontested(table, key) || (winner == incoming && rival.is_none() && decision.write)
@@ -330,7 +343,7 @@ impl Coordinator {
         for key in keys {
             let history = self.window.history(table, key)?;
             let standing = self.standing_of(table, &history, &before)?.certain();
-            let Some(outcome) = self.outcome(table, &history, &present)? else { continue };
+            let (Some(outcome), by) = self.decided(table, &history, &present)? else { continue };
             let own = history.of(link.source).iter().rfind(|change| (change.seq, change.offset()) == place).copied();
             let maximal = history.maximal(&self.window, &before);
             let rival = own.and_then(|own| {
@@ -339,7 +352,7 @@ impl Coordinator {
                 };
                 self.latest_stamp(&maximal.iter().filter(apart).copied().collect::<Vec<_>>())
             });
-            met.push(Survivor { key, rival, outcome, standing });
+            met.push(Survivor { key, rival, outcome, standing, by });
         }
         Ok(met)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::conflict::condition::{Met, holds};
 use crate::conflict::held::Held;
 use crate::conflict::history::History;
 use crate::conflict::marks::{Mark, Marks};
@@ -14,7 +15,9 @@ use crate::conflict::order::Ordered;
 use crate::conflict::reopen::{Due, Rewritten};
 use crate::conflict::resolve::{Candidate, choose};
 use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq, Window};
-use crate::model::{Cut, KeyId, Link, Lsn, NodeId, Resolvers, TableId, TableRule, TouchKind, Transaction};
+use crate::model::{
+    Condition, Cut, Deciding, KeyId, Link, Lsn, NodeId, Resolver, Resolvers, TableId, TableRule, TouchKind, Transaction,
+};
 
 /// What a node's stream delivered, in stream order.
 #[derive(Clone, Debug)]
@@ -367,16 +370,49 @@ impl Coordinator {
     /// # Errors
     /// If a spilled transaction can't be read.
     pub(super) fn outcome(&self, table: TableId, history: &History, present: &[Seq]) -> io::Result<Option<ChangeRef>> {
+        Ok(self.decided(table, history, present)?.0)
+    }
+
+    /// The same, and which of the table's cases decide.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub(super) fn decided(
+        &self,
+        table: TableId,
+        history: &History,
+        present: &[Seq],
+    ) -> io::Result<(Option<ChangeRef>, Deciding)> {
         let maximal = history.maximal(&self.window, present);
         match maximal.as_slice() {
-            [] => Ok(None),
-            [only] => Ok(Some(*only)),
+            [] => Ok((None, Deciding::default())),
+            [only] => Ok((Some(*only), Deciding::default())),
             several => {
                 let rule = self.resolvers.rule(table);
-                let candidates = several.iter().map(|change| self.candidate(rule, *change));
-                Ok(choose(rule, &candidates.collect::<io::Result<SmallVec<[Candidate; 4]>>>()?))
+                let deciding = self.deciding(rule, several)?;
+                let resolver = rule.resolver_of(deciding);
+                let candidates = several.iter().map(|change| self.candidate(resolver, *change));
+                let candidates = candidates.collect::<io::Result<SmallVec<[Candidate; 4]>>>()?;
+                Ok((choose(resolver, rule.deletes_of(deciding), &candidates), deciding))
             }
         }
+    }
+
+    /// Which of a rule's cases decide about these changes, none of which had seen another.
+    fn deciding(&self, rule: &TableRule, changes: &[ChangeRef]) -> io::Result<Deciding> {
+        if rule.cases.is_empty() {
+            return Ok(Deciding::default());
+        }
+        let mut met = Vec::with_capacity(changes.len());
+        let mut table = None;
+        for change in changes {
+            let transaction = &self.window.transaction(*change).transaction;
+            let record = transaction.change_at(change.offset())?;
+            met.push(Met::new(rule, change.kind(), transaction.stamp, &record));
+            table.get_or_insert_with(|| record.relation.table().clone());
+        }
+        let holds = |condition: &Condition| table.as_ref().is_some_and(|table| holds(condition, table, &met));
+        Ok(rule.deciding(holds))
     }
 
     /// The change whose value the key has where these are present.
@@ -395,9 +431,9 @@ impl Coordinator {
         changes.iter().max_by_key(|change| self.window.transaction(**change).transaction.stamp).copied()
     }
 
-    fn candidate(&self, rule: &TableRule, change: ChangeRef) -> io::Result<Candidate> {
+    fn candidate(&self, resolver: &Resolver, change: ChangeRef) -> io::Result<Candidate> {
         let transaction = &self.window.transaction(change).transaction;
-        let value = match rule.resolver.by() {
+        let value = match resolver.by() {
             Some(column) if change.kind() == TouchKind::Put => {
                 transaction.change_at(change.offset())?.value_of(column).and_then(Ordered::read)
             }

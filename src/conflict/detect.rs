@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::ConflictType;
+use crate::model::{Change, ConflictType, Op, TouchKind};
 
 /// What a change does to its row, as its author typed it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,6 +18,18 @@ pub enum Operation {
     Delete,
     /// TRUNCATE.
     Truncate,
+}
+
+impl Operation {
+    /// What the record of a change did to a key that it touches so: an UPDATE that moves a row deletes the old key.
+    pub fn of(record: &Change, kind: TouchKind) -> Operation {
+        match record.op {
+            Op::Insert { .. } => Operation::Insert,
+            Op::Update { .. } if kind == TouchKind::Put => Operation::Update,
+            Op::Update { .. } | Op::Delete { .. } => Operation::Delete,
+            Op::Truncate { .. } => Operation::Truncate,
+        }
+    }
 }
 
 /// What an incoming change met at the target.

@@ -44,10 +44,10 @@ pub(super) fn put(table: &Table, change: ChangeRef, stamp: Stamp, record: &Chang
     let relation = &record.relation;
     let old = match &record.op {
         Op::Insert { .. } => None,
-        Op::Update { old, new } => {
+        Op::Update { old, .. } => {
             let old = old.as_ref().filter(|_| relation.columns.iter().all(|column| column.in_identity))?;
             // A row that came from another key begins here.
-            (key_of(relation, old) == key_of(relation, new)).then(|| values(table, relation, old))
+            keeps_key(record).then(|| values(table, relation, old))
         }
         Op::Delete { .. } | Op::Truncate { .. } => return None,
     };
@@ -64,6 +64,16 @@ pub(super) fn put(table: &Table, change: ChangeRef, stamp: Stamp, record: &Chang
         }
     }
     Some(Put { change, stamp, old, new })
+}
+
+/// Whether an UPDATE leaves its row under the key that it had, as far as the server tells; of other changes false.
+pub(super) fn keeps_key(record: &Change) -> bool {
+    match &record.op {
+        Op::Update { old, new } => {
+            old.as_ref().is_none_or(|old| key_of(&record.relation, old) == key_of(&record.relation, new))
+        }
+        _ => false,
+    }
 }
 
 fn key_of(relation: &Relation, tuple: &Tuple) -> KeyId {

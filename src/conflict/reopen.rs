@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use crate::conflict::coordinator::Coordinator;
 use crate::conflict::history::History;
 use crate::conflict::window::{ChangeRef, Seq};
-use crate::model::{KeyId, Link, Lsn, NodeId, TableId};
+use crate::model::{Deciding, KeyId, Link, Lsn, NodeId, TableId};
 
 /// A decision that is taken again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -20,6 +20,8 @@ pub struct Redecision {
     pub winner: Option<ChangeRef>,
     /// The local change and the remote one that did not see each other.
     pub conflict: Option<(ChangeRef, ChangeRef)>,
+    /// Which of the table's cases decided.
+    pub by: Deciding,
 }
 
 /// A key that must be decided again at a node.
@@ -263,7 +265,8 @@ impl Coordinator {
                 .collect();
             Some((local, self.latest_stamp(&theirs)?))
         });
-        Ok(Redecision { winner: self.outcome(reopened.table, &history, &present)?, conflict })
+        let (winner, by) = self.decided(reopened.table, &history, &present)?;
+        Ok(Redecision { winner, conflict, by })
     }
 
     /// Has a key decided again at the node.

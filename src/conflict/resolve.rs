@@ -2,7 +2,7 @@
 
 use crate::conflict::order::Ordered;
 use crate::conflict::window::ChangeRef;
-use crate::model::{Deletes, Resolution, Resolver, Stamp, TableRule, TouchKind};
+use crate::model::{Deletes, Resolution, Resolver, Stamp, TouchKind};
 
 /// One of the changes to choose from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,9 +16,9 @@ pub struct Candidate {
 }
 
 /// The change that comes out of the set, alike at every node that has the same set. There is at most one of each source.
-pub fn choose(rule: &TableRule, candidates: &[Candidate]) -> Option<ChangeRef> {
-    let preferred = match rule.deletes {
-        _ if matches!(rule.resolver, Resolver::Merge(_)) => Some(TouchKind::Delete),
+pub fn choose(resolver: &Resolver, deletes: Deletes, candidates: &[Candidate]) -> Option<ChangeRef> {
+    let preferred = match deletes {
+        _ if matches!(resolver, Resolver::Merge(_)) => Some(TouchKind::Delete),
         Deletes::ByResolver => None,
         Deletes::DeleteWins => Some(TouchKind::Delete),
         Deletes::UpdateWins => Some(TouchKind::Put),
@@ -26,7 +26,7 @@ pub fn choose(rule: &TableRule, candidates: &[Candidate]) -> Option<ChangeRef> {
     let is_preferred = |candidate: &&Candidate| preferred.is_none_or(|kind| candidate.change.kind() == kind);
     let any = candidates.iter().any(|candidate| is_preferred(&candidate));
     let each = candidates.iter().filter(|candidate| !any || is_preferred(candidate));
-    match &rule.resolver {
+    match resolver {
         // Of a merged row the latest change gives what no other one does.
         Resolver::LastUpdateWins | Resolver::Merge(_) => each.max_by_key(|candidate| candidate.stamp),
         Resolver::FirstUpdateWins => each.min_by_key(|candidate| candidate.stamp),

@@ -51,7 +51,7 @@ impl JournalRecorder {
         let Conflict { link, table, key, conflict_type, .. } = conflict;
         let (facet, daemon) = (Facet::of(*conflict_type)?, &self.0);
         let rules = daemon.rules.of(table.id);
-        let rule = rules::deciding(&rules, &table.schema, &table.name, facet)?;
+        let rule = rules::deciding_in(&rules, &table.schema, &table.name, facet, conflict.by)?;
         let is_refused = rule.afterwards == Afterwards::Refused && conflict.refusal.is_none();
         is_refused.then(|| ApplyError::Operator {
             what: format!(
@@ -75,7 +75,7 @@ impl JournalRecorder {
         let Conflict { link, table, key, remote, local, .. } = conflict;
         let rules = daemon.rules.of(table.id);
         let facet = Facet::of(conflict.conflict_type).unwrap_or(Facet::Writes);
-        let rule = rules::deciding(&rules, &table.schema, &table.name, facet);
+        let rule = rules::deciding_in(&rules, &table.schema, &table.name, facet, conflict.by);
         let of_resolver = |rule: &&Rule| rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver);
         let rule = match conflict.refusal {
             Some(_) => rules::on_errors(&rules, &table.schema, &table.name),

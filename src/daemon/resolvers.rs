@@ -89,19 +89,29 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
         misfits.push(Misfit::new(rule, table, Unfit { what, fix }));
     }
     // what a merge does about deletes is not a choice, so that all ways to write it are one rule
-    let rule = TableRule { resolver, deletes: if is_merge { Deletes::ByResolver } else { said } };
-    misfits.extend(
-        writes
-            .into_iter()
-            .flat_map(|(by, _)| fit::by(&rule, table).into_iter().map(|unfit| Misfit::new(by, table, unfit))),
-    );
-    if let Some(unfit) = fit::whole_rows(&rule, table) {
-        let by = match rule.resolver {
+    let deletes_said = if is_merge { Deletes::ByResolver } else { said };
+    let cases = rules::cases(rules, &table.schema, &table.name);
+    for (by, case) in &cases {
+        if is_merge {
+            let what =
+                "its rows are merged: they are made of all changes, and no conflict of theirs is decided otherwise";
+            let fix = "leave the table out of the rule's `tables`, or out of those of the rule that merges".to_owned();
+            misfits.push(Misfit::new(by, table, Unfit { what: what.to_owned(), fix }));
+        }
+        misfits.extend(fit::case(case, said, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
+    }
+    misfits.extend(writes.into_iter().flat_map(|(by, _)| {
+        fit::by(&resolver, deletes_said, table).into_iter().map(|unfit| Misfit::new(by, table, unfit))
+    }));
+    if let Some(unfit) = fit::whole_rows(&resolver, deletes_said, table) {
+        let by = match resolver {
             Resolver::LastUpdateWins => deletes.map(|(rule, _)| rule),
             _ => writes.map(|(rule, _)| rule),
         };
         misfits.extend(by.map(|by| Misfit::new(by, table, unfit)));
     }
+    let cases = cases.into_iter().map(|(_, case)| case).collect();
+    let rule = TableRule { cases, resolver, deletes: deletes_said };
     let errors = rules::on_errors(rules, &table.schema, &table.name).filter(|by| by.errors == Some(Errors::Hold));
     misfits.extend(errors.and_then(|by| Some(Misfit::new(by, table, fit::hold(&rule, table)?))));
     if let Some((by, rename)) = rules::renaming(rules, &table.schema, &table.name) {
@@ -244,7 +254,10 @@ fn fits(rule: &TableRule, table: &Table) -> bool {
         Resolver::Merge(merge) => fit::merge(merge, table).1.is_empty(),
         _ => true,
     };
-    merges && fit::by(rule, table).is_empty() && fit::whole_rows(rule, table).is_none()
+    merges
+        && fit::by(&rule.resolver, rule.deletes, table).is_empty()
+        && fit::whole_rows(&rule.resolver, rule.deletes, table).is_none()
+        && rule.cases.iter().all(|case| fit::case(case, rule.deletes, table).is_empty())
 }
 
 fn stuck(table: &Table, old: &str) -> DaemonError {

@@ -6,7 +6,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use crate::model::{NodeId, TableId};
+use crate::model::{Condition, NodeId, TableId};
 
 /// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1).
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -154,6 +154,9 @@ impl Deletes {
 /// All that decides about a table's rows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TableRule {
+    /// What decides instead where its condition holds, the first one of those that say something; none with
+    /// [`Resolver::Merge`].
+    pub cases: Vec<Case>,
     /// How conflicts are resolved.
     pub resolver: Resolver,
     /// What counts between a delete and another change; with [`Resolver::Merge`] a delete wins, whatever this says: it
@@ -161,9 +164,68 @@ pub struct TableRule {
     pub deletes: Deletes,
 }
 
+/// What decides about some of a table's conflicts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Case {
+    /// About which.
+    pub condition: Condition,
+    /// How they are resolved; `None` if it says nothing about that.
+    pub resolver: Option<Resolver>,
+    /// What counts between a delete and another change; `None` if it says nothing about that.
+    pub deletes: Option<Deletes>,
+}
+
+/// Which of a table's cases decide about a conflict: places in [`TableRule::cases`], `None` where no case does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deciding {
+    /// How it is resolved.
+    pub resolver: Option<u16>,
+    /// What counts against a delete.
+    pub deletes: Option<u16>,
+}
+
+impl TableRule {
+    /// What decides about a conflict of which these conditions hold.
+    pub fn deciding(&self, mut holds: impl FnMut(&Condition) -> bool) -> Deciding {
+        let mut deciding = Deciding::default();
+        for (place, case) in (0..).zip(&self.cases) {
+            let says = |said: bool, found: Option<u16>| said && found.is_none();
+            let resolves = says(case.resolver.is_some(), deciding.resolver);
+            let deletes = says(case.deletes.is_some(), deciding.deletes);
+            if (resolves || deletes) && holds(&case.condition) {
+                deciding.resolver = deciding.resolver.or(resolves.then_some(place));
+                deciding.deletes = deciding.deletes.or(deletes.then_some(place));
+            }
+        }
+        deciding
+    }
+
+    /// How such a conflict is resolved.
+    pub fn resolver_of(&self, deciding: Deciding) -> &Resolver {
+        let case = deciding.resolver.and_then(|place| self.cases.get(usize::from(place)));
+        case.and_then(|case| case.resolver.as_ref()).unwrap_or(&self.resolver)
+    }
+
+    /// What counts in such a conflict between a delete and another change.
+    pub fn deletes_of(&self, deciding: Deciding) -> Deletes {
+        let case = deciding.deletes.and_then(|place| self.cases.get(usize::from(place)));
+        case.and_then(|case| case.deletes).unwrap_or(self.deletes)
+    }
+
+    /// Whether the latest change comes out of every conflict.
+    pub fn is_by_stamp_alone(&self) -> bool {
+        let is_default = |resolver: &Resolver| *resolver == Resolver::LastUpdateWins;
+        let of_case = |case: &Case| {
+            case.resolver.as_ref().is_none_or(is_default)
+                && case.deletes.is_none_or(|deletes| deletes == Deletes::ByResolver)
+        };
+        is_default(&self.resolver) && self.deletes == Deletes::ByResolver && self.cases.iter().all(of_case)
+    }
+}
+
 impl From<Resolver> for TableRule {
     fn from(resolver: Resolver) -> TableRule {
-        TableRule { resolver, deletes: Deletes::ByResolver }
+        TableRule { resolver, ..TableRule::default() }
     }
 }
 

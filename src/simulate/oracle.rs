@@ -2,8 +2,9 @@
 //! never forgotten, and nothing of the coordinator is used.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
-use crate::model::{ColumnMerge, Deletes, Lsn, Merge, NodeId, Resolver, TableRule};
+use crate::model::{ColumnMerge, Condition, Deletes, Lsn, Merge, NodeId, Resolver, TableRule};
 use crate::simulate::node::Node;
 use crate::simulate::notes::Notes;
 use crate::simulate::rows::{Key, Row, Write};
@@ -105,14 +106,15 @@ impl Truth {
             })
             .copied()
             .collect();
-        let counts = |edit: &&&Edit| match rule.deletes {
+        let (resolver, deletes) = decides(rule, &maximal);
+        let counts = |edit: &&&Edit| match deletes {
             Deletes::ByResolver => true,
             Deletes::DeleteWins => edit.row.is_none() || maximal.iter().all(|edit| edit.row.is_some()),
             Deletes::UpdateWins => edit.row.is_some() || maximal.iter().all(|edit| edit.row.is_none()),
         };
         let standing = maximal.iter().filter(counts);
         let stamp = |edit: &&&Edit| (edit.micros, edit.source);
-        let found = match &rule.resolver {
+        let found = match resolver {
             Resolver::LastUpdateWins | Resolver::Merge(_) => standing.max_by_key(stamp),
             Resolver::FirstUpdateWins => standing.min_by_key(stamp),
             // The simulated column is never NULL.
@@ -234,6 +236,32 @@ fn saw(later: &Edit, earlier: &Edit, through: &[&Edit]) -> bool {
 fn together(rows: &[Row]) -> Option<Notes> {
     let mut entries = rows.iter().flat_map(|row| row.notes.entries().to_vec());
     entries.try_fold(Notes::default(), |all, entry| if all.has(entry) { Some(all) } else { all.with(entry) })
+}
+
+/// What decides about these edits, which did not see each other.
+fn decides<'a>(rule: &'a TableRule, edits: &[&Edit]) -> (&'a Resolver, Deletes) {
+    let holds = |condition: &Condition| {
+        edits
+            .iter()
+            .any(|one| edits.iter().any(|other| one.source != other.source && condition_holds(condition, one, other)))
+    };
+    let cases = || rule.cases.iter().filter(|case| holds(&case.condition));
+    let resolver = cases().find_map(|case| case.resolver.as_ref()).unwrap_or(&rule.resolver);
+    (resolver, cases().find_map(|case| case.deletes).unwrap_or(rule.deletes))
+}
+
+/// As the simulated conditions are: see [`stand_in`](crate::simulate::stand_in).
+fn condition_holds(condition: &Condition, one: &Edit, other: &Edit) -> bool {
+    let is_one =
+        |nodes: &Option<Arc<[NodeId]>>, edit: &Edit| nodes.as_ref().is_none_or(|nodes| nodes.contains(&edit.source));
+    let changed_value = |edit: &Edit| !matches!((edit.old, edit.row), (Some(old), Some(row)) if old.value == row.value);
+    let values = [one, other].map(|edit| edit.row.map(|row| row.value));
+    is_one(&condition.source, one)
+        && is_one(&condition.target, other)
+        && (condition.changed.is_none() || changed_value(one) || changed_value(other))
+        && (condition.when.is_none()
+            || values[0].is_some_and(|value| value % 3 == 0)
+            || values[1].is_some_and(|value| value % 5 == 1))
 }
 
 fn seen(entry: &Entry) -> Vec<Lsn> {

@@ -11,7 +11,7 @@
 use std::env;
 
 use super::*;
-use crate::model::{ColumnMerge, Deletes, Resolver};
+use crate::model::{Case, ColumnMerge, Deletes, Resolver};
 
 /// Schedules of each test, unless PGCONCORD_SEEDS says otherwise.
 const SCHEDULES: u64 = 4_000;
@@ -123,9 +123,55 @@ fn a_delete_wins_or_loses_alike_everywhere() {
 fn the_row_with_the_greatest_or_the_least_value_wins_alike_everywhere() {
     for resolver in [Resolver::LastByColumn, Resolver::FirstByColumn] {
         for deletes in [Deletes::DeleteWins, Deletes::UpdateWins] {
-            (2..5).for_each(|nodes| converge_by(nodes, &by_column(resolver, deletes), SCHEDULES / 8));
+            let rule = TableRule { deletes, ..by_column(resolver).into() };
+            (2..5).for_each(|nodes| converge_by(nodes, &rule, SCHEDULES / 8));
         }
     }
+}
+
+/// Rules of which some have conditions, by a number.
+fn conditional(nodes: usize, number: u64) -> TableRule {
+    let one = |node: u8| Some([NodeId(node)].into());
+    let when = When::compile("remote == local", &[]).ok(); // the stand-in takes its place
+    let conditions = [
+        Condition { source: one(0), target: one(1), ..Condition::default() },
+        Condition { changed: Some([String::new()].into()), ..Condition::default() },
+        Condition { when: when.clone(), ..Condition::default() },
+        Condition { source: one(1), when, ..Condition::default() },
+    ];
+    let order: Vec<_> = NodeId::all(nodes).rev().collect();
+    let order = Resolver::OriginPriority(order.into());
+    let says = [
+        (Some(Resolver::FirstUpdateWins), None),
+        (Some(order.clone()), Some(Deletes::ByResolver)),
+        (None, Some(Deletes::DeleteWins)),
+        (Some(Resolver::FirstUpdateWins), Some(Deletes::UpdateWins)),
+        (Some(by_column(Resolver::FirstByColumn)), Some(Deletes::DeleteWins)),
+        (Some(Resolver::LastUpdateWins), None),
+    ];
+    let place = |at: u64, of: usize| usize::try_from(at).unwrap_or(0) % of;
+    let case = |at: u64| {
+        let condition = stand_in(&conditions[place(number / 3 + at, conditions.len())], nodes);
+        let (resolver, deletes) = says[place(number / 12 + 2 * at, says.len())].clone();
+        Case { condition, resolver, deletes }
+    };
+    let otherwise = [
+        TableRule::default(),
+        Resolver::FirstUpdateWins.into(),
+        order.into(),
+        TableRule { deletes: Deletes::UpdateWins, ..TableRule::default() },
+    ];
+    TableRule { cases: (0..=number % 3).map(case).collect(), ..otherwise[place(number / 72, 4)].clone() }
+}
+
+#[test]
+fn rules_with_conditions_decide_alike_everywhere() {
+    let settings = |nodes, seed: u64| Settings {
+        rule: conditional(nodes, seed),
+        later: seed.is_multiple_of(5).then(|| conditional(nodes, seed / 5 + 7)),
+        ..Settings::new(nodes, seed)
+    };
+    (2..5).for_each(|nodes| converge_as(nodes, "conditions", SCHEDULES / 2, |seed| settings(nodes, seed)));
 }
 
 fn append() -> ColumnMerge {
@@ -379,7 +425,7 @@ fn replay() {
     let later = env::var("PGCONCORD_LATER").ok().map(|name| resolver_named(&name, nodes).into());
     let deletes = env::var("PGCONCORD_DELETES").unwrap_or_default();
     let deletes = Deletes::ALL.iter().find(|(name, _)| *name == deletes).map_or(Deletes::ByResolver, |(_, each)| *each);
-    let rule = TableRule { resolver, deletes };
+    let rule = TableRule { deletes, ..TableRule::from(resolver) };
     let seed = number("PGCONCORD_SEED", 1);
     let settings = match env::var_os("PGCONCORD_REFUSING") {
         Some(_) => refusing(seed),

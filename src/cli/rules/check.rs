@@ -6,15 +6,13 @@ use std::ptr;
 
 use serde_json::json;
 
-use crate::cli::rules::described;
+use crate::cli::rules::{catalog, described};
 use crate::cli::text::emit;
-use crate::config::rules::{Facet, deciding, on_errors, renaming};
+use crate::config::rules::{Facet, cases, deciding, on_errors, renaming};
 use crate::config::{Config, Rule};
 use crate::daemon::resolvers::{Misfit, compile, lost_masks, refused_renames};
 use crate::model::table::Catalog;
-use crate::model::{ColumnMerge, Resolver, TableRule};
-use crate::node::catalog::ClusterCatalog;
-use crate::node::connect::connect;
+use crate::model::{Case, ColumnMerge, Deletes, Resolver, Table, TableRule};
 use crate::simulate::{self, Failure, Settings};
 
 /// The simulation has at most so many nodes.
@@ -93,12 +91,15 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
     if args.offline {
         shadowed(&config.conflict_rules).into_iter().try_for_each(|finding| tell(finding).map(drop))?;
         for rule in &config.conflict_rules {
-            let resolver = rule.resolve.clone().unwrap_or_default();
-            let rule = TableRule { resolver, deletes: rule.deletes.unwrap_or_default() };
+            let rule = alone(rule);
             in_use.insert(described(&rule, config), rule);
         }
     } else {
-        match catalog(config).await {
+        let read = match catalog(config).await {
+            Ok(catalog) => refused(config, &catalog).await.map(|misfits| (catalog, misfits)),
+            Err(what) => Err(what),
+        };
+        match read {
             Ok((catalog, misfits)) => {
                 against(config, &catalog, misfits, &mut in_use)
                     .into_iter()
@@ -121,27 +122,33 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
     Ok(if worst == Level::Error { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The tables, and what the nodes say that only they can tell.
-async fn catalog(config: &Config) -> Result<(Catalog, Vec<Misfit>), String> {
-    let mut clients = Vec::new();
-    for node in &config.nodes {
-        let client = connect(&node.conninfo, "pgconcord rules").await;
-        clients.push((node.name.as_str(), client.map_err(|error| format!("{}: {error}", node.name))?));
-    }
-    let clients: Vec<_> = clients.iter().map(|(name, client)| (*name, client)).collect();
-    let read = ClusterCatalog::read(&config.tables, &config.object_name(), &clients).await;
-    let catalog = read.map(|read| read.catalog).map_err(|error| format!("reading the tables: {error}"))?;
+/// What the nodes say of the rules that only they can tell.
+async fn refused(config: &Config, catalog: &Catalog) -> Result<Vec<Misfit>, String> {
     let mut misfits = Vec::new();
     for node in &config.nodes {
-        let refused = refused_renames(&config.conflict_rules, &catalog, node).await;
+        let refused = refused_renames(&config.conflict_rules, catalog, node).await;
         misfits.extend(refused.map_err(|error| format!("{}: {error}", node.name))?);
     }
-    Ok((catalog, misfits))
+    Ok(misfits)
+}
+
+/// What a rule decides by itself.
+fn alone(rule: &Rule) -> TableRule {
+    let Rule { condition, resolve, deletes, .. } = rule.clone();
+    match condition.is_empty() {
+        true => {
+            TableRule { cases: Vec::new(), resolver: resolve.unwrap_or_default(), deletes: deletes.unwrap_or_default() }
+        }
+        false => TableRule { cases: vec![Case { condition, resolver: resolve, deletes }], ..TableRule::default() },
+    }
 }
 
 /// Rules that can decide nothing, as far as their patterns tell.
 fn shadowed(rules: &[Rule]) -> Vec<Finding> {
     let covers = |earlier: &Rule, later: &Rule| {
+        if !earlier.condition.is_empty() {
+            return false;
+        }
         let (all, patterns) = (earlier.tables.patterns(), later.tables.patterns());
         all.iter().any(|pattern| pattern == "*.*" || pattern == "*") || patterns.iter().all(|each| all.contains(each))
     };
@@ -201,9 +208,12 @@ fn against(
             tables().any(|table| of(&table.schema, &table.name).is_some_and(|first| std::ptr::eq(first, rule)))
         };
         let decides = |facet| is_first(&|schema, table| deciding(rules, schema, table, facet).map(ptr::from_ref));
+        let is_case =
+            |table: &Table| cases(rules, &table.schema, &table.name).into_iter().any(|(case, _)| ptr::eq(case, rule));
         let renames = is_first(&|schema, table| renaming(rules, schema, table).map(|(rule, _)| ptr::from_ref(rule)));
         let on_errors = is_first(&|schema, table| on_errors(rules, schema, table).map(ptr::from_ref));
-        let says_something = renames || on_errors || !rule.mask.is_empty() || Facet::ALL.into_iter().any(decides);
+        let decides = Facet::ALL.into_iter().any(decides) || tables().any(|table| is_case(table));
+        let says_something = renames || on_errors || !rule.mask.is_empty() || decides;
         if tables().next().is_none() {
             let what = "is for no table that replicates";
             findings.push(Finding::of_rule(
@@ -255,20 +265,32 @@ fn simulated(name: &str, rule: &TableRule, config: &Config, schedules: u64) -> F
 /// The rule in the simulation's terms: its rows have a number and a text, merged in each way that the rule's columns are.
 fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
     let Resolver::Merge(merge) = &rule.resolver else {
-        let shown = match &rule.resolver {
+        let resolver = |resolver: &Resolver| match resolver {
             // An order of more nodes than are simulated: of those that are.
             Resolver::OriginPriority(order) => {
-                let order = order.iter().filter(|node| node.index() < nodes).copied().collect();
-                TableRule { resolver: Resolver::OriginPriority(order), deletes: rule.deletes }
+                Resolver::OriginPriority(order.iter().filter(|node| node.index() < nodes).copied().collect())
             }
-            Resolver::LastByColumn(_) => simulate::by_column(Resolver::LastByColumn, rule.deletes),
-            Resolver::FirstByColumn(_) => simulate::by_column(Resolver::FirstByColumn, rule.deletes),
-            _ => rule.clone(),
+            Resolver::LastByColumn(_) => simulate::by_column(Resolver::LastByColumn),
+            Resolver::FirstByColumn(_) => simulate::by_column(Resolver::FirstByColumn),
+            _ => resolver.clone(),
         };
-        let by = if rule.resolver.by().is_some() { " by a column" } else { "" };
-        let deletes =
-            if rule.deletes == Default::default() { String::new() } else { format!(" with {}", rule.deletes.name()) };
-        return vec![(format!("{}{by}{deletes}", rule.resolver.name()), shown)];
+        let name = |resolver: Option<&Resolver>, deletes: Deletes| {
+            let by = if resolver.is_some_and(|resolver| resolver.by().is_some()) { " by a column" } else { "" };
+            let deletes =
+                if deletes == Default::default() { String::new() } else { format!(" with {}", deletes.name()) };
+            format!("{}{by}{deletes}", resolver.map_or("", Resolver::name)).trim_start().to_owned()
+        };
+        let case = |case: &Case| Case {
+            condition: simulate::stand_in(&case.condition, nodes),
+            resolver: case.resolver.as_ref().map(resolver),
+            deletes: case.deletes,
+        };
+        let conditional = rule.cases.iter().map(|case| {
+            format!("{} under a condition, else ", name(case.resolver.as_ref(), case.deletes.unwrap_or_default()))
+        });
+        let name = conditional.collect::<String>() + &name(Some(&rule.resolver), rule.deletes);
+        let cases = rule.cases.iter().map(case).collect();
+        return vec![(name, TableRule { cases, resolver: resolver(&rule.resolver), deletes: rule.deletes })];
     };
     let kinds: BTreeSet<&ColumnMerge> = merge.columns.values().chain([&merge.others]).collect();
     let of_kind = |how: &ColumnMerge| {
@@ -291,7 +313,7 @@ mod tests {
     use crate::config::rules::{Afterwards, Place};
     use crate::config::{TableFilter, tables::glob};
     use crate::model::key::KeyHasher;
-    use crate::model::{Deletes, Merge, Table};
+    use crate::model::{Condition, Merge};
 
     fn rule(name: &str, tables: &str, resolve: Resolver) -> Rule {
         let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");
@@ -301,6 +323,7 @@ mod tests {
             name: name.into(),
             place,
             tables,
+            condition: Condition::default(),
             resolve: Some(resolve),
             deletes,
             afterwards,

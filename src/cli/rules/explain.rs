@@ -1,10 +1,11 @@
 //! `pgconcord rules explain`: of the files alone; no server is asked.
 
 use std::process::ExitCode;
+use std::ptr;
 
 use serde_json::{Value, json};
 
-use crate::cli::rules::described;
+use crate::cli::rules::{condition, described};
 use crate::cli::text::emit;
 use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors, renaming, table_rule};
 use crate::config::{Config, Rule};
@@ -24,7 +25,9 @@ pub struct Args {
 /// What decides about one facet.
 struct Decision<'a> {
     facet: Facet,
-    /// The rule; none where the default holds.
+    /// Rules that decide where their condition holds.
+    conditional: Vec<&'a Rule>,
+    /// The rule that decides otherwise; none where the default holds.
     rule: Option<&'a Rule>,
     /// Rules for the table that come later, and so decide nothing about it.
     passed_over: Vec<&'a Rule>,
@@ -35,8 +38,9 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let rules = &config.conflict_rules;
     let decisions = Facet::ALL.map(|facet| {
         let rule = deciding(rules, schema, table, facet);
-        let all = rules.iter().filter(|rule| rule.decides(facet) && rule.tables.matches(schema, table));
-        Decision { facet, rule, passed_over: all.skip(1).collect() }
+        let mut all = rules.iter().filter(|rule| rule.decides(facet) && rule.tables.matches(schema, table));
+        let conditional = all.by_ref().take_while(|each| !rule.is_some_and(|rule| ptr::eq(rule, *each))).collect();
+        Decision { facet, conditional, rule, passed_over: all.collect() }
     });
     let comes_to = table_rule(rules, schema, table);
     let is_refused = |decision: &Decision<'_>| decision.rule.is_some_and(|rule| rule.afterwards == Afterwards::Refused);
@@ -51,7 +55,8 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     let replicates = config.tables.matches(schema, table);
     let text = match args.json {
         true => {
-            let each = decisions.iter().map(|decision| decision.json(schema, table)).collect::<Vec<_>>();
+            let nodes = config.node_names();
+            let each = decisions.iter().map(|decision| decision.json(schema, table, &nodes)).collect::<Vec<_>>();
             let object = json!({
                 "table": name, "replicates": replicates, "resolve": resolve,
                 "comes_to": described, "decided": each, "masked": masked,
@@ -68,7 +73,7 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
                 text += "  It does not replicate: [tables] does not include it.\n";
             }
             for decision in &decisions {
-                text += &decision.sentence(schema, table, &comes_to.resolver);
+                text += &decision.sentence(schema, table, &comes_to.resolver, &config.node_names());
             }
             if let Some((rule, rename)) = renaming {
                 let values: Vec<_> = rename.0.iter().map(|(column, value)| format!("{column} = {value}")).collect();
@@ -101,12 +106,30 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What becomes of what the rule decides, a line.
+fn afterwards(rule: &Rule) -> &'static str {
+    match rule.afterwards {
+        Afterwards::Resolved => "",
+        Afterwards::Held => {
+            "    What comes out stands, and the conflict is held until a person decides: pgconcord conflicts resolve.\n"
+        }
+        Afterwards::Refused => "    Nothing is decided: the link stops until the table has another rule.\n",
+    }
+}
+
 impl Decision<'_> {
-    fn json(&self, schema: &str, table: &str) -> Value {
+    fn json(&self, schema: &str, table: &str, nodes: &[&str]) -> Value {
         let rule = |rule: &Rule| json!({ "name": rule.name, "place": rule.place.to_string() });
+        let conditional = |rule: &&Rule| {
+            json!({
+                "name": rule.name, "place": rule.place.to_string(), "where": condition(&rule.condition, nodes),
+                "held": rule.afterwards == Afterwards::Held, "stops": rule.afterwards == Afterwards::Refused,
+            })
+        };
         json!({
             "when": self.facet.describe(),
             "types": self.facet.types().iter().map(|each| each.name()).collect::<Vec<_>>(),
+            "conditional": self.conditional.iter().map(conditional).collect::<Vec<_>>(),
             "rule": self.rule.map(rule),
             "pattern": self.rule.and_then(|rule| rule.tables.matching(schema, table)),
             "held": self.rule.is_some_and(|rule| rule.afterwards == Afterwards::Held),
@@ -115,8 +138,12 @@ impl Decision<'_> {
         })
     }
 
-    fn sentence(&self, schema: &str, table: &str, resolver: &Resolver) -> String {
-        let when = format!("  Where {}: ", self.facet.describe());
+    fn sentence(&self, schema: &str, table: &str, resolver: &Resolver, nodes: &[&str]) -> String {
+        let mut when = format!("  Where {}: ", self.facet.describe());
+        for rule in &self.conditional {
+            let so = condition(&rule.condition, nodes);
+            when += &format!("if {so}, the rule {:?} ({}).\n{}    Else ", rule.name, rule.place, afterwards(rule));
+        }
         let Some(rule) = self.rule else {
             let what = match (self.facet, resolver) {
                 (_, Resolver::Merge(_)) => "the delete wins, as in every merged table",
@@ -127,12 +154,7 @@ impl Decision<'_> {
         };
         let pattern = rule.tables.matching(schema, table).unwrap_or("*");
         let mut text = format!("{when}the rule {:?} ({}), by its pattern {pattern:?}.\n", rule.name, rule.place);
-        if rule.afterwards == Afterwards::Held {
-            text += "    What comes out stands, and the conflict is held until a person decides: pgconcord conflicts resolve.\n";
-        }
-        if rule.afterwards == Afterwards::Refused {
-            text += "    Nothing is decided: the link stops until the table has another rule.\n";
-        }
+        text += afterwards(rule);
         for other in &self.passed_over {
             text += &format!("    {:?} ({}) comes later and is passed over.\n", other.name, other.place);
         }

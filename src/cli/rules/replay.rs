@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::USAGE;
 use crate::cli::conflicts::{FilterArgs, KEY_COLUMNS, WRITE, cell, is_unchanged, key, nothing_found};
+use crate::cli::rules::catalog;
 use crate::cli::text::{Align, Paint, cut, emit, shown, table};
 use crate::config::report::{Report, Style};
 use crate::config::rules;
@@ -52,7 +53,7 @@ struct Tally {
     open: BTreeMap<(String, String), u64>,
 }
 
-pub(super) fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
     let rules = match &args.rules {
         Some(path) => match read(path, config)? {
             Ok(rules) => rules,
@@ -63,13 +64,18 @@ pub(super) fn run(config: &Config, args: Args) -> anyhow::Result<ExitCode> {
         },
         None => config.conflict_rules.clone(),
     };
+    // The journal has texts; which of them are numbers or times the servers tell.
+    let tables = match rules.iter().any(|rule| !rule.condition.is_empty()) {
+        true => catalog(config).await.map_err(|why| format!("the types of its columns are not known: {why}")),
+        false => Err(String::new()),
+    };
     let journal = Reader::open(args.journal.as_ref().unwrap_or(&config.journal.path))?;
     let filter = args.filter.into_filter(None);
     let nodes = config.node_names();
     let (mut tally, mut rows, mut lines, mut written) = (Tally::default(), Vec::new(), String::new(), Ok(true));
     let most = if args.limit == 0 { usize::MAX } else { args.limit };
     journal.list(&filter, |entry| {
-        let verdict = replay(&entry, &rules, &nodes);
+        let verdict = replay(&entry, &rules, &nodes, &tables);
         tally.count(&entry, &verdict);
         match &verdict {
             _ if args.json => {

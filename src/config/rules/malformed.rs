@@ -32,6 +32,13 @@ name = "c"
 resolve = "first_update_wins"
 by = "version"
 deletes = "delete_wins"
+[[rule]]
+name = "d"
+source = ["east"]
+target = "west"
+changed = ["price"]
+when = "remote.total > 1000.0 || local['a'].matches('x+') && key.id in [1, 2].map(n, n * 2) && old != null"
+resolve = "hold"
 "#,
 ];
 

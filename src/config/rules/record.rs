@@ -2,31 +2,70 @@
 
 use std::path::Path;
 
-use crate::config::rules::parse;
-use crate::model::{ColumnMerge, Resolver, TableRule};
+use crate::config::rules::{Facet, parse, table_rule};
+use crate::model::{ColumnMerge, Condition, Deletes, NodeId, Resolver, TableRule};
 
 /// The rule's `resolve` and `deletes` with what belongs to them. Compared with what the nodes keep, so equal rules have
 /// equal texts.
 pub fn record(rule: &TableRule, nodes: &[&str]) -> String {
-    let resolve = format!("resolve = {}", quoted(rule.resolver.name()));
-    let deletes = format!("deletes = {}", quoted(rule.deletes.name()));
-    match &rule.resolver {
-        Resolver::LastUpdateWins | Resolver::FirstUpdateWins => format!("{resolve}\n{deletes}"),
+    let mut lines = Vec::new();
+    for case in &rule.cases {
+        condition(&case.condition, nodes, &mut lines);
+        let only = match (&case.resolver, case.deletes) {
+            (Some(_), None) => Some(Facet::Writes),
+            (None, Some(_)) => Some(Facet::Deletes),
+            _ => None,
+        };
+        lines.extend(only.map(|facet| format!("types = {}", list(facet.types().iter().map(|each| each.name())))));
+        case.resolver.iter().for_each(|by| resolver(by, nodes, &mut lines));
+        lines.extend(case.deletes.map(deletes));
+        lines.push(BEGIN.to_owned());
+    }
+    resolver(&rule.resolver, nodes, &mut lines);
+    // what a merge does about deletes is no choice
+    if !matches!(rule.resolver, Resolver::Merge(_)) {
+        lines.push(deletes(rule.deletes));
+    }
+    lines.join("\n")
+}
+
+/// What stands before each rule; of the first one it goes without saying.
+const BEGIN: &str = "[[rule]]\nname = \"recorded\"";
+
+fn condition(condition: &Condition, nodes: &[&str], lines: &mut Vec<String>) {
+    let names = |nodes_of: &[NodeId]| list(nodes_of.iter().map(|node| nodes[node.index()]));
+    lines.extend(condition.source.iter().map(|nodes| format!("source = {}", names(nodes))));
+    lines.extend(condition.target.iter().map(|nodes| format!("target = {}", names(nodes))));
+    let columns = condition.changed.iter();
+    lines.extend(columns.map(|columns| format!("changed = {}", list(columns.iter().map(String::as_str)))));
+    lines.extend(condition.when.iter().map(|when| format!("when = {}", quoted(when.text()))));
+}
+
+fn resolver(resolver: &Resolver, nodes: &[&str], lines: &mut Vec<String>) {
+    lines.push(format!("resolve = {}", quoted(resolver.name())));
+    match resolver {
+        Resolver::LastUpdateWins | Resolver::FirstUpdateWins => {}
         Resolver::LastByColumn(column) | Resolver::FirstByColumn(column) => {
-            format!("{resolve}\nby = {}\n{deletes}", quoted(column))
+            lines.push(format!("by = {}", quoted(column)));
         }
         Resolver::OriginPriority(order) => {
-            let names: Vec<_> = order.iter().map(|node| quoted(nodes[node.index()])).collect();
-            format!("{resolve}\npriority = [{}]\n{deletes}", names.join(", "))
+            lines.push(format!("priority = {}", list(order.iter().map(|node| nodes[node.index()]))));
         }
-        // what a merge does about deletes is no choice
         Resolver::Merge(merge) => {
             let columns = merge.columns.iter().map(|(name, how)| format!("{} = {}", quoted(name), written(how)));
             let columns: Vec<_> = columns.collect();
-            let others = written(&merge.others);
-            format!("{resolve}\ncolumns = {{ {} }}\nothers = {others}", columns.join(", "))
+            lines.push(format!("columns = {{ {} }}", columns.join(", ")));
+            lines.push(format!("others = {}", written(&merge.others)));
         }
     }
+}
+
+fn deletes(deletes: Deletes) -> String {
+    format!("deletes = {}", quoted(deletes.name()))
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    format!("[{}]", names.map(quoted).collect::<Vec<_>>().join(", "))
 }
 
 fn written(how: &ColumnMerge) -> String {
@@ -46,13 +85,10 @@ fn quoted(text: &str) -> String {
 
 /// What was recorded; `None` if it is nothing that this version can decide by with these nodes.
 pub fn recorded(text: &str, nodes: &[&str]) -> Option<TableRule> {
-    let rule = format!("[[rule]]\nname = \"recorded\"\n{text}\n");
     let mut problems = Vec::new();
-    let [rule] = <[_; 1]>::try_from(parse(Path::new(""), &rule, nodes, &mut problems)).ok()?;
-    if !problems.is_empty() {
-        return None;
-    }
-    Some(TableRule { resolver: rule.resolve?, deletes: rule.deletes.unwrap_or_default() })
+    let rules = parse(Path::new(""), &format!("{BEGIN}\n{text}\n"), nodes, &mut problems);
+    let decides = rules.last().is_some_and(|last| last.condition.is_empty() && last.resolve.is_some());
+    (problems.is_empty() && decides).then(|| table_rule(&rules, "public", "recorded"))
 }
 
 #[cfg(test)]
@@ -60,7 +96,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Deletes, Merge, NodeId};
+    use crate::model::{Case, Merge, When};
 
     #[test]
     fn every_rule_is_read_back_as_it_was_recorded() {
@@ -75,16 +111,16 @@ mod tests {
             Resolver::FirstUpdateWins,
             Resolver::OriginPriority([NodeId(1), NodeId(0)].into()),
         ];
-        let whole = resolvers
-            .into_iter()
-            .flat_map(|resolver| Deletes::ALL.map(|(_, deletes)| TableRule { resolver: resolver.clone(), deletes }));
+        let whole = resolvers.into_iter().flat_map(|resolver| {
+            Deletes::ALL.map(|(_, deletes)| TableRule { cases: Vec::new(), resolver: resolver.clone(), deletes })
+        });
         let by = ["updated_at", "a \"b\"\n"].map(Into::into);
         let by = by.into_iter().flat_map(|column: Arc<str>| {
             let resolvers = [Resolver::LastByColumn(column.clone()), Resolver::FirstByColumn(column)];
             let deletes = [Deletes::DeleteWins, Deletes::UpdateWins];
-            resolvers
-                .into_iter()
-                .flat_map(move |resolver| deletes.map(|deletes| TableRule { resolver: resolver.clone(), deletes }))
+            resolvers.into_iter().flat_map(move |resolver| {
+                deletes.map(|deletes| TableRule { cases: Vec::new(), resolver: resolver.clone(), deletes })
+            })
         });
         let odd =
             [("a \"quoted\" 'name'\n\\ \t\u{1}\u{7f}", ColumnMerge::Delta), ("größe, x = 1 }", ColumnMerge::Union)];
@@ -93,7 +129,27 @@ mod tests {
         let others = Merge { columns: [].into(), others: append(" | ") };
         let merges = [merge(&[]), merge(&all), merge(&odd), merge(&separators), Resolver::Merge(others.into())];
         let merges = merges.map(TableRule::from);
-        for rule in whole.chain(by).chain(merges) {
+        let condition = Condition {
+            source: Some([NodeId(1)].into()),
+            target: Some([NodeId(0), NodeId(1)].into()),
+            changed: Some(["a \"b\"".to_owned(), "c".to_owned()].into()),
+            when: Some(When::compile("remote['\\u00e4\\n'] == \"x\" || 'a' in local.b", &nodes).expect("CEL")),
+        };
+        let when = Condition { when: condition.when.clone(), ..Condition::default() };
+        let says = [
+            (Some(Resolver::FirstUpdateWins), Some(Deletes::UpdateWins)),
+            (Some(Resolver::LastByColumn("n".into())), None),
+            (None, Some(Deletes::ByResolver)),
+        ];
+        let cases = |condition: &Condition| {
+            says.clone().map(|(resolver, deletes)| Case { condition: condition.clone(), resolver, deletes }).into()
+        };
+        let conditional = [condition, when].map(|condition| TableRule {
+            cases: cases(&condition),
+            resolver: Resolver::OriginPriority([NodeId(1), NodeId(0)].into()),
+            deletes: Deletes::DeleteWins,
+        });
+        for rule in whole.chain(by).chain(merges).chain(conditional) {
             let text = record(&rule, &nodes);
             assert_eq!(recorded(&text, &nodes).as_ref(), Some(&rule), "{text}");
         }

@@ -139,7 +139,7 @@ fn check_deletes(
         problems.push(problem(title, "write deletes = \"delete_wins\", or remove it"));
     } else if deletes.value == Deletes::ByResolver && by_column {
         problems.push(problem(BY_NEEDS_DELETES, WHICH_COUNTS));
-    } else if resolver.is_none() && deletes.value == Deletes::ByResolver {
+    } else if resolver.is_none() && deletes.value == Deletes::ByResolver && facets.facets.contains(&Facet::Writes) {
         let help = "add `resolve`, or write deletes = \"delete_wins\" or deletes = \"update_wins\"";
         problems.push(problem("the rule has no resolver to go by", help));
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::report::Style;
-use crate::model::{ColumnMerge, ConflictType, NodeId};
+use crate::model::{ColumnMerge, ConflictType, Deciding, NodeId};
 
 fn read(text: &str) -> (Vec<Rule>, String) {
     let mut problems = Vec::new();
@@ -241,10 +241,71 @@ fn a_resolver_of_a_later_version_is_refused_by_name() {
         let shown = refused(&format!("resolve = \"{name}\""));
         assert!(shown.contains(&format!("the resolver \"{name}\" is not available in this version")), "{shown}");
     }
-    for key in ["when", "source", "target"] {
-        let shown = refused(&format!("resolve = \"last_update_wins\"\n{key} = \"x\""));
-        assert!(shown.contains(&format!("`{key}` is not available in this version")), "{shown}");
+    let shown = refused("resolve = \"last_update_wins\"\nfunction = \"x\"");
+    assert!(shown.contains("`function` is not available in this version"), "{shown}");
+}
+
+#[test]
+fn a_condition_is_read() {
+    let condition = rule("resolve = \"hold\"\nwhen = \"remote.total > 1000\"").condition;
+    assert_eq!(condition.when.expect("an expression").text(), "remote.total > 1000");
+    let lines = "source = \"west\"\ntarget = [\"east\", \"west\"]\nchanged = [\"price\"]";
+    let condition = rule(&format!("resolve = \"first_update_wins\"\n{lines}")).condition;
+    assert_eq!(condition.source.as_deref(), Some(&[NodeId(1)][..]));
+    assert_eq!(condition.target.as_deref(), Some(&[NodeId(0), NodeId(1)][..]));
+    assert_eq!(condition.changed.as_deref(), Some(&["price".to_owned()][..]));
+    assert!(rule("resolve = \"hold\"").condition.is_empty());
+}
+
+#[test]
+fn rules_with_a_condition_decide_before_those_behind_them() {
+    let types = "types = [\"update_origin_differs\"]";
+    let rules = [
+        rule("source = \"east\"\nresolve = \"first_update_wins\""),
+        rule("tables = [\"public.b\"]\nchanged = [\"x\"]\nresolve = \"last_update_wins\""),
+        rule(&format!("{types}\nresolve = \"last_update_wins\"")),
+        rule("source = \"west\"\nresolve = \"first_update_wins\"\ndeletes = \"update_wins\""),
+        rule("resolve = \"first_update_wins\"\ndeletes = \"delete_wins\""),
+        rule("source = \"west\"\nresolve = \"first_update_wins\""),
+    ];
+    let decided = table_rule(&rules, "public", "a");
+    let said: Vec<_> = decided.cases.iter().map(|case| (case.resolver.clone(), case.deletes)).collect();
+    let first = Some(Resolver::FirstUpdateWins);
+    // the third has decided about writes before the fourth
+    assert_eq!(said, [(first, Some(Deletes::ByResolver)), (None, Some(Deletes::UpdateWins))]);
+    assert_eq!((decided.resolver, decided.deletes), (Resolver::LastUpdateWins, Deletes::DeleteWins));
+    let by = Deciding { resolver: None, deletes: Some(1) };
+    let place = |facet| {
+        let found = deciding_in(&rules, "public", "a", facet, by).expect("a rule");
+        rules.iter().position(|rule| std::ptr::eq(rule, found))
+    };
+    assert_eq!((place(Facet::Writes), place(Facet::Deletes)), (Some(2), Some(3)));
+}
+
+#[test]
+fn what_is_wrong_in_a_condition_is_told_with_what_to_write() {
+    for (lines, says, help) in [
+        ("source = \"esat\"", "there is no node \"esat\"", "did you mean `east`?"),
+        ("target = [\"east\", \"east\"]", "\"east\" is here twice", ""),
+        ("target = []", "`target` is empty", "remove it"),
+        ("target = 3", "`target` is a list of strings", "write target = "),
+        ("changed = []", "`changed` is empty", "remove it"),
+        ("when = \"\"", "`when` is empty", "remote.total > 1000"),
+        ("when = \"remote.total >\"", "`when` can't be read at its character ", "an expression of CEL"),
+        ("when = \"remot.total > 1\"", "`when` knows no \"remot\"", "did you mean `remote`?"),
+        ("when = \"starts(remote.a)\"", "CEL has no function \"starts\"", "did you mean `startsWith`?"),
+        ("when = 1", "`when` is a string", ""),
+        ("source = \"east\"\nmask = [\"a\"]", "`mask` is for all rows of a table", "a rule of its own"),
+        ("when = \"true\"\nerrors = \"hold\"", "can't go with `when`", "a rule of its own"),
+    ] {
+        let shown = refused(&format!("resolve = \"last_update_wins\"\n{lines}"));
+        assert!(shown.contains(says) && shown.contains(help), "{lines}: {says}, {help}\n{shown}");
+        assert_eq!(shown.matches("error:").count(), 1, "{lines}\n{shown}");
     }
+    let shown = refused("resolve = \"merge\"\nsource = \"east\"");
+    assert!(shown.contains("merge can't go with `source`"), "{shown}");
+    let shown = refused("source = \"east\"");
+    assert!(shown.contains("needs `resolve`"), "{shown}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::table::{Column, UniqueIndex};
-use crate::model::{ColumnMerge, Deletes, Merge, Rename, Resolver, Table, TableRule};
+use crate::model::{Case, ColumnMerge, Condition, Deletes, Merge, Rename, Resolver, Table, TableRule, When};
 
 /// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
 const LIKE: f64 = 0.75;
@@ -29,11 +29,11 @@ pub struct Unfit {
 /// Why whole rows would not come out alike everywhere. What stands at a row's home may be superseded and come back later,
 /// other than where the last update wins: so nothing may be taken from there, and no row may have to give way to
 /// another by when it was changed.
-pub(super) fn whole_rows(rule: &TableRule, table: &Table) -> Option<Unfit> {
-    if *rule == TableRule::default() {
+pub(super) fn whole_rows(resolver: &Resolver, deletes: Deletes, table: &Table) -> Option<Unfit> {
+    if (resolver, deletes) == (&Resolver::LastUpdateWins, Deletes::ByResolver) {
         return None;
     }
-    let by = match (&rule.resolver, rule.deletes) {
+    let by = match (resolver, deletes) {
         (Resolver::LastUpdateWins, deletes) => format!("deletes = \"{}\"", deletes.name()),
         (Resolver::LastByColumn(column) | Resolver::FirstByColumn(column), _) => format!("by = {column:?}"),
         (resolver, _) => resolver.name().to_owned(),
@@ -53,8 +53,8 @@ pub(super) fn whole_rows(rule: &TableRule, table: &Table) -> Option<Unfit> {
 }
 
 /// Why a column can't tell which row is the later one.
-pub(super) fn by(rule: &TableRule, table: &Table) -> Vec<Unfit> {
-    let Some(name) = rule.resolver.by() else { return Vec::new() };
+pub(super) fn by(resolver: &Resolver, deletes: Deletes, table: &Table) -> Vec<Unfit> {
+    let Some(name) = resolver.by() else { return Vec::new() };
     let mut unfit: Vec<Unfit> = named(name, table, "write another column as `by`").into_iter().collect();
     if let Some(at) = table.column(name) {
         let column = &table.columns[at];
@@ -78,11 +78,42 @@ pub(super) fn by(rule: &TableRule, table: &Table) -> Vec<Unfit> {
             unfit.push(Unfit { what, fix: fix() });
         }
     }
-    if rule.deletes == Deletes::ByResolver {
+    if deletes == Deletes::ByResolver {
         let what = "its rows are compared by a column, and a delete leaves none".to_owned();
         let fix =
             "say which counts against a change: deletes = \"delete_wins\" or deletes = \"update_wins\"".to_owned();
         unfit.push(Unfit { what, fix });
+    }
+    unfit
+}
+
+/// Why some of a table's conflicts can't be decided so; `deletes` counts where no case says what does.
+pub(super) fn case(case: &Case, deletes: Deletes, table: &Table) -> Vec<Unfit> {
+    let resolver = case.resolver.as_ref().unwrap_or(&Resolver::LastUpdateWins);
+    let mut unfit = condition(&case.condition, table);
+    unfit.extend(by(resolver, case.deletes.unwrap_or(deletes), table));
+    unfit.extend(whole_rows(resolver, case.deletes.unwrap_or_default(), table));
+    unfit
+}
+
+/// Why a condition can't be told of the table's conflicts.
+fn condition(condition: &Condition, table: &Table) -> Vec<Unfit> {
+    let when = condition.when.as_ref();
+    let changed = condition.changed.iter().flat_map(|columns| columns.iter());
+    let read = when.and_then(When::columns).into_iter().flatten();
+    let mut unfit: Vec<Unfit> = changed.filter_map(|name| named(name, table, "remove it from `changed`")).collect();
+    unfit.extend(read.filter_map(|name| named(name, table, "leave it out of `when`")));
+    if unfit.is_empty()
+        && let Some(why) = when.and_then(|when| when.misfit(table))
+    {
+        let fix = "write a condition that compares values of like types, or leave the table out of the rule's `tables`";
+        unfit.push(Unfit { what: format!("its `when` can't hold for its rows: {why}"), fix: fix.to_owned() });
+    }
+    if condition.reads_old() && !table.sends_old_rows {
+        let what = if condition.changed.is_some() { "`changed`" } else { "`old` in `when`" };
+        let sql = format!("ALTER TABLE {} REPLICA IDENTITY FULL;", table.sql_name());
+        let fix = format!("run {sql} at every node, or leave the table out of the rule's `tables`");
+        unfit.push(Unfit { what: format!("{what} needs the whole old row of each change"), fix });
     }
     unfit
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::rules::{Afterwards, Place};
 use crate::config::{TableFilter, tables};
 use crate::model::key::KeyHasher;
-use crate::model::{ColumnMerge, Merge, NodeId, Rename, TableId, UniqueIndex};
+use crate::model::{ColumnMerge, Condition, Merge, NodeId, Rename, TableId, UniqueIndex};
 
 fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Deletes>) -> Rule {
     let globs = vec![tables::glob(tables).expect("a pattern")];
@@ -14,6 +14,7 @@ fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Del
         name: name.into(),
         place,
         tables,
+        condition: Condition::default(),
         resolve,
         deletes,
         afterwards: Afterwards::default(),
@@ -61,7 +62,7 @@ fn the_first_rule_for_a_facet_of_a_table_decides() {
         whole("others", "public.*", Resolver::FirstUpdateWins),
     ];
     let found = resolvers(&rules, &catalog()).expect("one resolver each");
-    let expected = |resolver: Resolver| TableRule { resolver, deletes: Deletes::DeleteWins };
+    let expected = |resolver: Resolver| TableRule { deletes: Deletes::DeleteWins, ..resolver.into() };
     assert_eq!(found.rule(TableId(0)), &expected(Resolver::FirstUpdateWins));
     assert_eq!(found.rule(TableId(1)), &expected(order));
     assert_eq!(resolvers(&[], &catalog()).expect("the default").rule(TableId(1)), &TableRule::default());

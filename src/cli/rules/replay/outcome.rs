@@ -9,13 +9,17 @@ use serde_json::Value;
 use super::merged::{self, Merged};
 use crate::cli::conflicts::is_unchanged;
 use crate::config::Rule;
-use crate::config::rules::{Afterwards, Errors, Facet, deciding, on_errors, table_rule};
-use crate::conflict::ChangeRef;
+use crate::config::rules::{Afterwards, Errors, Facet, deciding_in, on_errors, table_rule};
+use crate::conflict::condition::{Met, holds};
 use crate::conflict::order::Ordered;
 use crate::conflict::resolve::{Candidate, choose};
+use crate::conflict::{self, ChangeRef};
 use crate::journal::{Entry, EntryLocal, JsonRow, MASK, Operation};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
-use crate::model::{ConflictType, NodeId, Resolution, Resolver, Stamp, TableRule, TouchKind};
+use crate::model::table::Catalog;
+use crate::model::{
+    Cells, ConflictType, Deciding, Deletes, NodeId, Party, Resolution, Resolver, Stamp, TableRule, TouchKind,
+};
 
 /// How a conflict comes out by other rules.
 #[derive(Clone, PartialEq, Debug)]
@@ -57,8 +61,9 @@ struct Sides<'a> {
     local_stamp: Stamp,
 }
 
-/// What `rules` make of a conflict, for these nodes in the order of the configuration.
-pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
+/// What `rules` make of a conflict, for these nodes in the order of the configuration. Of `tables` conditions are told; or why
+/// they are not known.
+pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str], tables: &Result<Catalog, String>) -> Verdict {
     let (schema, table) = entry.table.split_once('.').unwrap_or(("public", &entry.table));
     if entry.conflict_type == ConflictType::ApplyError {
         return refused(rules, schema, table);
@@ -68,28 +73,38 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
     if is_delete(entry.remote.operation) && is_delete(local.operation) {
         return Verdict::Alike;
     }
-    let rule = deciding(rules, schema, table, facet);
+    let by = table_rule(rules, schema, table);
+    let unique = is_about_unique_values(entry);
+    let cases = match by.cases.is_empty() || unique {
+        true => Ok(Deciding::default()),
+        false => cases_of(&by, entry, local, nodes, tables),
+    };
+    let cases = match cases {
+        Ok(cases) => cases,
+        Err(why) => return Verdict::Open(why),
+    };
+    let rule = deciding_in(rules, schema, table, facet, cases);
     if rule.is_some_and(|rule| rule.afterwards == Afterwards::Refused) {
         let outcome = Outcome { resolution: Resolution::Error, resolver: "error", rule: name_of(rule), row: None };
         return Verdict::Otherwise(outcome);
     }
-    if is_about_unique_values(entry) {
-        return unique(entry, rule);
+    if unique {
+        return about_unique_values(entry, rule);
     }
-    let by = table_rule(rules, schema, table);
-    let place = |name: &str| nodes.iter().position(|node| *node == name).and_then(|at| u8::try_from(at).ok());
+    let (resolver, deletes) = (by.resolver_of(cases), by.deletes_of(cases));
+    let place = |name: &str| place(nodes, name);
     let (remote_node, local_node) = (place(&entry.remote.node), local.node.as_deref().and_then(place));
     let Some(local_time) = local.stamp else {
         return Verdict::Open("when the row was written is not on record".into());
     };
     if let (Resolver::OriginPriority(_), None, _) | (Resolver::OriginPriority(_), _, None) =
-        (&by.resolver, remote_node, local_node)
+        (resolver, remote_node, local_node)
     {
         let gone = if remote_node.is_none() { Some(&entry.remote.node) } else { local.node.as_ref() };
         let name = gone.map_or("of one side", |name| name);
         return Verdict::Open(format!("the node {name} is not in the configuration"));
     }
-    if let Some(why) = by.resolver.by().and_then(|column| untold(column, entry, local)) {
+    if let Some(why) = resolver.by().and_then(|column| untold(column, entry, local)) {
         return Verdict::Open(why);
     }
     // A node that has gone decides nothing but between equal times.
@@ -100,13 +115,13 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
         remote_stamp: stamp(entry.remote.stamp, node(remote_node, 0)),
         local_stamp: stamp(local_time, node(local_node, 1)),
     };
-    let (winner, row, open) = match &by.resolver {
+    let (winner, row, open) = match resolver {
         Resolver::Merge(merge) if !is_delete(entry.remote.operation) && !is_delete(local.operation) => {
             let Merged { row, open } = merged::merge(entry, local, merge, sides.remote_stamp > sides.local_stamp);
             (Winner::Both, Some(row), open)
         }
         _ => {
-            let winner = sides.winner(&by);
+            let winner = sides.winner(resolver, deletes);
             (winner, sides.row(winner), None)
         }
     };
@@ -116,9 +131,64 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str]) -> Verdict {
         Winner::Local => Resolution::KeepLocal,
         Winner::Both => Resolution::Merge,
     };
-    let resolver = by.resolver.name();
-    let rule = name_of(rule);
+    let (resolver, rule) = (resolver.name(), name_of(rule));
     sides.against_record(winner, Outcome { resolution, resolver, rule, row }, open)
+}
+
+fn place(nodes: &[&str], name: &str) -> Option<u8> {
+    nodes.iter().position(|node| *node == name).and_then(|at| u8::try_from(at).ok())
+}
+
+/// Which cases of the rule decide about the conflict; or why that can't be told.
+fn cases_of(
+    rule: &TableRule,
+    entry: &Entry,
+    local: &EntryLocal,
+    nodes: &[&str],
+    tables: &Result<Catalog, String>,
+) -> Result<Deciding, String> {
+    let (schema, name) = entry.table.split_once('.').unwrap_or(("public", &entry.table));
+    let table = tables.as_ref().map_err(Clone::clone)?.find(schema, name);
+    let table = table.ok_or("the table does not replicate now, and the types of its columns are not known")?;
+    if rule.cases.iter().any(|case| case.condition.reads_old()) {
+        return Err("what the local change had changed is not on record, and a condition looks at it".to_owned());
+    }
+    let rows = [&entry.remote.row, &local.row, &entry.remote.old].into_iter().flatten();
+    let is_masked = |(column, value): (&String, &Value)| {
+        value == MASK && rule.cases.iter().any(|case| case.condition.reads(column))
+    };
+    if rows.flatten().any(is_masked) {
+        return Err("a condition looks at a column that is masked".to_owned());
+    }
+    let met = |name: Option<&str>, time: Option<DateTime<Utc>>, done: Operation, row: Option<&JsonRow>, old| {
+        let source =
+            NodeId(name.and_then(|name| place(nodes, name)).ok_or("one side's node is not in the configuration")?);
+        let stamp = stamp(time.ok_or("when the row was written is not on record")?, source);
+        let party = Party { source, stamp, row: row.map(cells), old };
+        Ok::<_, &str>(Met { operation: operation(done), party })
+    };
+    let remote = &entry.remote;
+    let old = remote.old.as_ref().map(cells);
+    let changes = [
+        met(Some(&remote.node), Some(remote.stamp), remote.operation, remote.row.as_ref(), old)?,
+        met(local.node.as_deref(), local.stamp, local.operation, local.row.as_ref(), None)?,
+    ];
+    Ok(rule.deciding(|condition| holds(condition, table, &changes)))
+}
+
+/// What is known of a row.
+fn cells(row: &JsonRow) -> Cells {
+    let known = row.iter().filter(|(_, value)| !is_unchanged(value));
+    known.map(|(column, value)| (column.clone(), value.as_str().map(str::to_owned))).collect()
+}
+
+fn operation(operation: Operation) -> conflict::Operation {
+    match operation {
+        Operation::Insert => conflict::Operation::Insert,
+        Operation::Update => conflict::Operation::Update,
+        Operation::Delete => conflict::Operation::Delete,
+        Operation::Truncate => conflict::Operation::Truncate,
+    }
 }
 
 /// A change that a node had refused is on record because a rule held it.
@@ -134,7 +204,7 @@ fn refused(rules: &[Rule], schema: &str, table: &str) -> Verdict {
 }
 
 /// The later row stays, whatever the rules say; but they may hold the conflict.
-fn unique(entry: &Entry, rule: Option<&Rule>) -> Verdict {
+fn about_unique_values(entry: &Entry, rule: Option<&Rule>) -> Verdict {
     let was_held = entry.resolution == Resolution::Hold;
     let is_held = rule.is_some_and(|rule| rule.afterwards == Afterwards::Held);
     let resolution = match (was_held, is_held) {
@@ -181,10 +251,10 @@ fn stamp(time: DateTime<Utc>, node: NodeId) -> Stamp {
 }
 
 impl Sides<'_> {
-    fn winner(&self, by: &TableRule) -> Winner {
+    fn winner(&self, resolver: &Resolver, deletes: Deletes) -> Winner {
         let candidate = |stamp: Stamp, operation, row: Option<&JsonRow>, seq| {
             let kind = if is_delete(operation) { TouchKind::Delete } else { TouchKind::Put };
-            let value = by.resolver.by().and_then(|column| match row?.get(column)? {
+            let value = resolver.by().and_then(|column| match row?.get(column)? {
                 Value::String(text) => Ordered::read(text),
                 Value::Number(number) => Ordered::read(&number.to_string()),
                 _ => None,
@@ -195,7 +265,7 @@ impl Sides<'_> {
         let remote = candidate(self.remote_stamp, entry.remote.operation, entry.remote.row.as_ref(), 0);
         let local = candidate(self.local_stamp, local.operation, local.row.as_ref(), 1);
         let incoming = remote.change;
-        match choose(by, &[remote, local]) {
+        match choose(resolver, deletes, &[remote, local]) {
             Some(change) if change == incoming => Winner::Remote,
             _ => Winner::Local,
         }

@@ -5,6 +5,8 @@ use crate::cli::conflicts::example;
 use crate::config::Report;
 use crate::config::rules::read;
 use crate::journal::EntryLocal;
+use crate::model::Table;
+use crate::model::key::KeyHasher;
 
 const NODES: [&str; 2] = ["east", "west"];
 
@@ -31,12 +33,18 @@ fn stock() -> Entry {
 }
 
 fn by(rules: &str, entry: &Entry) -> Verdict {
+    let mut table = Table::of_texts("stock", &["id", "qty", "name"]);
+    table.columns[1].sql_type = "pg_catalog.int4".to_owned();
+    by_tables(rules, entry, &Ok(Catalog::new(vec![table], KeyHasher::with_seed(1))))
+}
+
+fn by_tables(rules: &str, entry: &Entry, tables: &Result<Catalog, String>) -> Verdict {
     let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
     std::fs::write(file.path(), rules).expect("rules");
     let mut report = Report::default();
     let rules = read(file.path(), &NODES, &mut report).expect("rules");
     assert!(report.is_empty(), "{}", report.render(crate::config::report::Style::Plain));
-    replay(entry, &rules, &NODES)
+    replay(entry, &rules, &NODES, tables)
 }
 
 fn rule(resolve: &str) -> String {
