@@ -12,6 +12,8 @@ mod clocks;
 mod columns;
 /// The commands themselves: setup, teardown, doctor, status, stopping.
 mod commands;
+/// Rules that are for some conflicts of a table.
+mod conditions;
 /// Each conflict type, made on purpose.
 mod conflicts;
 /// Two and three primaries under pgbench.

@@ -1,7 +1,7 @@
 //! Other rules while changes are under way (R1): no two nodes may decide one conflict by different rules.
 //!
 //! A table takes its new rule at a moment when nothing that was decided about it can be decided again, or still has to be
-//! decided elsewhere: no key of it in the window was changed by two nodes, none waits to be decided again, and no
+//! decided elsewhere, or at once if every conflict comes out as before: no key of it in the window was changed by two nodes, none waits to be decided again, and no
 //! truncation of it is known. Where its rows will be made from several changes, moreover, no change may be left that a delete
 //! took away which is forgotten: once the new rule is known, deletes stay as long as what they take away (see
 //! [`Coordinator::frontier`]), and it waits until all changes have seen what was forgotten by then. A conflict of which one half is still to come is decided by the new rule alone, at every node.
@@ -35,7 +35,9 @@ impl Coordinator {
         }
         let entangled = self.entangled()?;
         let knows_deletes = |table: &TableId| self.will_merge.get(table).is_none_or(|lost| self.all_saw(lost));
-        let is_free = |table: &&TableId| !entangled.contains(table) && knows_deletes(table);
+        // Who looks at a conflict changes, and not what comes out of it.
+        let same = |table: &TableId| self.resolvers.rule(*table).comes_to_the_same(next.rule(*table));
+        let is_free = |table: &&TableId| same(table) || !entangled.contains(table) && knows_deletes(table);
         let free: Vec<_> = tables.iter().filter(is_free).copied().collect();
         self.switching = !free.is_empty();
         Ok(free)

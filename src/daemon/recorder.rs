@@ -76,7 +76,9 @@ impl JournalRecorder {
         let rules = daemon.rules.of(table.id);
         let facet = Facet::of(conflict.conflict_type).unwrap_or(Facet::Writes);
         let rule = rules::deciding_in(&rules, &table.schema, &table.name, facet, conflict.by);
-        let of_resolver = |rule: &&Rule| rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver);
+        let of_resolver = |rule: &&Rule| {
+            facet == Facet::Deletes || rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver)
+        };
         let rule = match conflict.refusal {
             Some(_) => rules::on_errors(&rules, &table.schema, &table.name),
             None => rule.filter(of_resolver),

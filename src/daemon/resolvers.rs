@@ -221,17 +221,18 @@ pub async fn keep(
     for table in catalog.tables() {
         let rule = resolvers.rule(table.id);
         let text = rules::record(rule, &names);
-        match before.get(&table.to_string()).filter(|old| under_way && **old != text) {
+        let decided = before.get(&table.to_string()).filter(|old| under_way && **old != text);
+        let old = decided.map(|old| rules::recorded(old, &names).ok_or_else(|| stuck(table, old))).transpose()?;
+        match old.filter(|old| !old.comes_to_the_same(rule)) {
             None => {
                 in_force.push(rule.clone());
                 written.insert(table.to_string(), text);
             }
-            Some(old) => {
-                in_force.push(
-                    rules::recorded(old, &names).filter(|old| fits(old, table)).ok_or_else(|| stuck(table, old))?,
-                );
+            Some(old) if fits(&old, table) => {
+                in_force.push(old);
                 pending.insert(table.id);
             }
+            Some(_) => return Err(stuck(table, decided.map_or("", String::as_str))),
         }
     }
     for (node, control) in config.nodes.iter().zip(controls) {

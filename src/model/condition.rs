@@ -13,7 +13,7 @@ pub struct Condition {
     pub source: Option<Arc<[NodeId]>>,
     /// The other was made at one of these.
     pub target: Option<Arc<[NodeId]>>,
-    /// One of the two changed one of these columns; a new row and a delete change all.
+    /// One of the two changed one of these columns; a new row changes all, a delete none.
     pub changed: Option<Arc<[String]>>,
     /// The expression holds.
     pub when: Option<When>,
@@ -55,7 +55,7 @@ impl Party {
     fn changed_any(&self, columns: &[String]) -> bool {
         match (&self.row, &self.old) {
             (Some(row), Some(old)) => columns.iter().any(|column| row.get(column) != old.get(column)),
-            _ => true,
+            (row, _) => row.is_some(),
         }
     }
 }

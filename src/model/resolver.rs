@@ -212,14 +212,19 @@ impl TableRule {
         case.and_then(|case| case.deletes).unwrap_or(self.deletes)
     }
 
-    /// Whether the latest change comes out of every conflict.
-    pub fn is_by_stamp_alone(&self) -> bool {
-        let is_default = |resolver: &Resolver| *resolver == Resolver::LastUpdateWins;
-        let of_case = |case: &Case| {
-            case.resolver.as_ref().is_none_or(is_default)
+    /// Whether every conflict is sure to come out by the one as by the other.
+    pub fn comes_to_the_same(&self, other: &TableRule) -> bool {
+        self == other || self.is_by_stamp_alone() && other.is_by_stamp_alone()
+    }
+
+    /// Whether the latest change comes out of every conflict, whatever the cases are.
+    fn is_by_stamp_alone(&self) -> bool {
+        let is_latest = |resolver: &Resolver| *resolver == Resolver::LastUpdateWins;
+        let by_stamp = |case: &Case| {
+            case.resolver.as_ref().is_none_or(is_latest)
                 && case.deletes.is_none_or(|deletes| deletes == Deletes::ByResolver)
         };
-        is_default(&self.resolver) && self.deletes == Deletes::ByResolver && self.cases.iter().all(of_case)
+        is_latest(&self.resolver) && self.deletes == Deletes::ByResolver && self.cases.iter().all(by_stamp)
     }
 }
 

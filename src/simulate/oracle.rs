@@ -254,7 +254,7 @@ fn decides<'a>(rule: &'a TableRule, edits: &[&Edit]) -> (&'a Resolver, Deletes) 
 fn condition_holds(condition: &Condition, one: &Edit, other: &Edit) -> bool {
     let is_one =
         |nodes: &Option<Arc<[NodeId]>>, edit: &Edit| nodes.as_ref().is_none_or(|nodes| nodes.contains(&edit.source));
-    let changed_value = |edit: &Edit| !matches!((edit.old, edit.row), (Some(old), Some(row)) if old.value == row.value);
+    let changed_value = |edit: &Edit| edit.row.is_some_and(|row| edit.old.is_none_or(|old| old.value != row.value));
     let values = [one, other].map(|edit| edit.row.map(|row| row.value));
     is_one(&condition.source, one)
         && is_one(&condition.target, other)
