@@ -73,7 +73,7 @@ fn the_example_decides_each_conflict_by_its_rule() {
     }
     let checked = cluster.pgconcord(&["rules", "check", "--schedules", "200"]);
     assert!(checked.code == 0 && !checked.stdout.contains("warning"), "{checked}");
-    let simulated = "last_update_wins under a condition, else with update_wins under a condition, else origin_priority under a \
+    let simulated = "last_update_wins under a condition, else update_wins under a condition, else origin_priority under a \
         condition, else last_update_wins comes out alike in 200 random schedules";
     assert!(checked.stdout.contains(simulated), "{checked}");
 

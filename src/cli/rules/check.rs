@@ -276,9 +276,11 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
         };
         let name = |resolver: Option<&Resolver>, deletes: Deletes| {
             let by = if resolver.is_some_and(|resolver| resolver.by().is_some()) { " by a column" } else { "" };
-            let deletes =
-                if deletes == Default::default() { String::new() } else { format!(" with {}", deletes.name()) };
-            format!("{}{by}{deletes}", resolver.map_or("", Resolver::name)).trim_start().to_owned()
+            match (resolver, deletes) {
+                (None, deletes) => deletes.name().to_owned(),
+                (Some(resolver), Deletes::ByResolver) => format!("{}{by}", resolver.name()),
+                (Some(resolver), deletes) => format!("{}{by} with {}", resolver.name(), deletes.name()),
+            }
         };
         let case = |case: &Case| Case {
             condition: simulate::stand_in(&case.condition, nodes),
