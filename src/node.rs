@@ -9,8 +9,8 @@ pub mod connect;
 pub mod control;
 pub mod doctor;
 mod error;
+pub mod expressions;
 pub mod finding;
-pub mod rename;
 pub mod setup;
 pub mod teardown;
 

@@ -24,6 +24,8 @@ mod crashes;
 mod decisions;
 /// `pgconcord demo`.
 mod demo;
+/// Columns that are merged by an SQL expression.
+mod expressions;
 /// What people get wrong: the message, and that nothing is lost.
 mod faults;
 /// Tables of which nothing but the inserts replicate.

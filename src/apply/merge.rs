@@ -1,6 +1,7 @@
 //! A plan for a merged row → the row, under the lock of the one that stands. Sums are exact and ours; what compares or
 //! takes apart values of a type is the server's, in one question for all rows.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
@@ -12,7 +13,7 @@ use crate::apply::record::Recorder;
 use crate::conflict::json;
 use crate::conflict::merge::{ColumnPlan, Made, Value};
 use crate::model::{Cell, Column, ColumnMerge, Table, Tuple};
-use crate::wire::Param;
+use crate::wire::{Param, PipelineError};
 
 /// What a merged key becomes.
 #[derive(Clone, PartialEq, Debug)]
@@ -42,19 +43,24 @@ impl<R: Recorder> Execution<'_, R> {
         plans.iter().map(|plan| plan.carry_out(&mut combined)).collect()
     }
 
-    /// What the server makes of values, one result for each [`ColumnPlan::Combine`], in order.
+    /// What the server makes of values, one result for each question, in order.
     async fn combine(&mut self, plans: &[Merging]) -> Result<Vec<Value>, ApplyError> {
         let questions: Vec<_> = plans.iter().flat_map(Merging::questions).collect();
         if questions.is_empty() {
             return Ok(Vec::new());
         }
+        let folds = plans.iter().flat_map(Merging::columns).any(|(_, plan)| matches!(plan, ColumnPlan::Fold { .. }));
         let mut pipeline = self.begin();
         let mut places = Vec::new();
-        for (column, how, values) in &questions {
+        for (text, values) in &questions {
             let params = values.iter().map(|value| value.as_deref().map_or(Param::Null, Param::Text));
-            places.push(pipeline.query(&combine_query(column, how, values.len()), &[], params));
+            places.push(pipeline.query(text, &[], params));
         }
-        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("merging the values of a column"))?;
+        let failed = |failed: PipelineError| match failed.error.code() {
+            Some(code) if folds && is_about_values(code) => expression_failed(plans, code),
+            _ => ApplyError::pipeline("merging the values of a column")(failed),
+        };
+        let outcomes = pipeline.run().await.map_err(failed)?;
         let outcomes = self.begun(outcomes)?;
         Ok(places.iter().map(|at| outcomes[*at].rows.first()?.cell(0).map(<[u8]>::to_vec)).collect())
     }
@@ -68,11 +74,19 @@ impl Merging {
         }
     }
 
-    fn questions(&self) -> impl Iterator<Item = (&Column, &ColumnMerge, &[Value])> {
+    /// What the server is asked, with the parameters.
+    fn questions(&self) -> impl Iterator<Item = (String, Vec<&Value>)> {
         let table = self.key_row.table();
         self.columns().iter().filter_map(|(column, plan)| match plan {
-            ColumnPlan::Combine(how, values) => Some((&table.columns[*column], how, values.as_slice())),
-            _ => None,
+            ColumnPlan::Combine(how, values) => {
+                Some((combine_query(&table.columns[*column], how, values.len()), values.iter().collect()))
+            }
+            ColumnPlan::Fold { expression, first, steps } => {
+                let later = steps.iter().flat_map(|(old, new)| [old, new]);
+                let values = [first].into_iter().chain(later).collect();
+                Some((fold_query(&table.columns[*column], expression, steps.len()), values))
+            }
+            ColumnPlan::Set(_) | ColumnPlan::Add { .. } | ColumnPlan::Json(_) => None,
         })
     }
 
@@ -91,7 +105,7 @@ impl Merging {
             values[*column] = Some(match plan {
                 ColumnPlan::Set(value) => value.clone(),
                 ColumnPlan::Json(keys) => json::with(stands, keys),
-                ColumnPlan::Combine(..) => combined.next().flatten(),
+                ColumnPlan::Combine(..) | ColumnPlan::Fold { .. } => combined.next().flatten(),
                 ColumnPlan::Add { base, steps } => add(base.as_ref().or(stands), steps)
                     .map_err(|value| not_a_number(table, &table.columns[*column], &value))?,
             });
@@ -169,6 +183,45 @@ fn combine_query(column: &Column, how: &ColumnMerge, values: usize) -> String {
     }
 }
 
+/// What an expression makes of the first of some values and of so many more, given as parameters: the first, then each with the
+/// one before it.
+fn fold_query(column: &Column, expression: &str, steps: usize) -> String {
+    let mut made = column.parameter(1);
+    for step in 0..steps {
+        let (old, remote) = (column.parameter(2 * step + 2), column.parameter(2 * step + 3));
+        // the line's end is for an expression that ends in a comment
+        made = format!(
+            "(SELECT ({expression}\n)::{} FROM (SELECT {made} AS local, {remote} AS remote, {old} AS old) AS v)",
+            column.sql_type
+        );
+    }
+    format!("SELECT {made}")
+}
+
+/// Whether a server says by this SQLSTATE that an expression has no value for what it was given, or can't be evaluated.
+///
+/// <https://www.postgresql.org/docs/18/errcodes-appendix.html>
+fn is_about_values(code: &str) -> bool {
+    ["22", "23", "38", "39", "42", "P0"].iter().any(|class| code.starts_with(class))
+}
+
+/// The server's message may have values in it, which may be masked.
+fn expression_failed(plans: &[Merging], code: &str) -> ApplyError {
+    let folded = plans.iter().flat_map(|plan| {
+        let table = plan.key_row.table();
+        let is_folded = |(_, plan): &&(usize, ColumnPlan)| matches!(plan, ColumnPlan::Fold { .. });
+        plan.columns().iter().filter(is_folded).map(move |(at, _)| format!("{table}.{}", table.columns[*at].name))
+    });
+    let columns: BTreeSet<String> = folded.collect();
+    let columns: Vec<_> = columns.into_iter().collect();
+    ApplyError::Operator {
+        what: format!("the SQL expression that merges {} fails (SQLSTATE {code})", columns.join(" or ")),
+        advice: "change the value at the target to one for which the expression has a value, or make what it calls work; then \
+                 the link goes on"
+            .into(),
+    }
+}
+
 fn old_row_missing(table: &Table) -> ApplyError {
     ApplyError::Operator {
         what: format!("a change of {table} came without the row before it, so nobody knows which columns it changed"),
@@ -209,6 +262,24 @@ mod tests {
         assert_eq!(add(&long, &[("0.001", "0")]), Ok(format!("{}0.999", "1".repeat(999))));
         assert_eq!(add("1", &[("2", "NaN")]), Err("NaN".into()));
         assert_eq!(add("NaN", &[("NaN", "7")]).as_deref(), Ok("7"));
+    }
+
+    #[test]
+    fn an_expression_meets_one_value_after_the_other() {
+        let column = &Table::of_texts("t", &["id", "v"]).columns[1];
+        let of_type = |number: usize| column.parameter(number);
+        let one = format!(
+            "(SELECT (local || remote\n)::pg_catalog.text FROM (SELECT {} AS local, {} AS remote, {} AS old) AS v)",
+            of_type(1),
+            of_type(3),
+            of_type(2)
+        );
+        assert_eq!(fold_query(column, "local || remote", 1), format!("SELECT {one}"));
+        let two = fold_query(column, "local || remote", 2);
+        assert!(
+            two.contains(&format!("SELECT {one} AS local, {} AS remote, {} AS old", of_type(5), of_type(4))),
+            "{two}"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -26,6 +27,15 @@ pub enum ColumnPlan {
     },
     /// Made from these, in the order of their stamps.
     Combine(ColumnMerge, Vec<Value>),
+    /// What this SQL expression makes of the first value and each step, one after the other.
+    Fold {
+        /// Of `local`, `remote` and `old`.
+        expression: Arc<str>,
+        /// The earliest value.
+        first: Value,
+        /// The later ones, each with the value before it, in the order of their stamps.
+        steps: Vec<(Value, Value)>,
+    },
     /// An object's keys: each is set, or removed; beginning with what stands, or with nothing in a whole row.
     Json(json::Keys),
 }
@@ -157,6 +167,14 @@ impl<'a> Family<'a> {
                         }
                     })
                 }
+                ColumnMerge::Sql(expression) => match self.maximal(touching()).as_slice() {
+                    [] => None,
+                    [first, later @ ..] => Some(ColumnPlan::Fold {
+                        expression: expression.clone(),
+                        first: first.value(column),
+                        steps: later.iter().map(|put| (put.before(column), put.value(column))).collect(),
+                    }),
+                },
                 ColumnMerge::Append(separator) => {
                     let values: Vec<Value> = self.maximal(touching()).iter().map(|put| put.value(column)).collect();
                     Some(ColumnPlan::Set(append::together(&values, separator)))

@@ -102,7 +102,7 @@ pub async fn reach_all(
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
     let resolvers = resolvers::resolvers(&config.conflict_rules, &read.catalog)?;
     for node in &config.nodes {
-        resolvers::check_renames(&config.conflict_rules, &read.catalog, node).await?;
+        resolvers::check_expressions(&config.conflict_rules, &read.catalog, node).await?;
     }
     let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
     Ok(Contact { identities, start, catalog: read.catalog, resolvers, in_force })

@@ -7,16 +7,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::rules::{self, Errors, Facet, deciding};
-use crate::config::{Config, NodeConfig, Rule};
+use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
 use crate::model::{Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
-use crate::node::NodeError;
 use crate::node::control::Control;
-use crate::node::rename::{self, Wrong};
 
+mod expressions;
 pub mod fit;
 
+pub use expressions::{check_expressions, refused_expressions};
 use fit::{Unfit, like};
 
 /// A rule that can't hold for a table.
@@ -122,38 +122,6 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
         misfits.extend(fit::mask(column, table).map(|unfit| Misfit::new(rule, table, unfit)));
     }
     (rule, misfits)
-}
-
-/// What a node does not take of what rules give rows that lose a unique value; of the tables that have what they name.
-///
-/// # Errors
-/// If the node can't be reached.
-pub async fn refused_renames(rules: &[Rule], catalog: &Catalog, node: &NodeConfig) -> Result<Vec<Misfit>, NodeError> {
-    let by_table = |table: &Arc<Table>| {
-        let (rule, renames) = rules::renaming(rules, &table.schema, &table.name)?;
-        fit::rename(renames, table).is_empty().then(|| (rule, table.clone(), renames))
-    };
-    let found: Vec<_> = catalog.tables().iter().filter_map(by_table).collect();
-    let asked: Vec<_> = found.iter().map(|(_, table, renames)| (&**table, *renames)).collect();
-    let misfit = |Wrong { at, column, said }: Wrong<'_>| {
-        let (rule, table, _) = &found[at];
-        let what = format!("{} does not take what `rename` gives {column:?}: {said}", node.name);
-        let fix =
-            "write an SQL expression over the row's columns that the server takes as the column's value; functions \
-                   outside of pg_catalog with their schema"
-                .to_owned();
-        Misfit::new(rule, table, Unfit { what, fix })
-    };
-    Ok(rename::check(&node.conninfo, &asked).await?.into_iter().map(misfit).collect())
-}
-
-/// Refuses rules of which a node does not take what they give rows that lose a unique value.
-///
-/// # Errors
-/// If it doesn't, or can't be reached.
-pub async fn check_renames(rules: &[Rule], catalog: &Catalog, node: &NodeConfig) -> Result<(), DaemonError> {
-    let refused = refused_renames(rules, catalog, node).await;
-    refuse(refused.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?)
 }
 
 /// The tables whose rows that lose a unique value get something else than before.

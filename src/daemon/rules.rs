@@ -140,11 +140,13 @@ impl Reloader {
             if connected.control().is_none() {
                 continue;
             }
-            let checking = resolvers::check_renames(&rules, &self.daemon.shared.catalog, node);
+            let checking = resolvers::check_expressions(&rules, &self.daemon.shared.catalog, node);
             match tokio::time::timeout(limit, checking).await {
                 Ok(Err(DaemonError::Operator(wrong))) => return Ok(Err(wrong)),
-                Ok(Err(error)) => tracing::warn!(%error, "what a rule renames is not checked"),
-                Err(_) => tracing::warn!(node = node.name, "what a rule renames is not checked: no answer in time"),
+                Ok(Err(error)) => tracing::warn!(%error, "the expressions of rules are not checked"),
+                Err(_) => {
+                    tracing::warn!(node = node.name, "the expressions of rules are not checked: no answer in time")
+                }
                 Ok(Ok(())) => {}
             }
         }

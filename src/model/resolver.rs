@@ -88,10 +88,13 @@ pub enum ColumnMerge {
     JsonMerge,
     /// A text of the entries of all, with this separator between two; it is not empty.
     Append(Cow<'static, str>),
+    /// What this SQL expression makes of the values, one after the other in the order of their stamps: of `local`, what came out of
+    /// those before, of `remote`, the next one, and of `old`, the value before that was written.
+    Sql(Arc<str>),
 }
 
 impl ColumnMerge {
-    /// All of them, with the names that rules write.
+    /// All that rules write as a name alone.
     pub const ALL: [(&str, ColumnMerge); 8] = [
         ("last_update_wins", ColumnMerge::LastUpdateWins),
         ("delta", ColumnMerge::Delta),
@@ -105,9 +108,14 @@ impl ColumnMerge {
 
     /// What is between two entries of [`ColumnMerge::Append`] if a rule does not say.
     pub const NEW_LINE: &str = "\n";
+    /// The name of [`ColumnMerge::Sql`], which is never written alone.
+    pub const SQL: &str = "sql";
 
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
+        if let ColumnMerge::Sql(_) = self {
+            return ColumnMerge::SQL;
+        }
         let is_it = |each: &ColumnMerge| mem::discriminant(each) == mem::discriminant(self);
         ColumnMerge::ALL.iter().find(|(_, each)| is_it(each)).map_or("", |(name, _)| name)
     }
@@ -120,6 +128,7 @@ impl fmt::Display for ColumnMerge {
             ColumnMerge::Append(separator) if separator != ColumnMerge::NEW_LINE => {
                 write!(f, "{} (between two: {separator:?})", self.name())
             }
+            ColumnMerge::Sql(expression) => write!(f, "{} ({expression})", self.name()),
             _ => f.write_str(self.name()),
         }
     }

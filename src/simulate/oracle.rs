@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use crate::model::{ColumnMerge, Condition, Deletes, Lsn, Merge, NodeId, Resolver, TableRule};
+use crate::simulate::merge::folded;
 use crate::simulate::node::Node;
 use crate::simulate::notes::Notes;
 use crate::simulate::rows::{Key, Row, Write};
@@ -171,7 +172,7 @@ impl Truth {
             return None;
         }
         let begin = birth.and_then(|birth| birth.row).or(self.base)?;
-        let last = |touches: &dyn Fn(&Row, &Row) -> bool| -> Vec<Row> {
+        let last = |touches: &dyn Fn(&Row, &Row) -> bool| -> Vec<&Edit> {
             let touching: Vec<&Edit> = live
                 .iter()
                 .filter(|edit| match (edit.old, edit.row) {
@@ -183,9 +184,11 @@ impl Truth {
             let superseded = |edit: &Edit| touching.iter().any(|other| saw(other, edit, &touching));
             let mut maximal: Vec<&Edit> = touching.iter().filter(|edit| !superseded(edit)).copied().collect();
             maximal.sort_by_key(stamp);
-            maximal.iter().filter_map(|edit| edit.row).collect()
+            maximal
         };
-        let numbers = last(&|old, row| old.value != row.value);
+        let rows = |edits: Vec<&Edit>| edits.iter().filter_map(|edit| edit.row).collect::<Vec<Row>>();
+        let touched = last(&|old, row| old.value != row.value);
+        let numbers = rows(touched.clone());
         let value = match merge.of("value") {
             ColumnMerge::Delta => live
                 .iter()
@@ -194,10 +197,17 @@ impl Truth {
                 .fold(begin.value, |sum, (old, row)| sum.wrapping_add(row.value).wrapping_sub(old.value)),
             ColumnMerge::Greatest => numbers.iter().map(|row| row.value).max().unwrap_or(begin.value),
             ColumnMerge::Least => numbers.iter().map(|row| row.value).min().unwrap_or(begin.value),
+            ColumnMerge::Sql(_) => touched
+                .iter()
+                .filter_map(|edit| {
+                    Some((edit.row?.value, edit.old.filter(|_| !is_birth(edit)).map_or(0, |old| old.value)))
+                })
+                .reduce(|(local, _), (remote, old)| (folded(local, remote, old), old))
+                .map_or(begin.value, |(value, _)| value),
             _ => numbers.last().map_or(begin.value, |row| row.value),
         };
-        let body = last(&|old, row| old.body != row.body).last().map_or(begin.body, |row| row.body);
-        let texts = last(&|old, row| old.notes != row.notes);
+        let body = rows(last(&|old, row| old.body != row.body)).last().map_or(begin.body, |row| row.body);
+        let texts = rows(last(&|old, row| old.notes != row.notes));
         let notes = match merge.of("notes") {
             ColumnMerge::Append(_) if !texts.is_empty() => together(&texts)?,
             _ => texts.last().map_or(begin.notes, |row| row.notes),

@@ -198,6 +198,11 @@ fn a_counter_that_a_crash_brought_back_comes_out_alike() {
 }
 
 #[test]
+fn what_an_expression_makes_of_values_is_alike_everywhere() {
+    (2..5).for_each(|nodes| converge_by(nodes, &merge_by(ColumnMerge::Sql("".into())), SCHEDULES / 2));
+}
+
+#[test]
 fn columns_merge_alike_everywhere() {
     for how in [ColumnMerge::LastUpdateWins, ColumnMerge::Greatest, ColumnMerge::Least, ColumnMerge::JsonMerge] {
         let rule = merge_by(how);

@@ -10,7 +10,7 @@ use crate::cli::rules::{catalog, described};
 use crate::cli::text::emit;
 use crate::config::rules::{Facet, cases, deciding, on_errors, renaming};
 use crate::config::{Config, Rule};
-use crate::daemon::resolvers::{Misfit, compile, lost_masks, refused_renames};
+use crate::daemon::resolvers::{Misfit, compile, lost_masks, refused_expressions};
 use crate::model::table::Catalog;
 use crate::model::{Case, ColumnMerge, Deletes, Resolver, Table, TableRule};
 use crate::simulate::{self, Failure, Settings};
@@ -126,7 +126,7 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
 async fn refused(config: &Config, catalog: &Catalog) -> Result<Vec<Misfit>, String> {
     let mut misfits = Vec::new();
     for node in &config.nodes {
-        let refused = refused_renames(&config.conflict_rules, catalog, node).await;
+        let refused = refused_expressions(&config.conflict_rules, catalog, node).await;
         misfits.extend(refused.map_err(|error| format!("{}: {error}", node.name))?);
     }
     Ok(misfits)
@@ -302,6 +302,7 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
             ColumnMerge::Intersection => (ColumnMerge::Least, " (simulated as least)"),
             // Its entries are lines.
             ColumnMerge::Append(_) => (ColumnMerge::Append(ColumnMerge::NEW_LINE.into()), ""),
+            ColumnMerge::Sql(_) => (ColumnMerge::Sql("".into()), " (simulated with another expression)"),
             other => (other.clone(), ""),
         };
         (format!("merging by {}{as_what}", how.name()), simulate::merge_by(simulated))

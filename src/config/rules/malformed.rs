@@ -27,6 +27,7 @@ others = "last_update_wins"
 tags = "union"
 doc = "json_merge"
 note = { append = "; " }
+price = { sql = "(local + remote) / 2" }
 [[rule]]
 name = "c"
 resolve = "first_update_wins"

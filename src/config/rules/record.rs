@@ -73,6 +73,7 @@ fn written(how: &ColumnMerge) -> String {
         ColumnMerge::Append(separator) if separator != ColumnMerge::NEW_LINE => {
             format!("{{ {} = {} }}", how.name(), quoted(separator))
         }
+        ColumnMerge::Sql(expression) => format!("{{ {} = {} }}", how.name(), quoted(expression)),
         _ => quoted(how.name()),
     }
 }
@@ -125,7 +126,12 @@ mod tests {
         let odd =
             [("a \"quoted\" 'name'\n\\ \t\u{1}\u{7f}", ColumnMerge::Delta), ("größe, x = 1 }", ColumnMerge::Union)];
         let append = |separator: &'static str| ColumnMerge::Append(separator.into());
-        let separators = [("a", append("; ")), ("b", append("\"\t\u{7f}\\ }\n")), ("c", append(ColumnMerge::NEW_LINE))];
+        let separators = [
+            ("a", append("; ")),
+            ("b", append("\"\t\u{7f}\\ }\n")),
+            ("c", append(ColumnMerge::NEW_LINE)),
+            ("d", ColumnMerge::Sql("'a\"' || local --\n".into())),
+        ];
         let others = Merge { columns: [].into(), others: append(" | ") };
         let merges = [merge(&[]), merge(&all), merge(&odd), merge(&separators), Resolver::Merge(others.into())];
         let merges = merges.map(TableRule::from);

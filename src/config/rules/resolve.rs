@@ -248,37 +248,63 @@ fn merge(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Merge
     (problems.len() == before).then(|| Merge { columns, others: others.unwrap_or_default() })
 }
 
-/// `"delta"`, or `{ append = "; " }`; `None` with a problem noted.
+/// `"delta"`, `{ append = "; " }` or `{ sql = "…" }`; `None` with a problem noted.
 fn column_merge(key: &str, value: &Spanned<DeValue<'_>>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
     if let DeValue::Table(table) = value.get_ref() {
-        return separated(key, table, value.span(), problems);
+        return with_detail(key, table, value.span(), problems);
     }
     let typed = string(key, value, problems)?;
     let found = ColumnMerge::ALL.into_iter().find(|(name, _)| *name == typed.value).map(|(_, how)| how);
     if found.is_none() {
-        let names = ColumnMerge::ALL.map(|(name, _)| name);
-        let title = format!("columns can't be merged by {:?}", typed.value);
-        problems.push(Problem::error(typed.span.clone(), title).help(suggestion(&typed.value, &names)));
+        let problem = if typed.value == ColumnMerge::SQL {
+            let title = format!("`{key}` says that an SQL expression merges, and not which");
+            Problem::error(typed.span.clone(), title).help(SQL_EXAMPLE)
+        } else {
+            let names = ColumnMerge::ALL.map(|(name, _)| name);
+            let title = format!("columns can't be merged by {:?}", typed.value);
+            Problem::error(typed.span.clone(), title).help(suggestion(&typed.value, &names))
+        };
+        problems.push(problem);
     }
     found
 }
 
-/// An `append` with what is between two entries.
-fn separated(key: &str, table: &DeTable<'_>, span: Range<usize>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
-    let mut section = Section::new(format!("`{key}`"), table, span);
+const SQL_EXAMPLE: &str = "write an SQL expression over local, remote and old: { sql = \"(local + remote) / 2\" }";
+
+/// An `append` with what is between two entries, or an `sql` with its expression.
+fn with_detail(key: &str, table: &DeTable<'_>, span: Range<usize>, problems: &mut Vec<Problem>) -> Option<ColumnMerge> {
+    let mut section = Section::new(format!("`{key}`"), table, span.clone());
     if table.is_empty() {
         section.need("append", "\"; \"", problems);
     }
-    let separator = section.text("append", problems);
+    let (separator, expression) = (section.text("append", problems), section.text(ColumnMerge::SQL, problems));
     section.finish(problems);
-    let Typed { value, span } = separator?;
-    let what = match &value {
-        empty if empty.is_empty() => "is empty, and nothing would tell one entry from the next",
-        text if text.contains('\0') => "has a NUL character, which no text of a server has",
-        _ => return Some(ColumnMerge::Append(value.into())),
+    let (title, help, span) = match (separator, expression) {
+        (Some(_), Some(_)) => {
+            let title = format!("`{key}` is merged in one way, and here are two");
+            (title, "remove `append` or `sql`", span)
+        }
+        (Some(Typed { value, span }), None) => {
+            let what = match &value {
+                empty if empty.is_empty() => "is empty, and nothing would tell one entry from the next",
+                text if text.contains('\0') => "has a NUL character, which no text of a server has",
+                _ => return Some(ColumnMerge::Append(value.into())),
+            };
+            let help =
+                "write what stands between two entries, append = \"; \", or only \"append\": each is a line then";
+            (format!("the separator of `{key}` {what}"), help, span)
+        }
+        (None, Some(Typed { value, span })) => {
+            let what = match &value {
+                empty if empty.trim().is_empty() => "is empty",
+                text if text.contains('\0') => "has a NUL character, which no SQL has",
+                _ => return Some(ColumnMerge::Sql(value.into())),
+            };
+            (format!("the expression of `{key}` {what}"), SQL_EXAMPLE, span)
+        }
+        (None, None) => return None,
     };
-    let help = "write what stands between two entries, append = \"; \", or only \"append\": each is a line then";
-    problems.push(Problem::error(span, format!("the separator of `{key}` {what}")).help(help));
+    problems.push(Problem::error(span, title).help(help));
     None
 }
 

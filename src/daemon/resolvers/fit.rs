@@ -240,7 +240,7 @@ fn unfit_type(how: &ColumnMerge, column: &Column) -> Option<String> {
     let is_one = |of: &[&str]| is_of(column, of);
     let is_array = local_name(&column.sql_type).starts_with('_');
     match how {
-        ColumnMerge::LastUpdateWins => None,
+        ColumnMerge::LastUpdateWins | ColumnMerge::Sql(_) => None, // of an expression the nodes tell
         ColumnMerge::Delta => (!is_one(&ADDED)).then(|| {
             "delta adds only smallint, integer, bigint and numeric (the sum of others would depend on order or locale)"
                 .to_owned()

@@ -89,7 +89,12 @@ impl Cell<'_> {
                 let (first, last) = if self.later { (self.local, self.new) } else { (self.new, self.local) };
                 Ok(value(append::together(&[text(first), text(last)], separator)))
             }
-            _ => Err(format!("only the server can make the {} of two values", self.how.name())),
+            ColumnMerge::Sql(_) => {
+                Err("only the server can tell what the SQL expression makes of two values".to_owned())
+            }
+            ColumnMerge::Union | ColumnMerge::Intersection => {
+                Err(format!("only the server can make the {} of two values", self.how.name()))
+            }
         }
     }
 

@@ -1,0 +1,123 @@
+//! Whether a node takes the SQL expressions of rules.
+
+use crate::model::{Class, Rename, Table};
+use crate::node::NodeError;
+use crate::node::connect::connect;
+use crate::node::error::class_of;
+use crate::wire::Conninfo;
+
+/// Somebody may be changing the table; then it is not waited for long.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '2s'";
+/// SQLSTATE insufficient_privilege.
+const NO_PRIVILEGE: &str = "42501";
+
+/// What an expression is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Role {
+    /// The new value of a row that loses a unique value: over its columns.
+    Rename,
+    /// The value of a merged column: over `local`, `remote` and `old`. It is evaluated at every node, so it must be immutable.
+    Merge,
+}
+
+/// An expression of a rule, for a column that the table has.
+#[derive(Clone, Copy, Debug)]
+pub struct Expression<'r> {
+    /// The table.
+    pub table: &'r Table,
+    /// Its column.
+    pub column: &'r str,
+    /// As the rule has it.
+    pub text: &'r str,
+    /// What for.
+    pub role: Role,
+}
+
+/// What is wrong with one of the expressions that were asked about.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wrong {
+    /// Which.
+    pub at: usize,
+    /// The server's words.
+    pub said: String,
+}
+
+/// What is wrong with the expressions, on a connection of its own, for that may wait for a table's lock. What can't be told
+/// now passes.
+///
+/// # Errors
+/// If the node can't be reached.
+pub async fn check(info: &Conninfo, expressions: &[Expression<'_>]) -> Result<Vec<Wrong>, NodeError> {
+    let mut wrong = Vec::new();
+    if expressions.is_empty() {
+        return Ok(wrong);
+    }
+    let lost = || NodeError::doing("check the expressions of rules");
+    let client = connect(info, "pgconcord rules").await?;
+    client.batch_execute(LOCK_TIMEOUT).await.map_err(lost())?;
+    for (at, expression) in expressions.iter().enumerate() {
+        let Expression { table, column, .. } = expression;
+        let error = match expression.ask(&client).await {
+            Ok(None) => continue,
+            Ok(Some(said)) => {
+                wrong.push(Wrong { at, said });
+                continue;
+            }
+            Err(error) => error,
+        };
+        match error.as_db_error() {
+            Some(said) if class_of(said.code()) == Class::Transient => {
+                tracing::warn!(%table, column, said = said.message(), "the expression of a rule is not checked");
+            }
+            Some(said) => wrong.push(Wrong { at, said: said.message().to_owned() }),
+            None => return Err(lost()(error)),
+        }
+    }
+    Ok(wrong)
+}
+
+impl Expression<'_> {
+    /// Asks the server; `Some` is what is wrong in our words.
+    async fn ask(&self, client: &tokio_postgres::Client) -> Result<Option<String>, tokio_postgres::Error> {
+        match self.role {
+            Role::Rename => {
+                let alone = Rename([(self.column.to_owned(), self.text.to_owned())].into()).all(self.table);
+                let assignments = alone.assignments(self.table);
+                let text = format!("UPDATE {} AS t SET {assignments} WHERE false", self.table.sql_only());
+                let statement = client.prepare(&text).await?;
+                Ok((!statement.params().is_empty()).then(|| "there are no parameters to be had".to_owned()))
+            }
+            Role::Merge => {
+                client.batch_execute("BEGIN").await?;
+                let asked = client.execute(&self.as_generated_column(), &[]).await;
+                client.batch_execute("ROLLBACK").await?;
+                match asked {
+                    Err(error) if error.code().is_some_and(|code| code.code() == NO_PRIVILEGE) => {
+                        let (table, column) = (self.table, self.column);
+                        tracing::warn!(
+                            %table,
+                            column,
+                            said = %error,
+                            "whether the expression that merges the column is immutable is not checked: GRANT TEMPORARY on the \
+                             database to pgconcord's role"
+                        );
+                        Ok(None)
+                    }
+                    asked => asked.map(|_| None),
+                }
+            }
+        }
+    }
+
+    /// A table whose generated column is what the expression makes: the server takes only an immutable one.
+    ///
+    /// <https://www.postgresql.org/docs/18/ddl-generated-columns.html>
+    fn as_generated_column(&self) -> String {
+        let of_type = self.table.column(self.column).map_or("pg_catalog.text", |at| &self.table.columns[at].sql_type);
+        format!(
+            "CREATE TEMPORARY TABLE pgconcord_expression (local {of_type}, remote {of_type}, old {of_type}, \
+             made {of_type} GENERATED ALWAYS AS (({}\n)::{of_type}) STORED)",
+            self.text
+        )
+    }
+}
