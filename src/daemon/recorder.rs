@@ -64,8 +64,8 @@ impl JournalRecorder {
                 daemon.name(link.target),
             ),
             advice:
-                "look at the row at both nodes; give the table resolve = \"last_update_wins\", or \"hold\" to decide \
-                     about it later, and run `pgconcord rules reload`"
+                "look at the row at both nodes; give this rule resolve = \"last_update_wins\", or \"hold\" to decide about it \
+                     later, leave the table's other rules as they are, and run `pgconcord rules reload`"
                     .to_owned(),
         })
     }

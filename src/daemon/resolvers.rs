@@ -10,7 +10,7 @@ use crate::config::rules::{self, Errors, Facet, deciding};
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
-use crate::model::{Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
+use crate::model::{Case, Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
 use crate::node::control::Control;
 
 mod expressions;
@@ -98,11 +98,18 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
             let fix = "leave the table out of the rule's `tables`, or out of those of the rule that merges".to_owned();
             misfits.push(Misfit::new(by, table, Unfit { what: what.to_owned(), fix }));
         }
-        misfits.extend(fit::case(case, said, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
+        misfits.extend(fit::case(case, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
     }
-    misfits.extend(writes.into_iter().flat_map(|(by, _)| {
-        fit::by(&resolver, deletes_said, table).into_iter().map(|unfit| Misfit::new(by, table, unfit))
-    }));
+    let parts: Vec<&Case> = cases.iter().map(|(_, case)| case).collect();
+    let compared = by_column(&parts, &resolver, deletes_said);
+    let of_compared = |(place, deletes): (Option<usize>, Deletes)| {
+        let (rule, resolver) = match place {
+            Some(place) => (cases[place].0, cases[place].1.resolver.as_ref()?),
+            None => (writes?.0, &resolver),
+        };
+        Some(fit::by(resolver, deletes, table).into_iter().map(|unfit| Misfit::new(rule, table, unfit)))
+    };
+    misfits.extend(compared.into_iter().filter_map(of_compared).flatten());
     if let Some(unfit) = fit::whole_rows(&resolver, deletes_said, table) {
         let by = match resolver {
             Resolver::LastUpdateWins => deletes.map(|(rule, _)| rule),
@@ -122,6 +129,37 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
         misfits.extend(fit::mask(column, table).map(|unfit| Misfit::new(rule, table, unfit)));
     }
     (rule, misfits)
+}
+
+/// The resolvers that compare rows by a column, as places in `cases`, or `None` for the one without a condition, each with
+/// something that may count against a delete beside it: of several `by_resolver`, with which a column can't decide.
+fn by_column(cases: &[&Case], resolver: &Resolver, deletes: Deletes) -> Vec<(Option<usize>, Deletes)> {
+    let compares = |resolver: &Resolver| resolver.by().is_some();
+    let worst = |mut all: Vec<Deletes>| {
+        all.sort_by_key(|deletes| *deletes != Deletes::ByResolver);
+        all.first().copied().unwrap_or_default()
+    };
+    // Of those before it only what resolves nothing can count beside it: else it would not be the first.
+    let before = |place: usize| {
+        let silent = cases[..place].iter().filter(|case| case.resolver.is_none());
+        silent.filter_map(|case| case.deletes).collect::<Vec<_>>()
+    };
+    let of_case = |(place, case): (usize, &&Case)| {
+        case.resolver.as_ref().filter(|resolver| compares(resolver))?;
+        let mut beside = before(place);
+        match case.deletes {
+            Some(deletes) => beside.push(deletes),
+            None => beside.extend(cases[place + 1..].iter().filter_map(|case| case.deletes).chain([deletes])),
+        }
+        Some((Some(place), worst(beside)))
+    };
+    let mut found: Vec<_> = cases.iter().enumerate().filter_map(of_case).collect();
+    if compares(resolver) {
+        let mut beside = before(cases.len());
+        beside.push(deletes);
+        found.push((None, worst(beside)));
+    }
+    found
 }
 
 /// The tables whose rows that lose a unique value get something else than before.
@@ -223,10 +261,15 @@ fn fits(rule: &TableRule, table: &Table) -> bool {
         Resolver::Merge(merge) => fit::merge(merge, table).1.is_empty(),
         _ => true,
     };
+    let cases: Vec<&Case> = rule.cases.iter().collect();
+    let of_compared = |(place, deletes): (Option<usize>, Deletes)| {
+        let resolver = place.and_then(|place| rule.cases[place].resolver.as_ref()).unwrap_or(&rule.resolver);
+        fit::by(resolver, deletes, table).is_empty()
+    };
     merges
-        && fit::by(&rule.resolver, rule.deletes, table).is_empty()
+        && by_column(&cases, &rule.resolver, rule.deletes).into_iter().all(of_compared)
         && fit::whole_rows(&rule.resolver, rule.deletes, table).is_none()
-        && rule.cases.iter().all(|case| fit::case(case, rule.deletes, table).is_empty())
+        && rule.cases.iter().all(|case| fit::case(case, table).is_empty())
 }
 
 fn stuck(table: &Table, old: &str) -> DaemonError {

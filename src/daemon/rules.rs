@@ -29,23 +29,23 @@ pub struct RuleBook(Mutex<Book>);
 #[derive(Debug)]
 struct Book {
     rules: Arc<Vec<Rule>>,
-    /// What the tables that wait are still decided by.
-    before: Arc<Vec<Rule>>,
     /// What decides about each table by `rules`.
     target: Resolvers,
-    pending: BTreeSet<TableId>,
+    /// The tables that wait, and what each is still decided by.
+    pending: BTreeMap<TableId, Arc<Vec<Rule>>>,
 }
 
 impl RuleBook {
     /// The rules of the start; what decided before about tables that wait is known to the nodes only.
     pub fn new(rules: Vec<Rule>, target: Resolvers, pending: BTreeSet<TableId>) -> RuleBook {
-        RuleBook(Mutex::new(Book { rules: Arc::new(rules), before: Arc::default(), target, pending }))
+        let pending = pending.into_iter().map(|table| (table, Arc::default())).collect();
+        RuleBook(Mutex::new(Book { rules: Arc::new(rules), target, pending }))
     }
 
     /// The rules by which conflicts of the table are decided now.
     pub fn of(&self, table: TableId) -> Arc<Vec<Rule>> {
         let book = lock(&self.0);
-        if book.pending.contains(&table) { book.before.clone() } else { book.rules.clone() }
+        book.pending.get(&table).unwrap_or(&book.rules).clone()
     }
 
     /// Columns of the table whose values are written nowhere: a new mask holds at once, an old one until its table has
@@ -55,13 +55,13 @@ impl RuleBook {
         let masks = |rules: &[Rule]| -> Vec<String> {
             rules::masked(rules, &table.schema, &table.name).map(str::to_owned).collect()
         };
-        let before = if book.pending.contains(&table.id) { masks(&book.before) } else { Vec::new() };
+        let before = book.pending.get(&table.id).map_or_else(Vec::new, |before| masks(before));
         masks(&book.rules).into_iter().chain(before).collect()
     }
 
     /// Tables that wait.
     pub fn pending(&self) -> Vec<TableId> {
-        lock(&self.0).pending.iter().copied().collect()
+        lock(&self.0).pending.keys().copied().collect()
     }
 }
 
@@ -164,9 +164,10 @@ impl Reloader {
         };
         {
             let mut book = lock(&self.daemon.rules.0);
-            // what tables that wait already are decided by is older still
-            let before = if book.pending.is_empty() { book.rules.clone() } else { book.before.clone() };
-            *book = Book { rules: Arc::new(rules), before, target, pending: changed.clone() };
+            // what a table that waits already is decided by is older still
+            let before = |table: &TableId| (*table, book.pending.get(table).unwrap_or(&book.rules).clone());
+            let pending = changed.iter().map(before).collect();
+            *book = Book { rules: Arc::new(rules), target, pending };
         }
         self.switch().await?;
         let waiting = self.daemon.rules.pending();
@@ -255,7 +256,7 @@ impl Reloader {
         let switched = self.keep(&free, &next).await;
         shared.coordinator().end_switch(switched.then_some(next));
         if switched {
-            lock(&self.daemon.rules.0).pending.retain(|table| !free.contains(table));
+            lock(&self.daemon.rules.0).pending.retain(|table, _| !free.contains(table));
             tracing::info!(tables = %self.named(&free), "conflicts are decided by the new rules");
         }
         shared.wake_all();

@@ -1,7 +1,7 @@
 //! `when` of a rule: an expression in CEL over the two changes of a conflict.
 //!
-//! It has no clock, no randomness and no state, so it says the same of the same two changes at every node. What has no
-//! answer (a NULL compared with a number, a row that is not there) does not hold, as in SQL's WHERE.
+//! It has no clock, no randomness and no state, and depends on no order that is not there, so it says the same of the same
+//! two changes at every node. What has no answer (a NULL that is less than a number, a row that is not there) does not hold.
 //!
 //! <https://github.com/google/cel-spec/blob/master/doc/langdef.md>
 
@@ -9,17 +9,23 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 use cel::{Context, Env, ExecutionError, Program, Value};
 
 use crate::model::{ConflictType, NodeId, Stamp, Table};
 
+mod look;
 mod value;
 
-use value::{moment, typed};
+use look::{Kind, Look};
+use value::{kind, moment, typed};
 
 /// A row's values as text, by column; `None` is NULL. A column whose value is not known is not there.
 pub type Cells = BTreeMap<String, Option<String>>;
+
+/// A longer expression is refused, in bytes: the parser's stack has an end.
+const LONGEST: usize = 1_000;
+/// A longer value of a row is not there for an expression, in bytes: nobody waits for what it would take.
+pub const LONGEST_VALUE: usize = 8_192;
 
 /// What CEL itself has.
 static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
@@ -40,6 +46,9 @@ pub struct When {
     /// `None`: it may look at any.
     columns: Option<BTreeSet<String>>,
     reads_old: bool,
+    of_key: BTreeSet<String>,
+    lists: BTreeSet<String>,
+    compared: BTreeSet<(String, Kind)>,
 }
 
 /// One of two changes, as the other's author met it.
@@ -64,6 +73,18 @@ pub enum BadWhen {
     Variable(String),
     /// It calls what CEL does not have.
     Function(String),
+    /// It compares with a node that there is not.
+    Node(String),
+    /// It compares with a type that no two changes come to; those to which they may.
+    Type(String, Vec<&'static str>),
+    /// Something else: what the expression does, and what to do.
+    Other(String, String),
+}
+
+impl BadWhen {
+    fn other(what: &str, fix: &str) -> BadWhen {
+        BadWhen::Other(what.to_owned(), fix.to_owned())
+    }
 }
 
 impl When {
@@ -72,6 +93,10 @@ impl When {
     /// # Errors
     /// If it is no CEL, or names or calls what there is not.
     pub fn compile(text: &str, nodes: &[&str]) -> Result<When, BadWhen> {
+        if text.len() > LONGEST {
+            let what = format!("is longer than {LONGEST} bytes");
+            return Err(BadWhen::other(&what, "take the rule apart into several with shorter ones"));
+        }
         let program = Program::compile(text).map_err(|errors| {
             let first = errors.errors.first();
             let place = first.and_then(|error| {
@@ -79,25 +104,29 @@ impl When {
             });
             BadWhen::Syntax(first.map_or_else(String::new, |error| error.msg.trim().to_owned()), place)
         })?;
-        let mut looked = Looked::default();
-        looked.at(program.expression(), &mut Vec::new());
-        if let Some(unknown) = looked.variables.iter().find(|name| !VARIABLES.contains(&name.as_str())) {
+        let look = Look::new(program.expression(), nodes)?;
+        if let Some(unknown) = look.variables.iter().find(|name| !VARIABLES.contains(&name.as_str())) {
             return Err(BadWhen::Variable(unknown.clone()));
         }
+        if look.variables.is_empty() {
+            return Err(BadWhen::other("looks at nothing of the conflict", "compare something of remote and local"));
+        }
         let references = program.references();
-        let known = |name: &&str| name.starts_with('_') || name.ends_with('_') || name.starts_with('@');
-        let mut functions: Vec<&str> = references.functions().into_iter().filter(|name| !known(name)).collect();
+        let is_operator = |name: &str| name.contains(|each: char| !each.is_alphanumeric() && each != '_');
+        let mut functions: Vec<&str> = references.functions().into_iter().filter(|name| !is_operator(name)).collect();
         functions.sort_unstable();
         if let Some(unknown) = functions.iter().find(|name| !FUNCTIONS.contains(name)) {
             return Err(BadWhen::Function((*unknown).to_owned()));
         }
-        let Looked { columns, whole, variables } = looked;
-        let reads_old = variables.contains("old");
+        let Look { columns, whole, variables, of_key, lists, compared, .. } = look;
         Ok(When {
             text: text.into(),
             nodes: nodes.iter().map(|name| (*name).to_owned()).collect(),
             columns: (!whole).then_some(columns),
-            reads_old,
+            reads_old: variables.contains("old"),
+            of_key,
+            lists,
+            compared,
             program: program.into(),
         })
     }
@@ -148,8 +177,29 @@ impl When {
         self.program.execute(&context)
     }
 
-    /// Why the expression can hold for no row of the table, as far as rows with a value in each column tell; `None` if it may.
+    /// Why the expression is not for rows of the table, as far as that tells without them; `None` if it may be.
     pub fn misfit(&self, table: &Table) -> Option<String> {
+        let is_key = |name: &&String| table.key.iter().any(|key| table.columns[*key].name == **name);
+        if let Some(name) = self.of_key.iter().find(|name| !is_key(name)) {
+            let key: Vec<_> = table.key.iter().map(|key| table.columns[*key].name.as_str()).collect();
+            return Some(format!("{name:?} is not in the key ({})", key.join(", ")));
+        }
+        let of_type = |name: &str| table.column(name).map(|at| table.columns[at].sql_type.as_str());
+        if let Some(name) = self.lists.iter().find(|name| of_type(name).is_some_and(|of| !value::is_array(of))) {
+            return Some(format!(
+                "map and filter go through arrays, whose elements are in order, and {name:?} is none"
+            ));
+        }
+        let never = |(name, compared): &&(String, Kind)| {
+            of_type(name).and_then(kind).is_some_and(|kind| kind != *compared || kind == Kind::Other)
+        };
+        if let Some((name, kind)) = self.compared.iter().find(never) {
+            return Some(format!("{name:?} is compared with {}, to which it is never equal", kind.describe()));
+        }
+        let is_loose = |name: &String| of_type(name).is_some_and(|of| kind(of).is_none() || value::is_array(of));
+        if self.columns.iter().flatten().any(is_loose) {
+            return None; // values of any type may be in there
+        }
         let cells: Cells =
             table.columns.iter().map(|column| (column.name.clone(), Some(value::sample(&column.sql_type)))).collect();
         let party = |node: u8| Party {
@@ -189,13 +239,16 @@ fn row(table: &Table, cells: Option<&Cells>) -> Value {
     let Some(cells) = cells else { return Value::Null };
     let known = table.columns.iter().filter_map(|column| {
         let text = cells.get(&column.name)?.as_deref();
+        if text.is_some_and(|text| text.len() > LONGEST_VALUE) {
+            return None;
+        }
         Some((column.name.clone(), text.map_or(Value::Null, |text| typed(&column.sql_type, text))))
     });
     known.collect::<HashMap<String, Value>>().into()
 }
 
 /// Functions of CEL that expressions may call, beside operators and macros.
-pub const FUNCTIONS: [&str; 25] = [
+pub const FUNCTIONS: [&str; 24] = [
     "bool",
     "bytes",
     "contains",
@@ -219,79 +272,8 @@ pub const FUNCTIONS: [&str; 25] = [
     "startsWith",
     "string",
     "timestamp",
-    "type",
     "uint",
 ];
-
-/// What an expression looks at.
-#[derive(Default)]
-struct Looked {
-    variables: BTreeSet<String>,
-    columns: BTreeSet<String>,
-    /// A row as a whole, so any column.
-    whole: bool,
-}
-
-impl Looked {
-    /// `bound` are the names that macros give to elements.
-    fn at(&mut self, expression: &IdedExpr, bound: &mut Vec<String>) {
-        match &expression.expr {
-            Expr::Ident(name) => self.variable(name, None, bound),
-            Expr::Select(select) => match &select.operand.expr {
-                Expr::Ident(name) => self.variable(name, Some(&select.field), bound),
-                _ => self.at(&select.operand, bound),
-            },
-            Expr::Call(call) => {
-                if call.func_name == operators::INDEX
-                    && let [IdedExpr { expr: Expr::Ident(name), .. }, IdedExpr { expr: Expr::Literal(literal), .. }] =
-                        &call.args[..]
-                    && let LiteralValue::String(column) = literal
-                {
-                    return self.variable(name, Some(column.inner()), bound);
-                }
-                call.target.iter().for_each(|target| self.at(target, bound));
-                call.args.iter().for_each(|each| self.at(each, bound));
-            }
-            Expr::Comprehension(each) => {
-                self.at(&each.iter_range, bound);
-                self.at(&each.accu_init, bound);
-                let outside = bound.len();
-                bound.extend([each.iter_var.clone(), each.accu_var.clone()]);
-                bound.extend(each.iter_var2.clone());
-                [&each.loop_cond, &each.loop_step, &each.result].into_iter().for_each(|part| self.at(part, bound));
-                bound.truncate(outside);
-            }
-            Expr::List(list) => list.elements.iter().for_each(|each| self.at(each, bound)),
-            Expr::Map(map) => map.entries.iter().for_each(|entry| self.entry(&entry.expr, bound)),
-            Expr::Struct(made) => made.entries.iter().for_each(|entry| self.entry(&entry.expr, bound)),
-            Expr::Literal(_) | Expr::Unspecified => {}
-        }
-    }
-
-    fn entry(&mut self, entry: &EntryExpr, bound: &mut Vec<String>) {
-        match entry {
-            EntryExpr::StructField(field) => self.at(&field.value, bound),
-            EntryExpr::MapEntry(entry) => {
-                self.at(&entry.key, bound);
-                self.at(&entry.value, bound);
-            }
-        }
-    }
-
-    fn variable(&mut self, name: &str, column: Option<&str>, bound: &[String]) {
-        if bound.iter().any(|each| each == name) {
-            return;
-        }
-        self.variables.insert(name.to_owned());
-        match column {
-            _ if !ROWS.contains(&name) => {}
-            Some(column) => {
-                self.columns.insert(column.to_owned());
-            }
-            None => self.whole = true,
-        }
-    }
-}
 
 impl PartialEq for When {
     fn eq(&self, other: &When) -> bool {

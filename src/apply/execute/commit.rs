@@ -80,6 +80,8 @@ impl<R: Recorder> Execution<'_, R> {
         if self.conflicts.is_empty() {
             return Ok(());
         }
+        // The journal asks the rules of now which one it was, and what becomes of it.
+        drop(self.deciding()?);
         let conflicts: Vec<_> = self.conflicts.drain().map(|(_, conflict)| conflict).collect();
         self.applied.conflicts = conflicts.len() as u64;
         self.recorder.pending(conflicts).await

@@ -21,6 +21,13 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     let before = problems.len();
     let source = some_nodes(section, "source", nodes, problems);
     let target = some_nodes(section, "target", nodes, problems);
+    if let (Some([one]), Some([other])) = (source.as_deref(), target.as_deref())
+        && one == other
+        && let Some(value) = section.get("target")
+    {
+        let title = "`source` and `target` are one node, and nobody's changes are in conflict with his own";
+        problems.push(Problem::error(value.span(), title).help("name another node, or remove `target`"));
+    }
     let changed = changed(section, problems);
     let when = when(section, nodes, problems);
     if let Some(key) = KEYS.into_iter().find(|key| section.get(key).is_some()) {
@@ -104,12 +111,20 @@ fn when(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) 
                 1 => format!(" at its character {column}"),
                 line => format!(" in its line {line} at character {column}"),
             });
-            let help = format!("write an expression of CEL: {EXAMPLE}");
+            let help = format!("write an expression of CEL (== to compare, && for and, || for or): {EXAMPLE}");
+            let said = if said.contains("Recursion limit") { "it is nested too deeply".to_owned() } else { said };
             let said = said.trim_start_matches("Syntax error: ").replace('\n', " ");
             // the parser goes on with every token that it knows
             let said = said.split_once(" expecting {").map_or(&*said, |(what, _)| what);
             (format!("`when` can't be read{place}: {said}"), help)
         }
+        Err(BadWhen::Node(name)) => {
+            (format!("`when` compares with {name:?}, and there is no such node"), suggestion(&name, nodes))
+        }
+        Err(BadWhen::Type(name, types)) => {
+            (format!("`when` compares with {name:?}, and no two changes are of that type"), suggestion(&name, &types))
+        }
+        Err(BadWhen::Other(what, fix)) => (format!("`when` {what}"), fix),
         Err(BadWhen::Variable(name)) => (format!("`when` knows no {name:?}"), suggestion(&name, &VARIABLES)),
         Err(BadWhen::Function(name)) => (format!("CEL has no function {name:?}"), suggestion(&name, &FUNCTIONS)),
     };

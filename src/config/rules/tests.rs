@@ -298,8 +298,13 @@ fn what_is_wrong_in_a_condition_is_told_with_what_to_write() {
         ("when = \"remot.total > 1\"", "`when` knows no \"remot\"", "did you mean `remote`?"),
         ("when = \"starts(remote.a)\"", "CEL has no function \"starts\"", "did you mean `startsWith`?"),
         ("when = 1", "`when` is a string", ""),
+        ("when = \"source == 'esat'\"", "there is no such node", "did you mean `east`?"),
+        ("when = \"type == 'update_existed'\"", "no two changes are of that type", "did you mean `"),
+        ("when = \"remote.a = 1\"", "`when` can't be read", "== to compare"),
+        ("when = \"remote.a.map(k, k.map(l, l)) == []\"", "has a loop within a loop", "take them apart"),
+        ("source = \"east\"\ntarget = \"east\"", "are one node", "name another node"),
         ("source = \"east\"\nmask = [\"a\"]", "`mask` is for all rows of a table", "a rule of its own"),
-        ("when = \"true\"\nerrors = \"hold\"", "can't go with `when`", "a rule of its own"),
+        ("when = \"remote.a\"\nerrors = \"hold\"", "can't go with `when`", "a rule of its own"),
     ] {
         let shown = refused(&format!("resolve = \"last_update_wins\"\n{lines}"));
         assert!(shown.contains(says) && shown.contains(help), "{lines}: {says}, {help}\n{shown}");

@@ -87,11 +87,10 @@ pub(super) fn by(resolver: &Resolver, deletes: Deletes, table: &Table) -> Vec<Un
     unfit
 }
 
-/// Why some of a table's conflicts can't be decided so; `deletes` counts where no case says what does.
-pub(super) fn case(case: &Case, deletes: Deletes, table: &Table) -> Vec<Unfit> {
+/// Why some of a table's conflicts can't be decided so.
+pub(super) fn case(case: &Case, table: &Table) -> Vec<Unfit> {
     let resolver = case.resolver.as_ref().unwrap_or(&Resolver::LastUpdateWins);
     let mut unfit = condition(&case.condition, table);
-    unfit.extend(by(resolver, case.deletes.unwrap_or(deletes), table));
     unfit.extend(whole_rows(resolver, case.deletes.unwrap_or_default(), table));
     unfit
 }

@@ -24,6 +24,56 @@ fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Del
     }
 }
 
+fn when(condition: Condition, resolve: Option<Resolver>, deletes: Option<Deletes>) -> Rule {
+    Rule { condition, ..rule("when", "public.a", resolve, deletes) }
+}
+
+fn made_at(node: u8) -> Condition {
+    Condition { source: Some([NodeId(node)].into()), ..Condition::default() }
+}
+
+/// Which of them count together depends on which conditions hold.
+#[test]
+fn a_column_decides_nowhere_beside_a_delete_that_is_like_any_change() {
+    let by = || Some(Resolver::LastByColumn("v".into()));
+    let found = |rules: &[Rule]| {
+        let cases = rules::cases(rules, "public", "a");
+        let cases: Vec<&Case> = cases.iter().map(|(_, case)| case).collect();
+        let all = rules::table_rule(rules, "public", "a");
+        by_column(&cases, &all.resolver, all.deletes)
+    };
+    let (stays, like_any) = (Some(Deletes::UpdateWins), Some(Deletes::ByResolver));
+    let latest = || Some(Resolver::LastUpdateWins);
+    let gone = || rule("gone", "public.a", latest(), Some(Deletes::DeleteWins));
+    assert_eq!(found(&[when(made_at(0), by(), stays)]), [(Some(0), Deletes::UpdateWins)], "its own");
+    let silent = || when(made_at(1), None, like_any);
+    assert_eq!(found(&[silent(), when(made_at(0), by(), stays)]), [(Some(1), Deletes::ByResolver)]);
+    let other = || when(made_at(1), latest(), like_any);
+    assert_eq!(
+        found(&[other(), when(made_at(0), by(), stays)]),
+        [(Some(1), Deletes::UpdateWins)],
+        "then that resolves"
+    );
+    assert_eq!(found(&[when(made_at(0), by(), None), other(), gone()]), [(Some(0), Deletes::ByResolver)]);
+    assert_eq!(found(&[when(made_at(0), by(), None), gone()]), [(Some(0), Deletes::DeleteWins)]);
+    let last = || rule("by", "public.a", by(), stays);
+    assert_eq!(found(&[silent(), last()]), [(None, Deletes::ByResolver)]);
+    assert_eq!(found(&[other(), last()]), [(None, Deletes::UpdateWins)]);
+}
+
+#[test]
+fn rules_by_which_the_latest_change_comes_out_come_to_the_same() {
+    let of = |rules: &[Rule]| rules::table_rule(rules, "public", "a");
+    let latest = |node| when(made_at(node), Some(Resolver::LastUpdateWins), Some(Deletes::ByResolver));
+    let first = when(made_at(0), Some(Resolver::FirstUpdateWins), None);
+    assert!(of(&[latest(0)]).comes_to_the_same(&of(&[latest(1)])));
+    assert!(of(&[latest(0)]).comes_to_the_same(&TableRule::default()));
+    assert!(of(std::slice::from_ref(&first)).comes_to_the_same(&of(std::slice::from_ref(&first))));
+    assert!(!of(&[first]).comes_to_the_same(&TableRule::default()));
+    let stays = when(made_at(0), None, Some(Deletes::UpdateWins));
+    assert!(!of(&[stays]).comes_to_the_same(&TableRule::default()));
+}
+
 fn whole(name: &str, tables: &str, resolve: Resolver) -> Rule {
     rule(name, tables, Some(resolve), Some(Deletes::ByResolver))
 }

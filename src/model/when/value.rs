@@ -11,6 +11,7 @@ use chrono::{DateTime, NaiveDateTime};
 
 use crate::model::Stamp;
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
+use crate::model::when::look::Kind;
 
 /// The value; one that CEL has nothing for stays text.
 pub(super) fn typed(sql_type: &str, text: &str) -> Value {
@@ -33,6 +34,23 @@ pub(super) fn typed(sql_type: &str, text: &str) -> Value {
         _ => element(sql_type).and_then(|of| Array { left: text, of: &of }.whole()),
     };
     read.unwrap_or_else(|| text.into())
+}
+
+/// To what kind of constant values of the type may be equal; `None` if that depends on the value.
+pub(super) fn kind(sql_type: &str) -> Option<Kind> {
+    let plain = sql_type.replace('"', "");
+    match plain.strip_prefix("pg_catalog.") {
+        Some("int2" | "int4" | "int8" | "float4" | "float8" | "numeric") => Some(Kind::Number),
+        Some("bool") => Some(Kind::Truth),
+        Some("timestamptz" | "timestamp") => Some(Kind::Other),
+        Some("json" | "jsonb") => None,
+        _ if is_array(sql_type) => Some(Kind::Other),
+        _ => Some(Kind::Text),
+    }
+}
+
+pub(super) fn is_array(sql_type: &str) -> bool {
+    element(sql_type).is_some()
 }
 
 /// The type of an array's elements.
