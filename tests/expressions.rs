@@ -8,6 +8,7 @@ const TABLES: &str = "
     CREATE SCHEMA shop;
     CREATE FUNCTION shop.longer(a text, b text) RETURNS text LANGUAGE sql IMMUTABLE
         AS $$ SELECT CASE WHEN length(a) >= length(b) THEN a ELSE b END $$;
+    CREATE FUNCTION public.longer(a text, b text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT a';
     CREATE TABLE offer (id int PRIMARY KEY, price numeric(8,2), sum int, ratio int NOT NULL DEFAULT 1, note text);
     ALTER TABLE offer REPLICA IDENTITY FULL;
     GRANT USAGE ON SCHEMA shop TO PUBLIC;
@@ -68,6 +69,7 @@ fn an_expression_that_a_node_does_not_take_stops_the_start() {
     for (columns, says) in [
         ("price = { sql = \"local + remotee\" }", "remotee"),
         ("note = { sql = \"shop.shorter(local, remote)\" }", "shop.shorter"),
+        ("note = { sql = \"longer(local, remote)\" }", "function longer(text, text) does not exist"),
         ("sum = { sql = \"point(local, remote)\" } ", "cast"),
         ("sum = { sql = \"(SELECT max(sum) FROM offer)\" } ", "subquery"),
         ("sum = { sql = \"local +\" } ", "syntax error"),

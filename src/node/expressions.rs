@@ -6,8 +6,8 @@ use crate::node::connect::connect;
 use crate::node::error::class_of;
 use crate::wire::Conninfo;
 
-/// Somebody may be changing the table; then it is not waited for long.
-const LOCK_TIMEOUT: &str = "SET lock_timeout = '2s'";
+/// Somebody may be changing the table; then it is not waited for long. Names are looked for where apply sessions do.
+const SETTINGS: &str = "SET lock_timeout = '2s'; SET search_path = pg_catalog";
 /// SQLSTATE insufficient_privilege.
 const NO_PRIVILEGE: &str = "42501";
 
@@ -54,7 +54,7 @@ pub async fn check(info: &Conninfo, expressions: &[Expression<'_>]) -> Result<Ve
     }
     let lost = || NodeError::doing("check the expressions of rules");
     let client = connect(info, "pgconcord rules").await?;
-    client.batch_execute(LOCK_TIMEOUT).await.map_err(lost())?;
+    client.batch_execute(SETTINGS).await.map_err(lost())?;
     for (at, expression) in expressions.iter().enumerate() {
         let Expression { table, column, .. } = expression;
         let error = match expression.ask(&client).await {

@@ -60,7 +60,8 @@ fn values_are_of_the_type_of_their_column() {
 fn what_has_no_answer_does_not_hold() {
     let remote = Party { row: Some([("total".to_owned(), None)].into()), ..party(0, &[]) };
     let gone = Party { row: None, ..party(1, &[]) };
-    for text in ["remote.total > 10", "!(remote.total > 10)", "local.total > 10", "remote.note == 'a'", "size(source)"] {
+    for text in ["remote.total > 10", "!(remote.total > 10)", "local.total > 10", "remote.note == 'a'", "size(source)"]
+    {
         assert!(!holds(text, &remote, &gone), "{text}");
     }
     for text in ["remote.total == null", "local == null", "local.total > 10 || remote.total == null"] {
