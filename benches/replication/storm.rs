@@ -28,11 +28,23 @@ enum Rows {
 }
 
 /// How conflicts are resolved: a name, and the rule.
-const RULES: [(&str, &str); 2] = [
+const RULES: [(&str, &str); 4] = [
     ("last_update_wins", "[[rule]]\nname = \"all\"\nresolve = \"last_update_wins\"\n"),
     (
         "merge",
         "[[rule]]\nname = \"all\"\ntables = [\"public.item\"]\nresolve = \"merge\"\ncolumns = { a = \"delta\" }\n\
+         [[rule]]\nname = \"rest\"\nresolve = \"last_update_wins\"\n",
+    ),
+    (
+        "when",
+        "[[rule]]\nname = \"some\"\ntables = [\"public.item\"]\nwhen = \"remote.a > 5 || local.b.startsWith('n')\"\n\
+         resolve = \"first_update_wins\"\n\
+         [[rule]]\nname = \"rest\"\nresolve = \"last_update_wins\"\n",
+    ),
+    (
+        "sql",
+        "[[rule]]\nname = \"all\"\ntables = [\"public.item\"]\nresolve = \"merge\"\n\
+         columns = { a = \"delta\", b = { sql = \"greatest(local, remote)\" } }\n\
          [[rule]]\nname = \"rest\"\nresolve = \"last_update_wins\"\n",
     ),
 ];

@@ -6,16 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use crate::config::rules::{self, Errors, Facet, deciding};
+use crate::config::rules;
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
 use crate::model::{Case, Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
 use crate::node::control::Control;
 
+mod compile;
 mod expressions;
 pub mod fit;
 
+use compile::by_column;
+pub use compile::compile;
 pub use expressions::{check_expressions, refused_expressions};
 use fit::{Unfit, like};
 
@@ -64,102 +67,6 @@ fn refuse(misfits: Vec<Misfit>) -> Result<(), DaemonError> {
         count => format!(" (and {} more: `pgconcord rules check` shows all)", count - 1),
     };
     Err(DaemonError::Operator(format!("{first}{more}")))
-}
-
-/// What decides about the table: of each facet the first rule that matches; and what is wrong with that.
-pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
-    let decides = |facet| deciding(rules, &table.schema, &table.name, facet);
-    let writes = decides(Facet::Writes).and_then(|rule| Some((rule, rule.resolve.as_ref()?)));
-    let deletes = decides(Facet::Deletes).and_then(|rule| Some((rule, rule.deletes?)));
-    let mut misfits = Vec::new();
-    let resolver = match writes {
-        Some((rule, Resolver::Merge(merge))) => {
-            let (merge, unfit) = fit::merge(merge, table);
-            misfits.extend(unfit.into_iter().map(|unfit| Misfit::new(rule, table, unfit)));
-            Resolver::Merge(merge.into())
-        }
-        Some((_, resolver)) => resolver.clone(),
-        None => Resolver::LastUpdateWins,
-    };
-    let said = deletes.map_or(Deletes::ByResolver, |(_, deletes)| deletes);
-    let is_merge = matches!(resolver, Resolver::Merge(_));
-    if let Some((rule, Deletes::UpdateWins)) = deletes.filter(|_| is_merge) {
-        let what = "its rows are merged, and in a merged table a delete always wins".to_owned();
-        let fix = "write deletes = \"delete_wins\", or leave the table out of the rule's `tables`".to_owned();
-        misfits.push(Misfit::new(rule, table, Unfit { what, fix }));
-    }
-    // what a merge does about deletes is not a choice, so that all ways to write it are one rule
-    let deletes_said = if is_merge { Deletes::ByResolver } else { said };
-    let cases = rules::cases(rules, &table.schema, &table.name);
-    for (by, case) in &cases {
-        if is_merge {
-            let what =
-                "its rows are merged: they are made of all changes, and no conflict of theirs is decided otherwise";
-            let fix = "leave the table out of the rule's `tables`, or out of those of the rule that merges".to_owned();
-            misfits.push(Misfit::new(by, table, Unfit { what: what.to_owned(), fix }));
-        }
-        misfits.extend(fit::case(case, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
-    }
-    let parts: Vec<&Case> = cases.iter().map(|(_, case)| case).collect();
-    let compared = by_column(&parts, &resolver, deletes_said);
-    let of_compared = |(place, deletes): (Option<usize>, Deletes)| {
-        let (rule, resolver) = match place {
-            Some(place) => (cases[place].0, cases[place].1.resolver.as_ref()?),
-            None => (writes?.0, &resolver),
-        };
-        Some(fit::by(resolver, deletes, table).into_iter().map(|unfit| Misfit::new(rule, table, unfit)))
-    };
-    misfits.extend(compared.into_iter().filter_map(of_compared).flatten());
-    if let Some(unfit) = fit::whole_rows(&resolver, deletes_said, table) {
-        let by = match resolver {
-            Resolver::LastUpdateWins => deletes.map(|(rule, _)| rule),
-            _ => writes.map(|(rule, _)| rule),
-        };
-        misfits.extend(by.map(|by| Misfit::new(by, table, unfit)));
-    }
-    let cases = cases.into_iter().map(|(_, case)| case).collect();
-    let rule = TableRule { cases, resolver, deletes: deletes_said };
-    let errors = rules::on_errors(rules, &table.schema, &table.name).filter(|by| by.errors == Some(Errors::Hold));
-    misfits.extend(errors.and_then(|by| Some(Misfit::new(by, table, fit::hold(&rule, table)?))));
-    if let Some((by, rename)) = rules::renaming(rules, &table.schema, &table.name) {
-        misfits.extend(fit::rename(rename, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
-    }
-    let masking = rules.iter().filter(|rule| rule.tables.matches(&table.schema, &table.name));
-    for (rule, column) in masking.flat_map(|rule| rule.mask.iter().map(move |column| (rule, column))) {
-        misfits.extend(fit::mask(column, table).map(|unfit| Misfit::new(rule, table, unfit)));
-    }
-    (rule, misfits)
-}
-
-/// The resolvers that compare rows by a column, as places in `cases`, or `None` for the one without a condition, each with
-/// something that may count against a delete beside it: of several `by_resolver`, with which a column can't decide.
-fn by_column(cases: &[&Case], resolver: &Resolver, deletes: Deletes) -> Vec<(Option<usize>, Deletes)> {
-    let compares = |resolver: &Resolver| resolver.by().is_some();
-    let worst = |mut all: Vec<Deletes>| {
-        all.sort_by_key(|deletes| *deletes != Deletes::ByResolver);
-        all.first().copied().unwrap_or_default()
-    };
-    // Of those before it only what resolves nothing can count beside it: else it would not be the first.
-    let before = |place: usize| {
-        let silent = cases[..place].iter().filter(|case| case.resolver.is_none());
-        silent.filter_map(|case| case.deletes).collect::<Vec<_>>()
-    };
-    let of_case = |(place, case): (usize, &&Case)| {
-        case.resolver.as_ref().filter(|resolver| compares(resolver))?;
-        let mut beside = before(place);
-        match case.deletes {
-            Some(deletes) => beside.push(deletes),
-            None => beside.extend(cases[place + 1..].iter().filter_map(|case| case.deletes).chain([deletes])),
-        }
-        Some((Some(place), worst(beside)))
-    };
-    let mut found: Vec<_> = cases.iter().enumerate().filter_map(of_case).collect();
-    if compares(resolver) {
-        let mut beside = before(cases.len());
-        beside.push(deletes);
-        found.push((None, worst(beside)));
-    }
-    found
 }
 
 /// The tables whose rows that lose a unique value get something else than before.
