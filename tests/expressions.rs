@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Cluster, Plan, SOON, wait_for};
+use crate::harness::{Plan, SOON, wait_for};
 
 const TABLES: &str = "
     CREATE SCHEMA shop;
@@ -18,12 +18,6 @@ fn rule(columns: &str) -> String {
     format!(
         "[[rule]]\nname = \"offers\"\ntables = [\"public.offer\"]\nresolve = \"merge\"\n[rule.columns]\n{columns}\n"
     )
-}
-
-fn everywhere(cluster: &Cluster, query: &str, expected: &str) {
-    for place in 0..cluster.nodes.len() {
-        assert_eq!(cluster.value(place, query), expected, "{query} at {}", cluster.name(place));
-    }
 }
 
 #[test]
@@ -49,10 +43,10 @@ note = { sql = "shop.longer(local, remote)" }"#;
     ]);
     let offers = "SELECT string_agg(concat_ws(' ', id, price, sum, note), ', ' ORDER BY id) FROM offer";
     let all = "1 400.00 121 the west, 2 300.00 21 the west, 3 10 north, 4 300.00 10 a, 5 15.00 3";
-    everywhere(&cluster, offers, all);
+    cluster.assert_everywhere(offers, all);
     // what is written in turn stays as it is
     cluster.replicate(1, &["UPDATE offer SET price = 1 WHERE id = 1"]);
-    everywhere(&cluster, "SELECT price FROM offer WHERE id = 1", "1.00");
+    cluster.assert_everywhere("SELECT price FROM offer WHERE id = 1", "1.00");
 }
 
 #[test]
@@ -98,5 +92,5 @@ fn an_expression_that_fails_stops_the_link_until_the_value_is_another_one() {
     cluster.rows(0, "UPDATE offer SET ratio = 2 WHERE id = 1");
     cluster.settle();
     // 7 of the west was written first, 2 of the east later
-    everywhere(&cluster, "SELECT ratio || note FROM offer WHERE id = 1", "20east");
+    cluster.assert_everywhere("SELECT ratio || note FROM offer WHERE id = 1", "20east");
 }

@@ -32,12 +32,6 @@ settings = "json_merge"
 "#;
 
 /// The query has this answer at every node.
-fn everywhere(cluster: &Cluster, query: &str, expected: &str) {
-    for place in 0..cluster.nodes.len() {
-        assert_eq!(cluster.value(place, query), expected, "{query} at {}", cluster.name(place));
-    }
-}
-
 #[test]
 fn each_column_of_a_row_is_merged_by_its_rule() {
     let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
@@ -54,9 +48,7 @@ fn each_column_of_a_row_is_merged_by_its_rule() {
             ),
         ],
     );
-    everywhere(
-        &cluster,
-        "SELECT concat_ws(' ', name, city, qty, price, seen_at AT TIME ZONE 'UTC', low, tags, allowed, settings) FROM item WHERE id = 1",
+    cluster.assert_everywhere("SELECT concat_ws(' ', name, city, qty, price, seen_at AT TIME ZONE 'UTC', low, tags, allowed, settings) FROM item WHERE id = 1",
         r#"east west 12 3.25 2026-03-01 00:00:00 40 {a,b,c,d} {3} {"lang": "de", "size": 12}"#,
     );
     let entries = cluster.conflicts_of("public.item", "1");
@@ -77,7 +69,7 @@ fn each_column_of_a_row_is_merged_by_its_rule() {
     // what is made in turn is no conflict, also where a value goes back
     cluster.replicate(0, &["UPDATE item SET qty = 7, tags = '{a}', low = 60, settings = NULL WHERE id = 1"]);
     cluster.replicate(1, &["UPDATE item SET qty = qty + 1, settings = '{}' WHERE id = 1"]);
-    everywhere(&cluster, "SELECT concat_ws(' ', qty, tags, low, settings) FROM item WHERE id = 1", "8 {a} 60 {}");
+    cluster.assert_everywhere("SELECT concat_ws(' ', qty, tags, low, settings) FROM item WHERE id = 1", "8 {a} 60 {}");
     assert_eq!(cluster.conflicts_of("public.item", "1").len(), 2);
 }
 
@@ -113,24 +105,23 @@ fn what_two_nodes_append_to_a_text_is_kept_once_each() {
         (1, "DELETE FROM ticket WHERE id = 3; INSERT INTO ticket VALUES (3, 'again')"),
     ]);
     let log = "SELECT log FROM ticket WHERE id = 1";
-    everywhere(&cluster, log, "opened\neast: called\nwest: mailed\nwest: closed");
-    everywhere(&cluster, "SELECT labels FROM ticket WHERE id = 1", "new; urgent; billing");
-    everywhere(
-        &cluster,
+    cluster.assert_everywhere(log, "opened\neast: called\nwest: mailed\nwest: closed");
+    cluster.assert_everywhere("SELECT labels FROM ticket WHERE id = 1", "new; urgent; billing");
+    cluster.assert_everywhere(
         "SELECT log || ' ' || labels FROM ticket WHERE id = 2",
         "opened\neast: called\nmoved new; urgent",
     );
-    everywhere(&cluster, "SELECT log FROM ticket WHERE id = 3", "again");
+    cluster.assert_everywhere("SELECT log FROM ticket WHERE id = 3", "again");
     // what stands has entries of both: they are not there twice
     cluster.without_seeing(&[
         (1, r"UPDATE ticket SET log = log || E'\nwest: paid' WHERE id = 1"),
         (0, r"UPDATE ticket SET log = log || E'\neast: thanked' WHERE id = 1"),
     ]);
     let both = "opened\neast: called\nwest: mailed\nwest: closed\nwest: paid\neast: thanked";
-    everywhere(&cluster, log, both);
+    cluster.assert_everywhere(log, both);
     // in turn it stays what it is
     cluster.replicate(0, &["UPDATE ticket SET log = '' WHERE id = 1"]);
-    everywhere(&cluster, log, "");
+    cluster.assert_everywhere(log, "");
 }
 
 /// What conflict-rules/examples/ promises.
@@ -190,29 +181,27 @@ fn the_examples_do_what_they_say() {
         (1, "UPDATE reading SET measured_at = '2026-01-01 13:00:00+01', value = 2"),
         (1, "UPDATE cart SET items = items || '{jam}', note = 'soon'; UPDATE profile SET email = 'a@example.org', settings = settings || '{\"lang\": \"en\"}'"),
     ]);
-    everywhere(
-        &cluster,
+    cluster.assert_everywhere(
         "SELECT qty || ' ' || price || ' ' || (updated_at AT TIME ZONE 'UTC') FROM inventory",
         "3 2 2026-02-01 00:00:00",
     );
-    everywhere(
-        &cluster,
+    cluster.assert_everywhere(
         "SELECT concat_ws(' ', items, coupons, note) FROM cart",
         "{tea,milk,jam} {five} ring twice\nsoon",
     );
     let profile = "SELECT concat_ws(' ', name, email, settings) FROM profile";
-    everywhere(&cluster, profile, r#"Anne a@example.org {"lang": "en", "theme": "dark"}"#);
-    everywhere(&cluster, "SELECT cents FROM price", "80");
-    everywhere(&cluster, "SELECT string_agg(name, ' ') FROM customer", "Di");
-    everywhere(&cluster, "SELECT payload FROM event", "first");
-    everywhere(&cluster, "SELECT price FROM contract", "3");
+    cluster.assert_everywhere(profile, r#"Anne a@example.org {"lang": "en", "theme": "dark"}"#);
+    cluster.assert_everywhere("SELECT cents FROM price", "80");
+    cluster.assert_everywhere("SELECT string_agg(name, ' ') FROM customer", "Di");
+    cluster.assert_everywhere("SELECT payload FROM event", "first");
+    cluster.assert_everywhere("SELECT price FROM contract", "3");
     let documents = "SELECT string_agg(concat_ws(' ', id, version, title), ', ' ORDER BY id) FROM document";
-    everywhere(&cluster, documents, "1 11 east, 2 11 west, 3 11 east");
-    everywhere(&cluster, "SELECT string_agg(sensor || ' ' || value, ', ') FROM reading", "1 1");
+    cluster.assert_everywhere(documents, "1 11 east, 2 11 west, 3 11 east");
+    cluster.assert_everywhere("SELECT string_agg(sensor || ' ' || value, ', ') FROM reading", "1 1");
     let held = |cluster: &Cluster, table| cluster.conflicts(&["--status", "held", "--table", table]);
     assert_eq!(held(&cluster, "contract").len(), 2);
-    everywhere(&cluster, "SELECT id FROM account", "2");
-    everywhere(&cluster, "SELECT string_agg(id || ' ' || name, ', ' ORDER BY id) FROM member", "1 ann.1, 2 ann");
+    cluster.assert_everywhere("SELECT id FROM account", "2");
+    cluster.assert_everywhere("SELECT string_agg(id || ' ' || name, ', ' ORDER BY id) FROM member", "1 ann.1, 2 ann");
     let addresses = held(&cluster, "account");
     assert!(!addresses.is_empty(), "the row that is gone waits for somebody");
     let side = if addresses[0]["remote"]["row"]["id"] == "1" { "remote" } else { "local" };
@@ -222,7 +211,7 @@ fn the_examples_do_what_they_say() {
     assert_eq!(resolved.code, 0, "{resolved}");
     cluster.settle();
     let accounts = "SELECT string_agg(id || ' ' || email, ', ' ORDER BY id) FROM account";
-    everywhere(&cluster, accounts, "1 ann.two@example.org, 2 ann@example.org");
+    cluster.assert_everywhere(accounts, "1 ann.two@example.org, 2 ann@example.org");
     assert_eq!(held(&cluster, "account").len(), 0, "nothing is left to decide");
     let entries = cluster.conflicts_of("public.profile", "1");
     assert!(!entries.is_empty());
@@ -244,13 +233,12 @@ fn three_nodes_keep_what_each_changed() {
         (0, "UPDATE item SET qty = 0 WHERE id = 2"),
         (1, "DELETE FROM item WHERE id = 3; INSERT INTO item VALUES (3, 'new', 'row', 5, 5)"),
     ]);
-    everywhere(
-        &cluster,
+    cluster.assert_everywhere(
         "SELECT concat_ws(' ', name, city, low, qty, tags) FROM item WHERE id = 1",
         "east west 1 1121 {a,b,e,w,n}",
     );
-    everywhere(&cluster, "SELECT count(*) FROM item WHERE id = 2", "0");
-    everywhere(&cluster, "SELECT concat_ws(' ', name, city, qty, low) FROM item WHERE id = 3", "new row 5");
+    cluster.assert_everywhere("SELECT count(*) FROM item WHERE id = 2", "0");
+    cluster.assert_everywhere("SELECT concat_ws(' ', name, city, qty, low) FROM item WHERE id = 3", "new row 5");
 }
 
 #[test]
@@ -270,14 +258,14 @@ fn rows_that_two_nodes_insert_are_one_and_their_counters_go_on() {
         ],
     );
     // the truncation takes away what it had not seen; what its own node had is gone, too
-    everywhere(&cluster, "SELECT string_agg(id || ' ' || qty, ', ' ORDER BY id) FROM item", "1 1");
+    cluster.assert_everywhere("SELECT string_agg(id || ' ' || qty, ', ' ORDER BY id) FROM item", "1 1");
     cluster.without_seeing(&[
         (0, "INSERT INTO item (id, name, qty, price) VALUES (9, 'east', 5, 0)"),
         (0, "UPDATE item SET qty = qty + 1 WHERE id = 9"),
         (1, "INSERT INTO item (id, name, qty, price) VALUES (9, 'west', 7, 0)"),
         (1, "UPDATE item SET qty = qty + 2 WHERE id = 9"),
     ]);
-    everywhere(&cluster, "SELECT name || ' ' || qty FROM item WHERE id = 9", "west 10");
+    cluster.assert_everywhere("SELECT name || ' ' || qty FROM item WHERE id = 9", "west 10");
 }
 
 #[test]
@@ -308,11 +296,11 @@ fn counters_are_exact_when_the_daemon_is_killed() {
     assert!(done.iter().all(|done| *done > 500), "hardly a load: {done:?}");
     cluster.daemon().wait_ready();
     cluster.settle();
-    everywhere(&cluster, "SELECT count(*) FROM booked", &done.iter().sum::<u64>().to_string());
+    cluster.assert_everywhere("SELECT count(*) FROM booked", &done.iter().sum::<u64>().to_string());
     let wrong =
         "SELECT count(*) FROM stock JOIN (SELECT stock, sum(n) AS n FROM booked GROUP BY stock) AS b ON b.stock = id
         WHERE stock.n <> b.n OR total <> b.n * 0.01";
-    everywhere(&cluster, wrong, "0");
+    cluster.assert_everywhere(wrong, "0");
     cluster.wait_journal_settled();
     let merged = |entry: &serde_json::Value| entry["resolution"] == "merge";
     let entries = cluster.conflicts(&["--table", "public.stock"]);
@@ -347,6 +335,6 @@ fn columns_of_three_nodes_are_kept_through_restarts() {
     for id in [1, 2, 3, 20] {
         let values: Vec<String> = (0..3).map(|place| expected(id, place).to_string()).collect();
         let query = format!("SELECT concat_ws(' ', east, west, north, sum) FROM card WHERE id = {id}");
-        everywhere(&cluster, &query, &format!("{} 24", values.join(" ")));
+        cluster.assert_everywhere(&query, &format!("{} 24", values.join(" ")));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A table takes its new rule at a moment when nothing that was decided about it can be decided again, or still has to be
 //! decided elsewhere: no key of it in the window was changed by two nodes, none waits to be decided again, and no
-//! truncation of it is known. Where every conflict comes out as before there is nothing to wait for. Where its rows will be made from several changes, moreover, no change may be left that a delete
-//! took away which is forgotten: once the new rule is known, deletes stay as long as what they take away (see
+//! truncation of it is known. Where every conflict comes out as before there is nothing to wait for. Where its rows will be
+//! made from several changes, moreover, no change may be left that a delete took away which is forgotten: once the new rule is known, deletes stay as long as what they take away (see
 //! [`Coordinator::frontier`]), and it waits until all changes have seen what was forgotten by then. A conflict of which one half is still to come is decided by the new rule alone, at every node.
 //! Between that look and the moment when the nodes keep the new rule nothing is decided at all: whichever rule a crash
 //! leaves on record, it is the only one that anything still under way has met.

@@ -1,5 +1,5 @@
 //! Rules → what decides about each table. What comes out of a set of changes must not depend on what type of conflict a
-//! node sees in it (R1), so a table has one resolver; nor on when it is decided, so a resolver changes only while nothing
+//! node sees in it (R1), so a table has one resolver, or one for each condition on the changes; nor on when it is decided, so a resolver changes only while nothing
 //! that was decided is still under way (see [`crate::daemon::rules`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use crate::config::rules;
 use crate::config::{Config, Rule};
 use crate::daemon::error::DaemonError;
 use crate::model::table::Catalog;
-use crate::model::{Case, Cut, Deletes, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
+use crate::model::{Cut, Lsn, Resolver, Resolvers, Table, TableId, TableRule};
 use crate::node::control::Control;
 
 mod compile;
@@ -168,13 +168,8 @@ fn fits(rule: &TableRule, table: &Table) -> bool {
         Resolver::Merge(merge) => fit::merge(merge, table).1.is_empty(),
         _ => true,
     };
-    let cases: Vec<&Case> = rule.cases.iter().collect();
-    let of_compared = |(place, deletes): (Option<usize>, Deletes)| {
-        let resolver = place.and_then(|place| rule.cases[place].resolver.as_ref()).unwrap_or(&rule.resolver);
-        fit::by(resolver, deletes, table).is_empty()
-    };
     merges
-        && by_column(&cases, &rule.resolver, rule.deletes).into_iter().all(of_compared)
+        && by_column(rule).iter().all(|compared| fit::by(compared.resolver, compared.deletes, table).is_empty())
         && fit::whole_rows(&rule.resolver, rule.deletes, table).is_none()
         && rule.cases.iter().all(|case| fit::case(case, table).is_empty())
 }

@@ -8,8 +8,8 @@ use crate::wire::Conninfo;
 
 /// Somebody may be changing the table; then it is not waited for long. Names are looked for where apply sessions do.
 const SETTINGS: &str = "SET lock_timeout = '2s'; SET search_path = pg_catalog";
-/// SQLSTATE insufficient_privilege.
-const NO_PRIVILEGE: &str = "42501";
+/// Whether the role may make temporary tables.
+const MAY_MAKE_TABLES: &str = "SELECT has_database_privilege(current_database(), 'TEMPORARY')";
 
 /// What an expression is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -87,33 +87,37 @@ impl Expression<'_> {
                 let statement = client.prepare(&text).await?;
                 Ok((!statement.params().is_empty()).then(|| "there are no parameters to be had".to_owned()))
             }
-            Role::Merge => {
+            Role::Merge if client.query_one(MAY_MAKE_TABLES, &[]).await?.get(0) => {
                 client.batch_execute("BEGIN").await?;
                 let asked = client.execute(&self.as_generated_column(), &[]).await;
                 client.batch_execute("ROLLBACK").await?;
-                match asked {
-                    Err(error) if error.code().is_some_and(|code| code.code() == NO_PRIVILEGE) => {
-                        let (table, column) = (self.table, self.column);
-                        tracing::warn!(
-                            %table,
-                            column,
-                            said = %error,
-                            "whether the expression that merges the column is immutable is not checked: GRANT TEMPORARY on the \
-                             database to pgconcord's role"
-                        );
-                        Ok(None)
-                    }
-                    asked => asked.map(|_| None),
-                }
+                asked.map(|_| None)
+            }
+            Role::Merge => {
+                let (table, column) = (self.table, self.column);
+                tracing::warn!(
+                    %table,
+                    column,
+                    "whether the expression that merges the column is immutable is not checked: GRANT TEMPORARY on the database \
+                     to pgconcord's role"
+                );
+                let of_type = self.sql_type();
+                let values = ["local", "remote", "old"].map(|name| format!("NULL::{of_type} AS {name}")).join(", ");
+                let text = format!("SELECT ({}\n)::{of_type} FROM (SELECT {values}) AS v", self.text);
+                client.prepare(&text).await.map(|_| None)
             }
         }
+    }
+
+    fn sql_type(&self) -> &str {
+        self.table.column(self.column).map_or("pg_catalog.text", |at| &self.table.columns[at].sql_type)
     }
 
     /// A table whose generated column is what the expression makes: the server takes only an immutable one.
     ///
     /// <https://www.postgresql.org/docs/18/ddl-generated-columns.html>
     fn as_generated_column(&self) -> String {
-        let of_type = self.table.column(self.column).map_or("pg_catalog.text", |at| &self.table.columns[at].sql_type);
+        let of_type = self.sql_type();
         format!(
             "CREATE TEMPORARY TABLE pgconcord_expression (local {of_type}, remote {of_type}, old {of_type}, \
              made {of_type} GENERATED ALWAYS AS (({}\n)::{of_type}) STORED)",

@@ -288,6 +288,13 @@ impl Cluster {
         self.wait_journal_settled();
     }
 
+    /// What the query gives at every node.
+    pub fn assert_everywhere(&self, query: &str, expected: &str) {
+        for place in 0..self.nodes.len() {
+            assert_eq!(self.value(place, query), expected, "{query} at {}", self.name(place));
+        }
+    }
+
     /// Lets all write without seeing each other, in this order, and waits until all nodes are equal.
     pub fn without_seeing(&mut self, statements: &[(usize, &str)]) {
         self.stop_daemon();

@@ -57,24 +57,26 @@ fn some_nodes(
 ) -> Option<Arc<[NodeId]>> {
     let value = section.get(key)?;
     let names = match value.get_ref() {
-        DeValue::String(_) => string(key, value, problems).into_iter().collect(),
+        DeValue::String(_) => string(key, value, problems).into_iter().collect::<Vec<_>>(),
         _ => some(section, key, value.span(), "holds for no node", problems),
     };
+    Some(node_ids(&names, nodes, problems).into())
+}
+
+/// The nodes of these names, each once.
+pub(super) fn node_ids(names: &[Typed<String>], nodes: &[&str], problems: &mut Vec<Problem>) -> Vec<NodeId> {
     let mut found = Vec::new();
     for name in names {
-        let place = nodes.iter().position(|node| *node == name.value).and_then(|place| u8::try_from(place).ok());
-        match place.map(NodeId) {
-            None => {
-                let problem = Problem::error(name.span, format!("there is no node {:?}", name.value));
-                problems.push(problem.help(suggestion(&name.value, nodes)));
-            }
-            Some(node) if found.contains(&node) => {
-                problems.push(Problem::error(name.span, format!("{:?} is here twice", name.value)));
-            }
+        let place = nodes.iter().position(|node| *node == name.value);
+        let problem = |title: String| Problem::error(name.span.clone(), title);
+        match place.and_then(|place| u8::try_from(place).ok()).map(NodeId) {
+            None => problems
+                .push(problem(format!("there is no node {:?}", name.value)).help(suggestion(&name.value, nodes))),
+            Some(node) if found.contains(&node) => problems.push(problem(format!("{:?} is here twice", name.value))),
             Some(node) => found.push(node),
         }
     }
-    Some(found.into())
+    found
 }
 
 /// `changed = ["price"]`.

@@ -8,6 +8,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::config::reader::{Section, Typed, string, suggestion};
 use crate::config::report::Problem;
+use crate::config::rules::condition::node_ids;
 use crate::config::rules::facet::{self, Facet, Facets};
 use crate::config::rules::{Afterwards, Errors};
 use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
@@ -322,17 +323,7 @@ fn origin_priority(
     problems: &mut Vec<Problem>,
 ) -> Option<Resolver> {
     let before = problems.len();
-    let mut places: Vec<NodeId> = Vec::new();
-    for name in &order.nodes {
-        let place = nodes.iter().position(|node| *node == name.value);
-        let problem = |title: String| Problem::error(name.span.clone(), title);
-        match place.and_then(|place| u8::try_from(place).ok()).map(NodeId) {
-            None => problems
-                .push(problem(format!("there is no node {:?}", name.value)).help(suggestion(&name.value, nodes))),
-            Some(node) if places.contains(&node) => problems.push(problem(format!("{:?} is here twice", name.value))),
-            Some(node) => places.push(node),
-        }
-    }
+    let places = node_ids(&order.nodes, nodes, problems);
     let left: Vec<&str> =
         NodeId::all(nodes.len()).filter(|node| !places.contains(node)).map(|node| nodes[node.index()]).collect();
     if problems.len() == before && !left.is_empty() {

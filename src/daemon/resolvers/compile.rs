@@ -72,15 +72,10 @@ impl Found<'_> {
             }
             misfits.extend(fit::case(case, self.table).into_iter().map(|unfit| self.misfit(by, unfit)));
         }
-        let cases: Vec<&Case> = self.cases.iter().map(|(_, case)| case).collect();
-        for (place, deletes) in by_column(&cases, &rule.resolver, rule.deletes) {
-            let by = match place {
-                Some(place) => Some((self.cases[place].0, cases[place].resolver.as_ref())),
-                None => self.writes.map(|(by, _)| (by, Some(&rule.resolver))),
-            };
-            let Some((by, Some(resolver))) = by else { continue };
+        for Compared { place, resolver, deletes } in by_column(rule) {
+            let by = place.map(|place| self.cases[place].0).or(self.writes.map(|(by, _)| by));
             let unfit = fit::by(resolver, deletes, self.table);
-            misfits.extend(unfit.into_iter().map(|unfit| self.misfit(by, unfit)));
+            misfits.extend(by.into_iter().flat_map(|by| unfit.iter().map(|unfit| self.misfit(by, unfit.clone()))));
         }
         if let Some(unfit) = fit::whole_rows(&rule.resolver, rule.deletes, self.table) {
             let by = match rule.resolver {
@@ -108,33 +103,43 @@ fn beside(rules: &[Rule], rule: &TableRule, table: &Table) -> Vec<Misfit> {
     misfits
 }
 
-/// The resolvers that compare rows by a column, as places in `cases`, or `None` for the one without a condition, each with
-/// something that may count against a delete beside it: of several `by_resolver`, with which a column can't decide.
-pub(super) fn by_column(cases: &[&Case], resolver: &Resolver, deletes: Deletes) -> Vec<(Option<usize>, Deletes)> {
-    let compares = |resolver: &Resolver| resolver.by().is_some();
+/// A resolver that compares rows by a column.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(super) struct Compared<'a> {
+    /// Of this case; `None`: without a condition.
+    pub place: Option<usize>,
+    /// The resolver.
+    pub resolver: &'a Resolver,
+    /// What may count against a delete beside it: of several `by_resolver`, with which a column can't decide.
+    pub deletes: Deletes,
+}
+
+/// The rule's resolvers that compare rows by a column.
+pub(super) fn by_column(rule: &TableRule) -> Vec<Compared<'_>> {
     let worst = |mut all: Vec<Deletes>| {
         all.sort_by_key(|deletes| *deletes != Deletes::ByResolver);
         all.first().copied().unwrap_or_default()
     };
     // Of those before it only what resolves nothing can count beside it: else it would not be the first.
     let before = |place: usize| {
-        let silent = cases[..place].iter().filter(|case| case.resolver.is_none());
+        let silent = rule.cases[..place].iter().filter(|case| case.resolver.is_none());
         silent.filter_map(|case| case.deletes).collect::<Vec<_>>()
     };
-    let of_case = |(place, case): (usize, &&Case)| {
-        case.resolver.as_ref().filter(|resolver| compares(resolver))?;
+    let of_case = |place: usize, case: &Case| {
         let mut beside = before(place);
         match case.deletes {
             Some(deletes) => beside.push(deletes),
-            None => beside.extend(cases[place + 1..].iter().filter_map(|case| case.deletes).chain([deletes])),
+            None => {
+                beside.extend(rule.cases[place + 1..].iter().filter_map(|case| case.deletes).chain([rule.deletes]));
+            }
         }
-        Some((Some(place), worst(beside)))
+        worst(beside)
     };
-    let mut found: Vec<_> = cases.iter().enumerate().filter_map(of_case).collect();
-    if compares(resolver) {
-        let mut beside = before(cases.len());
-        beside.push(deletes);
-        found.push((None, worst(beside)));
-    }
-    found
+    let resolvers = rule.cases.iter().enumerate().filter_map(|(place, case)| {
+        Some(Compared { place: Some(place), resolver: case.resolver.as_ref()?, deletes: of_case(place, case) })
+    });
+    let mut beside = before(rule.cases.len());
+    beside.push(rule.deletes);
+    let last = Compared { place: None, resolver: &rule.resolver, deletes: worst(beside) };
+    resolvers.chain([last]).filter(|compared| compared.resolver.by().is_some()).collect()
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::rules::{Afterwards, Place};
 use crate::config::{TableFilter, tables};
 use crate::model::key::KeyHasher;
-use crate::model::{ColumnMerge, Condition, Merge, NodeId, Rename, TableId, UniqueIndex};
+use crate::model::{ColumnMerge, Condition, Deletes, Merge, NodeId, Rename, TableId, UniqueIndex};
 
 fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Deletes>) -> Rule {
     let globs = vec![tables::glob(tables).expect("a pattern")];
@@ -37,10 +37,8 @@ fn made_at(node: u8) -> Condition {
 fn a_column_decides_nowhere_beside_a_delete_that_is_like_any_change() {
     let by = || Some(Resolver::LastByColumn("v".into()));
     let found = |rules: &[Rule]| {
-        let cases = rules::cases(rules, "public", "a");
-        let cases: Vec<&Case> = cases.iter().map(|(_, case)| case).collect();
-        let all = rules::table_rule(rules, "public", "a");
-        by_column(&cases, &all.resolver, all.deletes)
+        let rule = rules::table_rule(rules, "public", "a");
+        by_column(&rule).iter().map(|compared| (compared.place, compared.deletes)).collect::<Vec<_>>()
     };
     let (stays, like_any) = (Some(Deletes::UpdateWins), Some(Deletes::ByResolver));
     let latest = || Some(Resolver::LastUpdateWins);
