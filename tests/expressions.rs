@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::{Plan, SOON, wait_for};
+use crate::harness::{Plan, SOON, ordinary_role, wait_for};
 
 const TABLES: &str = "
     CREATE SCHEMA shop;
@@ -93,4 +93,38 @@ fn an_expression_that_fails_stops_the_link_until_the_value_is_another_one() {
     cluster.settle();
     // 7 of the west was written first, 2 of the east later
     cluster.assert_everywhere("SELECT ratio || note FROM offer WHERE id = 1", "20east");
+}
+
+/// Of a role that may make no temporary table the immutability is not known; everything else is.
+#[test]
+fn without_temporary_tables_the_rest_is_still_checked() {
+    // the table that the role's rights are written for
+    let schema = format!("{TABLES} CREATE TABLE item (id int PRIMARY KEY);");
+    let cluster = Plan::two().schema(&schema).rules(&rule("sum = { sql = \"local + remote\" }")).set_up();
+    for place in 0..2 {
+        cluster.rows(place, &ordinary_role());
+        cluster.rows(place, "ALTER TABLE offer OWNER TO shop_owner");
+        cluster.rows(place, "REVOKE TEMPORARY ON DATABASE shop FROM PUBLIC");
+    }
+    let cluster = cluster.into_role("pgconcord");
+    let checked = cluster.pgconcord(&["rules", "check", "--schedules", "1"]);
+    assert!(
+        checked.code == 0 && checked.stdout.contains("warning") && checked.stdout.contains("GRANT TEMPORARY"),
+        "{checked}"
+    );
+    cluster.set_rules(&rule("sum = { sql = \"local + remotee\" }"));
+    let checked = cluster.pgconcord(&["rules", "check", "--schedules", "1"]);
+    assert!(checked.code == 1 && checked.stdout.contains("remotee"), "{checked}");
+}
+
+#[test]
+fn a_reload_refuses_an_expression_that_a_node_does_not_take() {
+    let cluster = Plan::two().schema(TABLES).rules(&rule("sum = { sql = \"local + remote\" }")).run();
+    cluster.set_rules(&rule("sum = { sql = \"local + pg_backend_pid()\" }"));
+    let reloaded = cluster.pgconcord(&["rules", "reload"]);
+    let says = |part: &str| reloaded.stdout.contains(part) || reloaded.stderr.contains(part);
+    assert!(reloaded.code == 1 && says("does not take the expression that merges \"sum\""), "{reloaded}");
+    cluster.set_rules(&rule("sum = { sql = \"greatest(local, remote)\" }"));
+    let reloaded = cluster.pgconcord(&["rules", "reload"]);
+    assert!(reloaded.code == 0 && reloaded.stdout.contains("public.offer"), "{reloaded}");
 }

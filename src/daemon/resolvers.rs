@@ -19,7 +19,7 @@ pub mod fit;
 
 use compile::by_column;
 pub use compile::compile;
-pub use expressions::{check_expressions, refused_expressions};
+pub use expressions::{Told, ask_expressions, check_expressions};
 use fit::{Unfit, like};
 
 /// A rule that can't hold for a table.

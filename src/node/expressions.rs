@@ -33,59 +33,63 @@ pub struct Expression<'r> {
     pub role: Role,
 }
 
-/// What is wrong with one of the expressions that were asked about.
+/// What is to be said of one of the expressions that were asked about.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wrong {
+pub struct Remark {
     /// Which.
     pub at: usize,
-    /// The server's words.
-    pub said: String,
+    /// What.
+    pub answer: Answer,
 }
 
-/// What is wrong with the expressions, on a connection of its own, for that may wait for a table's lock. What can't be told
-/// now passes.
+/// What a server says of an expression that it does not simply take.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It does not take it; its words.
+    Refused(String),
+    /// Whether it does, or all that it has to be, can't be told; why.
+    Untold(String),
+}
+
+/// What is to be said of the expressions, on a connection of its own, for that may wait for a table's lock.
 ///
 /// # Errors
 /// If the node can't be reached.
-pub async fn check(info: &Conninfo, expressions: &[Expression<'_>]) -> Result<Vec<Wrong>, NodeError> {
-    let mut wrong = Vec::new();
+pub async fn check(info: &Conninfo, expressions: &[Expression<'_>]) -> Result<Vec<Remark>, NodeError> {
+    let mut remarks = Vec::new();
     if expressions.is_empty() {
-        return Ok(wrong);
+        return Ok(remarks);
     }
     let lost = || NodeError::doing("check the expressions of rules");
     let client = connect(info, "pgconcord rules").await?;
     client.batch_execute(SETTINGS).await.map_err(lost())?;
     for (at, expression) in expressions.iter().enumerate() {
-        let Expression { table, column, .. } = expression;
-        let error = match expression.ask(&client).await {
-            Ok(None) => continue,
-            Ok(Some(said)) => {
-                wrong.push(Wrong { at, said });
-                continue;
-            }
-            Err(error) => error,
+        let answer = match expression.ask(&client).await {
+            Ok(answer) => answer,
+            Err(error) => match error.as_db_error() {
+                Some(said) if class_of(said.code()) == Class::Transient => {
+                    Some(Answer::Untold(said.message().to_owned()))
+                }
+                Some(said) => Some(Answer::Refused(said.message().to_owned())),
+                None => return Err(lost()(error)),
+            },
         };
-        match error.as_db_error() {
-            Some(said) if class_of(said.code()) == Class::Transient => {
-                tracing::warn!(%table, column, said = said.message(), "the expression of a rule is not checked");
-            }
-            Some(said) => wrong.push(Wrong { at, said: said.message().to_owned() }),
-            None => return Err(lost()(error)),
-        }
+        remarks.extend(answer.map(|answer| Remark { at, answer }));
     }
-    Ok(wrong)
+    Ok(remarks)
 }
 
 impl Expression<'_> {
-    /// Asks the server; `Some` is what is wrong in our words.
-    async fn ask(&self, client: &tokio_postgres::Client) -> Result<Option<String>, tokio_postgres::Error> {
+    /// Asks the server; `None`: it takes the expression.
+    async fn ask(&self, client: &tokio_postgres::Client) -> Result<Option<Answer>, tokio_postgres::Error> {
         match self.role {
             Role::Rename => {
                 let alone = Rename([(self.column.to_owned(), self.text.to_owned())].into()).all(self.table);
                 let assignments = alone.assignments(self.table);
                 let text = format!("UPDATE {} AS t SET {assignments} WHERE false", self.table.sql_only());
                 let statement = client.prepare(&text).await?;
-                Ok((!statement.params().is_empty()).then(|| "there are no parameters to be had".to_owned()))
+                let refused = || Answer::Refused("there are no parameters to be had".to_owned());
+                Ok((!statement.params().is_empty()).then(refused))
             }
             Role::Merge if client.query_one(MAY_MAKE_TABLES, &[]).await?.get(0) => {
                 client.batch_execute("BEGIN").await?;
@@ -94,17 +98,12 @@ impl Expression<'_> {
                 asked.map(|_| None)
             }
             Role::Merge => {
-                let (table, column) = (self.table, self.column);
-                tracing::warn!(
-                    %table,
-                    column,
-                    "whether the expression that merges the column is immutable is not checked: GRANT TEMPORARY on the database \
-                     to pgconcord's role"
-                );
                 let of_type = self.sql_type();
                 let values = ["local", "remote", "old"].map(|name| format!("NULL::{of_type} AS {name}")).join(", ");
                 let text = format!("SELECT ({}\n)::{of_type} FROM (SELECT {values}) AS v", self.text);
-                client.prepare(&text).await.map(|_| None)
+                client.prepare(&text).await?;
+                let why = "whether it is immutable is told by a temporary table, which pgconcord's role may not make";
+                Ok(Some(Answer::Untold(why.to_owned())))
             }
         }
     }

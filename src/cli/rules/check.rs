@@ -10,7 +10,7 @@ use crate::cli::rules::{catalog, described};
 use crate::cli::text::emit;
 use crate::config::rules::{Facet, cases, deciding, on_errors, renaming};
 use crate::config::{Config, Rule};
-use crate::daemon::resolvers::{Misfit, compile, lost_masks, refused_expressions};
+use crate::daemon::resolvers::{Misfit, Told, ask_expressions, compile, lost_masks};
 use crate::model::table::Catalog;
 use crate::model::{Case, ColumnMerge, Deletes, Resolver, Table, TableRule};
 use crate::simulate::{self, Failure, Settings};
@@ -96,12 +96,12 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
         }
     } else {
         let read = match catalog(config).await {
-            Ok(catalog) => refused(config, &catalog).await.map(|misfits| (catalog, misfits)),
+            Ok(catalog) => told(config, &catalog).await.map(|told| (catalog, told)),
             Err(what) => Err(what),
         };
         match read {
-            Ok((catalog, misfits)) => {
-                against(config, &catalog, misfits, &mut in_use)
+            Ok((catalog, told)) => {
+                against(config, &catalog, told, &mut in_use)
                     .into_iter()
                     .try_for_each(|finding| tell(finding).map(drop))?;
             }
@@ -123,13 +123,15 @@ pub(super) async fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode
 }
 
 /// What the nodes say of the rules that only they can tell.
-async fn refused(config: &Config, catalog: &Catalog) -> Result<Vec<Misfit>, String> {
-    let mut misfits = Vec::new();
+async fn told(config: &Config, catalog: &Catalog) -> Result<Told, String> {
+    let mut all = Told::default();
     for node in &config.nodes {
-        let refused = refused_expressions(&config.conflict_rules, catalog, node).await;
-        misfits.extend(refused.map_err(|error| format!("{}: {error}", node.name))?);
+        let told = ask_expressions(&config.conflict_rules, catalog, node).await;
+        let Told { refused, untold } = told.map_err(|error| format!("{}: {error}", node.name))?;
+        all.refused.extend(refused);
+        all.untold.extend(untold);
     }
-    Ok(misfits)
+    Ok(all)
 }
 
 /// What a rule decides by itself.
@@ -174,16 +176,12 @@ fn shadowed(rules: &[Rule]) -> Vec<Finding> {
     findings
 }
 
-/// What the tables tell beside `misfits`; gathers what decides about them.
-fn against(
-    config: &Config,
-    catalog: &Catalog,
-    mut misfits: Vec<Misfit>,
-    in_use: &mut BTreeMap<String, TableRule>,
-) -> Vec<Finding> {
+/// What the tables and the nodes tell; gathers what decides about them.
+fn against(config: &Config, catalog: &Catalog, told: Told, in_use: &mut BTreeMap<String, TableRule>) -> Vec<Finding> {
     let rules = &config.conflict_rules;
     let mut findings = Vec::new();
     let mut by_rule: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let Told { refused: mut misfits, untold } = told;
     misfits.extend(lost_masks(rules, catalog));
     for table in catalog.tables() {
         let (rule, unfit) = compile(rules, table);
@@ -191,17 +189,13 @@ fn against(
         by_rule.entry(described(&rule, config)).or_default().push(table.to_string());
         in_use.insert(described(&rule, config), rule);
     }
-    for misfit in misfits {
-        let mut finding = Finding::new(
-            Level::Error,
-            format!(
-                "the rule {:?} ({}) can't hold for {}: {}",
-                misfit.rule, misfit.place, misfit.table, misfit.unfit.what
-            ),
-        );
-        (finding.rule, finding.table, finding.fix) = (Some(misfit.rule), Some(misfit.table), Some(misfit.unfit.fix));
-        findings.push(finding);
-    }
+    let of_misfit = |level: Level, so: &str, misfit: Misfit| {
+        let Misfit { rule, place, table, unfit } = misfit;
+        let what = format!("the rule {rule:?} ({place}) {so} {table}: {}", unfit.what);
+        Finding { rule: Some(rule), table: Some(table), fix: Some(unfit.fix), ..Finding::new(level, what) }
+    };
+    findings.extend(misfits.into_iter().map(|misfit| of_misfit(Level::Error, "can't hold for", misfit)));
+    findings.extend(untold.into_iter().map(|misfit| of_misfit(Level::Warning, "may not hold for", misfit)));
     for rule in rules {
         let tables = || catalog.tables().iter().filter(|table| rule.tables.matches(&table.schema, &table.name));
         let is_first = |of: &dyn Fn(&str, &str) -> Option<*const Rule>| {
@@ -363,7 +357,7 @@ mod tests {
         let table = |name: &str| Table::of_texts(name, &["id", "v"]);
         let catalog = Catalog::new(vec![table("a"), table("b")], KeyHasher::with_seed(1));
         let mut in_use = BTreeMap::new();
-        let text = told(&against(&config, &catalog, Vec::new(), &mut in_use));
+        let text = told(&against(&config, &catalog, Told::default(), &mut in_use));
         for part in [
             "error",
             "REPLICA IDENTITY FULL",

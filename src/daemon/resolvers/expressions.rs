@@ -10,37 +10,55 @@ use crate::daemon::resolvers::{Misfit, refuse};
 use crate::model::table::Catalog;
 use crate::model::{Column, ColumnMerge, Resolver, Table};
 use crate::node::NodeError;
-use crate::node::expressions::{self, Expression, Role, Wrong};
+use crate::node::expressions::{self, Answer, Expression, Remark, Role};
 
-/// What a node does not take of the expressions of rules: of the columns that the tables have.
+/// What a node says of the expressions of rules.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// What it does not take.
+    pub refused: Vec<Misfit>,
+    /// What can't be told.
+    pub untold: Vec<Misfit>,
+}
+
+/// What a node says of the expressions of rules: of the columns that the tables have.
 ///
 /// # Errors
 /// If the node can't be reached.
-pub async fn refused_expressions(
-    rules: &[Rule],
-    catalog: &Catalog,
-    node: &NodeConfig,
-) -> Result<Vec<Misfit>, NodeError> {
+pub async fn ask_expressions(rules: &[Rule], catalog: &Catalog, node: &NodeConfig) -> Result<Told, NodeError> {
     let of_table = |table| renames(rules, table).into_iter().chain(merges(rules, table));
     let asked: Vec<(&Rule, Expression<'_>)> = catalog.tables().iter().flat_map(of_table).collect();
     let expressions: Vec<_> = asked.iter().map(|(_, expression)| *expression).collect();
-    let misfit = |Wrong { at, said }: Wrong| {
+    let mut told = Told::default();
+    for Remark { at, answer } in expressions::check(&node.conninfo, &expressions).await? {
         let (rule, Expression { table, column, role, .. }) = asked[at];
-        let (what, fix) = match role {
+        let (which, fix) = match role {
             Role::Rename => (
-                format!("{} does not take what `rename` gives {column:?}: {said}", node.name),
+                format!("what `rename` gives {column:?}"),
                 "write an SQL expression over the row's columns that the server takes as the column's value; functions \
                  outside of pg_catalog with their schema",
             ),
             Role::Merge => (
-                format!("{} does not take the expression that merges {column:?}: {said}", node.name),
+                format!("the expression that merges {column:?}"),
                 "write an SQL expression over local, remote and old that gives a value of the column's type and calls only \
                  functions that are IMMUTABLE; those outside of pg_catalog with their schema",
             ),
         };
-        Misfit::new(rule, table, Unfit { what, fix: fix.to_owned() })
-    };
-    Ok(expressions::check(&node.conninfo, &expressions).await?.into_iter().map(misfit).collect())
+        let misfit = |what: String, fix: &str| Misfit::new(rule, table, Unfit { what, fix: fix.to_owned() });
+        match answer {
+            Answer::Refused(said) => {
+                told.refused.push(misfit(format!("{} does not take {which}: {said}", node.name), fix));
+            }
+            Answer::Untold(why) => {
+                let fix = match role {
+                    Role::Rename => "check again when nobody holds a lock on the table",
+                    Role::Merge => "GRANT TEMPORARY on the database to pgconcord's role, and check again",
+                };
+                told.untold.push(misfit(format!("{} can't tell about {which}: {why}", node.name), fix));
+            }
+        }
+    }
+    Ok(told)
 }
 
 /// What rows of the table get that lose a unique value.
@@ -68,11 +86,15 @@ fn merges<'r>(rules: &'r [Rule], table: &'r Arc<Table>) -> Vec<(&'r Rule, Expres
     columns.filter_map(each).collect()
 }
 
-/// Refuses rules with expressions that a node does not take.
+/// Refuses rules with expressions that a node does not take, and warns of what can't be told.
 ///
 /// # Errors
 /// If it doesn't, or can't be reached.
 pub async fn check_expressions(rules: &[Rule], catalog: &Catalog, node: &NodeConfig) -> Result<(), DaemonError> {
-    let refused = refused_expressions(rules, catalog, node).await;
-    refuse(refused.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?)
+    let told = ask_expressions(rules, catalog, node).await;
+    let Told { refused, untold } = told.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?;
+    for Misfit { rule, table, unfit, .. } in untold {
+        tracing::warn!(rule, table, "{}; {}", unfit.what, unfit.fix);
+    }
+    refuse(refused)
 }
