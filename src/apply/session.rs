@@ -14,7 +14,7 @@ use crate::wire::{Conninfo, Outcome, Param, Pipeline, PipelineError, Session, pi
 
 /// What the session pins beside the values' settings: plans must use the index, and whoever waits for us must not wait
 /// long.
-const PINS: [(&str, &str); 13] = [
+const PINS: [(&str, &str); 12] = [
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
@@ -26,7 +26,6 @@ const PINS: [(&str, &str); 13] = [
     ("enable_mergejoin", "off"),
     ("enable_material", "off"),
     ("enable_indexscan", "on"),
-    ("jit", "off"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
 

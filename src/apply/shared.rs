@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_postgres::Client;
 
 use crate::apply::error::ApplyError;
@@ -53,6 +53,8 @@ pub struct NodeShared {
     horizon: Mutex<Option<Xid>>,
     clock: Mutex<Option<ClockOffset>>,
     barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    /// How many of them are awaited.
+    awaited: watch::Sender<usize>,
     /// Local transactions delivered since the horizon was read.
     unread: AtomicU64,
     drained: AtomicBool,
@@ -74,6 +76,7 @@ impl NodeShared {
             horizon: Mutex::default(),
             clock: Mutex::default(),
             barriers: Mutex::default(),
+            awaited: watch::Sender::default(),
             unread: AtomicU64::new(0),
             drained: AtomicBool::new(false),
             retry: AtomicBool::new(false),
@@ -104,7 +107,19 @@ impl NodeShared {
         *lock(&self.control) = None;
         *lock(&self.remover) = None;
         *lock(&self.horizon) = None;
-        lock(&self.barriers).clear();
+        self.change_barriers(HashMap::clear);
+    }
+
+    /// How many barriers its stream is awaited to bring; whoever reads it hurries then.
+    pub fn awaited(&self) -> watch::Receiver<usize> {
+        self.awaited.subscribe()
+    }
+
+    fn change_barriers<T>(&self, change: impl FnOnce(&mut HashMap<u64, oneshot::Sender<()>>) -> T) -> T {
+        let mut barriers = lock(&self.barriers);
+        let changed = change(&mut barriers);
+        self.awaited.send_replace(barriers.len());
+        changed
     }
 
     /// X: versions with an older `xmin` are known (R4).
@@ -243,7 +258,7 @@ impl Shared {
     /// Wakes those whose barriers have arrived.
     pub fn release(&self, arrived: Vec<(NodeId, u64)>) {
         for (node, nonce) in arrived {
-            if let Some(waiting) = lock(&self.node(node).barriers).remove(&nonce) {
+            if let Some(waiting) = self.node(node).change_barriers(|barriers| barriers.remove(&nonce)) {
                 let _ = waiting.send(());
             }
         }
@@ -257,7 +272,7 @@ impl Shared {
     /// Announces a barrier before its message is sent.
     pub fn expect_barrier(&self, node: NodeId, nonce: u64) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        lock(&self.node(node).barriers).insert(nonce, sender);
+        self.node(node).change_barriers(|barriers| barriers.insert(nonce, sender));
         receiver
     }
 
@@ -310,7 +325,7 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        lock(&self.node.barriers).remove(&self.nonce);
+        self.node.change_barriers(|barriers| barriers.remove(&self.nonce));
     }
 }
 

@@ -236,6 +236,7 @@ fn source_settings(daemon: &Daemon, id: NodeId) -> SourceSettings {
         catalog: daemon.shared.catalog.clone(),
         own_origins: origins,
         spill: daemon.spill.clone(),
+        awaited: daemon.shared.node(id).awaited(),
         application_name: format!("pgconcord {}", config.cluster),
     }
 }

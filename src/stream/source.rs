@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use crate::model::table::Catalog;
 use crate::model::{Lsn, NodeId};
@@ -36,8 +36,8 @@ const PACE: Duration = Duration::from_millis(4);
 /// Messages a second from which on a stream is read with pauses: ten thousand small transactions. A backlog comes so fast,
 /// and users hardly.
 const FAST: f64 = 40_000.0;
-/// How long a pause lasts; the timer's least.
-const PAUSE: Duration = Duration::from_millis(1);
+/// How long a pause lasts. In twice that what a large transaction sends no longer fits in the socket's buffers.
+const PAUSE: Duration = Duration::from_millis(3);
 /// So many events are handed on at once, at most: the coordinator is not to be held for long.
 const MOST_GATHERED: usize = 512;
 /// How long a stream that ends well may take to say good-bye; after that the server finds out by itself.
@@ -69,6 +69,8 @@ pub struct SourceSettings {
     pub own_origins: HashMap<String, NodeId>,
     /// Takes what exceeds the memory budget.
     pub spill: Arc<Spill>,
+    /// How many barriers are awaited in it: while there are any it is read without pauses.
+    pub awaited: watch::Receiver<usize>,
     /// As `pg_stat_replication` shows it.
     pub application_name: String,
 }
@@ -94,7 +96,8 @@ pub async fn stream(
     let (node, own_origins) = (settings.node, settings.own_origins.clone());
     let assembler = Assembler::new(node, settings.catalog.clone(), own_origins, settings.spill.clone());
     let position = Position { told: Lsn::ZERO, reached: Lsn::ZERO };
-    let mut pump = Pump { settings, reader, assembler, asked, events, gathered: Vec::new(), until, position };
+    let (gathered, awaited) = (Vec::new(), settings.awaited.clone());
+    let mut pump = Pump { settings, reader, assembler, asked, events, gathered, until, position, awaited };
     tokio::select! {
         ended = pump.run() => ended?,
         Some(Ok(result)) = feedback.join_next() => return result.map_err(SourceError::Wire),
@@ -149,6 +152,7 @@ struct Pump<'a> {
     gathered: Vec<SourceEvent>,
     until: Option<Lsn>,
     position: Position,
+    awaited: watch::Receiver<usize>,
 }
 
 impl Pump<'_> {
@@ -176,9 +180,14 @@ impl Pump<'_> {
                 return Ok(());
             }
             if pace.is_fast() {
-                sleep(PAUSE).await;
+                self.pause().await;
             }
         }
+    }
+
+    /// Lets messages gather, unless somebody waits for one of them.
+    async fn pause(&mut self) {
+        _ = timeout(PAUSE, self.awaited.wait_for(|barriers| *barriers > 0)).await;
     }
 
     fn is_done(&self) -> bool {

@@ -4,7 +4,7 @@
 use crate::model::table::quote_literal;
 
 /// What all sessions share.
-const PINNED: [(&str, &str); 12] = [
+const PINNED: [(&str, &str); 13] = [
     ("DateStyle", "ISO, YMD"),
     ("IntervalStyle", "postgres"),
     ("TimeZone", "UTC"),
@@ -17,6 +17,7 @@ const PINNED: [(&str, &str); 12] = [
     ("standard_conforming_strings", "on"),
     ("row_security", "off"),            // rather an error than rows that are not there
     ("client_min_messages", "warning"), // 18 only warns when the publication is gone
+    ("jit", "off"),                     // compiling a look at the catalog takes longer than looking
 ];
 
 /// What a database in SQL_ASCII holds is bytes that are no text in particular: they pass as they are.
