@@ -226,6 +226,7 @@ fn damaged_records_are_read_or_refused() {
             touches: Touches::List(Vec::new()),
             truncates: Vec::new(),
             payload: Payload::Memory(Bytes::from(payload)),
+            growth: None,
         };
         for change in transaction.changes().take_while(Result::is_ok).flatten() {
             let tuples = change.1.new_tuple().into_iter().chain(change.1.old_tuple());

@@ -31,6 +31,6 @@ pub use payload::Payload;
 pub use rename::{NewValues, Rename};
 pub use resolver::{Case, ColumnMerge, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule};
 pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
-pub use transaction::{Touch, TouchKind, Touches, Transaction};
+pub use transaction::{Growing, Growth, Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};
 pub use when::{Cells, Party, When};

@@ -5,6 +5,7 @@
 //! crash, a restart. At the end every node must have the same rows, and the ones that the truth about who had seen
 //! whom demands. A schedule is its seed: `PGCONCORD_SEED=… cargo test --lib simulate` tells one as a story.
 
+pub mod ahead;
 pub mod check;
 pub mod complete;
 pub mod daemon;
@@ -34,6 +35,8 @@ use rows::{Key, Row};
 /// A rule that is dropped, to see that the simulation finds out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mutation {
+    /// Takes over what is written ahead without asking the window.
+    AheadUnasked,
     /// Writes over what was not decoded.
     NoGuard,
     /// Leaves decisions as they were when a change comes to light that they did not know.
@@ -141,6 +144,8 @@ pub struct Settings {
     pub refusals: usize,
     /// Some batches go to the node and are committed in one window.
     pub at_once: bool,
+    /// Some transactions are written before their end has come.
+    pub ahead: bool,
     /// A row that loses a unique value gets another one and is not deleted.
     pub renames: bool,
     /// What there is more of.
@@ -170,6 +175,7 @@ impl Settings {
             later: None,
             refusals: 0,
             at_once: false,
+            ahead: false,
             renames: false,
             focus,
             mutation: None,
@@ -194,6 +200,8 @@ pub struct Tally {
     pub switched: u64,
     /// How many rows were refused.
     pub held: i64,
+    /// How many batches took over what was written ahead.
+    pub taken_over: u64,
 }
 
 /// What is wrong.
@@ -288,6 +296,7 @@ pub fn run(settings: &Settings) -> Result<Tally, (Failure, Vec<String>)> {
                 most_kept: world.most_kept,
                 switched: world.switched,
                 held: world.held_numbers,
+                taken_over: world.taken_over,
             })
         }
         Err(failure) => Err((failure, world.story)),

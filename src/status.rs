@@ -189,6 +189,8 @@ pub struct LinkStatus {
     pub retries_total: u64,
     /// Decisions made again since then, because a local change was decoded late.
     pub reopened_total: u64,
+    /// Large transactions whose rows were written while they still came, since then.
+    pub ahead_total: u64,
     /// What went wrong last, while it is wrong.
     pub error: Option<String>,
     /// What to do about it.
@@ -303,6 +305,7 @@ pub(crate) mod tests {
             conflicts_total: 7,
             retries_total: 2,
             reopened_total: 1,
+            ahead_total: 0,
             error: None,
             advice: None,
         };

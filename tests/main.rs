@@ -7,6 +7,7 @@
 mod harness;
 
 /// Clocks that are apart.
+mod ahead;
 mod clocks;
 /// Generated, identity, dropped and one-sided columns; as many and as large as they come.
 mod columns;

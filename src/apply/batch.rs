@@ -33,7 +33,17 @@ pub struct Pieces<'b> {
 impl<'b> Pieces<'b> {
     /// From the beginning.
     pub fn new(batch: &'b Batch, changes: u64) -> Pieces<'b> {
-        Pieces { batch, transaction: 0, offset: 0, changes: changes.min(PIECE_CHANGES) }
+        Pieces::from(batch, changes, 0)
+    }
+
+    /// From the record at `offset` of the first transaction on.
+    pub fn from(batch: &'b Batch, changes: u64, offset: u64) -> Pieces<'b> {
+        Pieces { batch, transaction: 0, offset, changes: changes.min(PIECE_CHANGES) }
+    }
+
+    /// Where the next piece begins in its transaction; `None` at the end of the batch.
+    pub fn offset(&self) -> Option<u64> {
+        (!self.is_at_end()).then_some(self.offset)
     }
 
     /// Whether the last piece was the end of the batch.

@@ -21,13 +21,15 @@ use crate::apply::slow::Refused;
 use crate::apply::{fit, sql, unique};
 use crate::conflict::window::KeyHash;
 use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Operation};
-use crate::model::bloom::Bloom;
+use crate::model::bloom::ScalableBloom;
 use crate::model::{KeyId, Lsn, Resolvers, TouchKind, Xid};
 use crate::wire::{Outcome, Pipeline};
 
+pub mod ahead;
 mod commit;
 mod plan;
 
+use ahead::Ahead;
 use plan::Plan;
 
 /// What a batch did.
@@ -43,10 +45,32 @@ pub struct Applied {
     pub slow: u64,
     /// New rows went by COPY.
     pub copied: bool,
+    /// Its first transaction was written, or begun to be, before its end had come.
+    pub ahead: bool,
     /// It was committed in the window that wrote it.
     pub at_once: bool,
     /// Where the commit record ended in the target's WAL.
     pub at: Lsn,
+}
+
+/// How far the transaction at the target has been begun.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Opened {
+    /// Not at all.
+    Nothing,
+    /// It is open, and has not moved the progress row.
+    Transaction,
+    /// It has.
+    Progress,
+}
+
+/// What is written of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Extent {
+    /// All of it, and then it is committed.
+    Whole,
+    /// What has come of its transaction.
+    Beginning,
 }
 
 /// A batch under way.
@@ -73,11 +97,13 @@ pub struct Execution<'a, R> {
     /// The key whose row may not have a unique value, and how often nobody was found who has it.
     pub(super) unseen_holders: Option<(KeyId, usize)>,
     /// Keys that an earlier piece of the batch touched.
-    touched: Option<Bloom>,
-    began: bool,
+    touched: ScalableBloom,
+    opened: Opened,
+    extent: Extent,
 }
 
-/// Applies the batch and tells the coordinator how it ended; rolls back what fails before COMMIT.
+/// Applies the batch and tells the coordinator how it ended; rolls back what fails before COMMIT. `ahead` is what is written of its
+/// first transaction already.
 ///
 /// # Errors
 /// After an error that [`ApplyError::loses_session`] the outcome is in doubt if COMMIT was on its way: the node
@@ -88,13 +114,14 @@ pub async fn apply<R: Recorder>(
     recorder: &R,
     batch: &Batch,
     manner: Manner,
+    ahead: Option<Ahead>,
 ) -> Result<Applied, ApplyError> {
     let mut execution = Execution { manner, ..Execution::new(shared, session, recorder, batch) };
     let names = &execution.session.settings;
     let fits = fit::check_batch(batch, &names.source_name, &names.target_name);
     let written = match manner.mode {
         _ if fits.is_err() => fits.map(|()| Written::All),
-        Mode::Sets => execution.write().await,
+        Mode::Sets => execution.write(ahead).await,
         Mode::OneByOne => execution.write_one_by_one().await.map(|()| Written::All),
     };
     match written {
@@ -130,18 +157,23 @@ impl<'a, R: Recorder> Execution<'a, R> {
             refusals: HashMap::default(),
             healing: Vec::new(),
             unseen_holders: None,
-            touched: None,
-            began: false,
+            touched: ScalableBloom::default(),
+            opened: Opened::Nothing,
+            extent: Extent::Whole,
         }
     }
 
-    async fn write(&mut self) -> Result<Written, ApplyError> {
+    async fn write(&mut self, ahead: Option<Ahead>) -> Result<Written, ApplyError> {
         let latest = self.batch.transactions.iter().map(|t| t.stamp.micros).max();
         if let Some(latest) = latest {
             self.shared.wait_for_clock(self.batch.link.target, latest).await;
         }
         let shared = self.shared;
-        let mut pieces = Pieces::new(self.batch, shared.settings.batch_changes);
+        let written = match ahead {
+            Some(ahead) => self.take_over(ahead).await?,
+            None => 0,
+        };
+        let mut pieces = Pieces::from(self.batch, shared.settings.batch_changes, written);
         while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
             let plan = self.plan_piece(&folded).await?;
             if pieces.is_at_end() && self.goes_at_once(&folded, &plan) {
@@ -159,16 +191,13 @@ impl<'a, R: Recorder> Execution<'a, R> {
     pub(super) fn touched(&mut self, folded: &Folded) {
         let changes: u64 = self.batch.transactions.iter().map(|transaction| transaction.changes).sum();
         if folded.changes < changes {
-            // A change of the key touches two.
-            let room = usize::try_from(changes * 2).unwrap_or(usize::MAX);
-            let touched = self.touched.get_or_insert_with(|| Bloom::for_keys(room));
-            folded.nets.iter().for_each(|net| touched.insert(net.key));
+            folded.nets.iter().for_each(|net| self.touched.insert(net.key));
         }
     }
 
     /// Whether an earlier piece of the batch touched the key; rarely, also if none did.
     pub(super) fn may_be_touched(&self, key: KeyId) -> bool {
-        self.touched.as_ref().is_some_and(|touched| touched.may_contain(key))
+        self.touched.may_contain(key)
     }
 
     /// Whether the change found a row or none, where that is known: what an earlier piece of the batch left is what
@@ -314,30 +343,37 @@ impl<'a, R: Recorder> Execution<'a, R> {
     pub(super) fn begin(&mut self) -> Pipeline<'_> {
         let ApplySession { session, settings, progress, .. } = &mut *self.session;
         let mut pipeline = session.pipeline();
-        if !self.began {
-            ApplySession::queue_begin(&mut pipeline, settings, progress, self.batch.end_lsn);
+        if self.opened == Opened::Nothing {
+            ApplySession::queue_begin(&mut pipeline);
+        }
+        if self.opened != Opened::Progress && self.extent == Extent::Whole {
+            ApplySession::queue_progress(&mut pipeline, settings, progress, self.batch.end_lsn);
         }
         pipeline
     }
 
     /// Checks that the progress row was where we left it (R3).
     pub(super) fn begun(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, ApplyError> {
-        if !self.began {
-            if outcomes[1].tag.rows != 1 {
+        if self.extent == Extent::Beginning {
+            self.opened = Opened::Transaction;
+        }
+        if self.extent == Extent::Whole && self.opened != Opened::Progress {
+            let moved = usize::from(self.opened == Opened::Nothing);
+            if outcomes[moved].tag.rows != 1 {
                 return Err(ApplyError::Fenced {
                     source_name: self.session.settings.source_name.clone(),
                     target: self.session.settings.target_name.clone(),
                     expected: self.session.progress.lsn,
                 });
             }
-            self.began = true;
+            self.opened = Opened::Progress;
         }
         Ok(outcomes)
     }
 
     /// Begins a transaction that has had nothing to write.
     pub(super) async fn begin_alone(&mut self) -> Result<(), ApplyError> {
-        if self.began {
+        if self.opened == Opened::Progress {
             return Ok(());
         }
         let outcomes = self.begin().run().await.map_err(ApplyError::pipeline("moving the progress row"))?;

@@ -128,9 +128,19 @@ impl ApplySession {
         self.session.pipeline()
     }
 
-    /// Adds BEGIN and the compare-and-set of the progress row, whose tag must be `UPDATE 1`.
-    pub(crate) fn queue_begin(pipeline: &mut Pipeline<'_>, settings: &SessionSettings, progress: &Progress, to: Lsn) {
-        queue_begin_as(MOVE_PROGRESS, pipeline, settings, progress, to);
+    /// Adds BEGIN.
+    pub(crate) fn queue_begin(pipeline: &mut Pipeline<'_>) {
+        pipeline.query("BEGIN", &[], []);
+    }
+
+    /// Adds the compare-and-set of the progress row, whose tag must be `UPDATE 1`.
+    pub(crate) fn queue_progress(
+        pipeline: &mut Pipeline<'_>,
+        settings: &SessionSettings,
+        progress: &Progress,
+        to: Lsn,
+    ) {
+        queue_progress_as(MOVE_PROGRESS, pipeline, settings, progress, to);
     }
 
     /// Begins, writes and commits in one window; the statements that `write` adds must fail where the batch must not be
@@ -147,7 +157,8 @@ impl ApplySession {
     ) -> Result<Lsn, ApplyError> {
         let ApplySession { session, settings, progress, .. } = self;
         let mut pipeline = session.pipeline();
-        queue_begin_as(&MOVE_PROGRESS_OR_FAIL, &mut pipeline, settings, progress, to);
+        ApplySession::queue_begin(&mut pipeline);
+        queue_progress_as(&MOVE_PROGRESS_OR_FAIL, &mut pipeline, settings, progress, to);
         // While COMMIT is on its way the node's stream is held back: whoever has a row locked is waited for otherwise.
         pipeline.query("SET LOCAL lock_timeout = '20ms'", &[], []);
         write(&mut pipeline);
@@ -208,15 +219,14 @@ impl ApplySession {
     }
 }
 
-/// Adds BEGIN and that statement, which moves the progress row.
-fn queue_begin_as(
+/// Adds that statement, which moves the progress row.
+fn queue_progress_as(
     statement: &str,
     pipeline: &mut Pipeline<'_>,
     settings: &SessionSettings,
     progress: &Progress,
     to: Lsn,
 ) {
-    pipeline.query("BEGIN", &[], []);
     let (from, to) = (progress.lsn.to_string(), to.to_string());
     let batch = progress.batch.to_string();
     let params = [&settings.cluster, &settings.source_name, &from, &batch, &to].map(|p| Param::Text(p.as_bytes()));

@@ -13,7 +13,7 @@ use crate::apply::unique::Removed;
 use crate::conflict::{Coordinator, Event};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
-use crate::model::{NodeId, Xid};
+use crate::model::{Growing, Growth, NodeId, Xid};
 use crate::node::control::Control;
 
 /// Settings of the apply stage.
@@ -29,6 +29,29 @@ pub struct ApplySettings {
 
 /// A session that removes rows.
 pub type Remover = Arc<tokio::sync::Mutex<Client>>;
+
+/// What is known of a large transaction whose end its node's stream has not delivered yet.
+#[derive(Clone, Debug, Default)]
+pub enum Coming {
+    /// There is none.
+    #[default]
+    Nothing,
+    /// So much of it has come.
+    Growing(Growing),
+    /// All of it has come: it is with the coordinator.
+    Ended(Growth),
+}
+
+impl Coming {
+    /// Which transaction it is.
+    pub fn growth(&self) -> Option<&Growth> {
+        match self {
+            Coming::Nothing => None,
+            Coming::Growing(growing) => Some(&growing.growth),
+            Coming::Ended(growth) => Some(growth),
+        }
+    }
+}
 
 /// A node's clock against ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,9 +74,10 @@ pub struct NodeShared {
     control: Mutex<Option<Arc<Control>>>,
     remover: Mutex<Option<Remover>>,
     horizon: Mutex<Option<Xid>>,
+    coming: Mutex<Coming>,
     clock: Mutex<Option<ClockOffset>>,
     barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-    /// How many of them are awaited.
+    /// How many of them are awaited by somebody who may hold locks.
     awaited: watch::Sender<usize>,
     /// Local transactions delivered since the horizon was read.
     unread: AtomicU64,
@@ -74,6 +98,7 @@ impl NodeShared {
             control: Mutex::default(),
             remover: Mutex::default(),
             horizon: Mutex::default(),
+            coming: Mutex::default(),
             clock: Mutex::default(),
             barriers: Mutex::default(),
             awaited: watch::Sender::default(),
@@ -107,24 +132,23 @@ impl NodeShared {
         *lock(&self.control) = None;
         *lock(&self.remover) = None;
         *lock(&self.horizon) = None;
-        self.change_barriers(HashMap::clear);
+        *lock(&self.coming) = Coming::Nothing;
+        lock(&self.barriers).clear();
     }
 
-    /// How many barriers its stream is awaited to bring; whoever reads it hurries then.
+    /// How many barriers its stream is awaited to bring by somebody who may hold locks; whoever reads it hurries then.
     pub fn awaited(&self) -> watch::Receiver<usize> {
         self.awaited.subscribe()
-    }
-
-    fn change_barriers<T>(&self, change: impl FnOnce(&mut HashMap<u64, oneshot::Sender<()>>) -> T) -> T {
-        let mut barriers = lock(&self.barriers);
-        let changed = change(&mut barriers);
-        self.awaited.send_replace(barriers.len());
-        changed
     }
 
     /// X: versions with an older `xmin` are known (R4).
     pub fn horizon(&self) -> Option<Xid> {
         *lock(&self.horizon)
+    }
+
+    /// The large transaction that its stream is delivering.
+    pub fn coming(&self) -> Coming {
+        lock(&self.coming).clone()
     }
 
     /// The last measurement of the clock.
@@ -255,10 +279,16 @@ impl Shared {
         Ok(())
     }
 
+    /// Tells of a large transaction that the node's stream is delivering; what came before it has been delivered.
+    pub fn set_coming(&self, node: NodeId, coming: Coming) {
+        *lock(&self.node(node).coming) = coming;
+        self.wake_all();
+    }
+
     /// Wakes those whose barriers have arrived.
     pub fn release(&self, arrived: Vec<(NodeId, u64)>) {
         for (node, nonce) in arrived {
-            if let Some(waiting) = self.node(node).change_barriers(|barriers| barriers.remove(&nonce)) {
+            if let Some(waiting) = lock(&self.node(node).barriers).remove(&nonce) {
                 let _ = waiting.send(());
             }
         }
@@ -272,7 +302,7 @@ impl Shared {
     /// Announces a barrier before its message is sent.
     pub fn expect_barrier(&self, node: NodeId, nonce: u64) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
-        self.node(node).change_barriers(|barriers| barriers.insert(nonce, sender));
+        lock(&self.node(node).barriers).insert(nonce, sender);
         receiver
     }
 
@@ -281,6 +311,15 @@ impl Shared {
     /// # Errors
     /// If the node is not connected, or its stream does not deliver in time.
     pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
+        let _hurry = Hurry::new(&self.node(id).awaited);
+        self.barrier_in_time(id).await
+    }
+
+    /// The same for who holds no lock, so that nobody need hurry.
+    ///
+    /// # Errors
+    /// As [`Shared::barrier`].
+    pub async fn barrier_in_time(&self, id: NodeId) -> Result<(), ApplyError> {
         let limited = tokio::time::timeout(self.settings.barrier_timeout, self.catch_up(id)).await;
         limited.unwrap_or_else(|_| Err(ApplyError::BarrierTimeout(self.node(id).name.clone())))
     }
@@ -317,6 +356,22 @@ impl Shared {
     }
 }
 
+/// Somebody waits for a barrier and may hold locks.
+struct Hurry<'a>(&'a watch::Sender<usize>);
+
+impl Hurry<'_> {
+    fn new(awaited: &watch::Sender<usize>) -> Hurry<'_> {
+        awaited.send_modify(|awaited| *awaited += 1);
+        Hurry(awaited)
+    }
+}
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|awaited| *awaited -= 1);
+    }
+}
+
 /// Whoever waited for a barrier waits no longer.
 struct Forget<'a> {
     node: &'a NodeShared,
@@ -325,7 +380,7 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.node.change_barriers(|barriers| barriers.remove(&self.nonce));
+        lock(&self.node.barriers).remove(&self.nonce);
     }
 }
 

@@ -16,8 +16,10 @@ use crate::apply::{hold, reopen, slow, unique};
 use crate::conflict::Reopened;
 use crate::model::{KeyId, Link, Lsn, NodeId};
 
+mod ahead;
 mod inbound;
 
+use ahead::Aheads;
 use inbound::FIRST_RETRY;
 pub use inbound::Inbound;
 
@@ -63,6 +65,8 @@ pub struct LinkStats {
     pub slow: AtomicU64,
     /// Decisions taken again.
     pub reopened: AtomicU64,
+    /// Large transactions written while they came.
+    pub ahead: AtomicU64,
     condition: std::sync::Mutex<Condition>,
     /// Batches with journal entries, and where they committed: settled once that is durable.
     unsettled: std::sync::Mutex<VecDeque<(u64, Lsn)>>,
@@ -103,6 +107,7 @@ impl LinkStats {
         self.batches.fetch_add(1, Ordering::Relaxed);
         self.conflicts.fetch_add(applied.conflicts, Ordering::Relaxed);
         self.slow.fetch_add(applied.slow, Ordering::Relaxed);
+        self.ahead.fetch_add(u64::from(applied.ahead), Ordering::Relaxed);
         lock(&self.unsettled).push_back((batch, at));
     }
 }
@@ -134,6 +139,7 @@ pub struct Worker<R> {
     held: VecDeque<KeyId>,
     /// How many of them the rounds have come by.
     held_turn: usize,
+    aheads: Aheads,
 }
 
 impl<R: Recorder> Worker<R> {
@@ -149,6 +155,7 @@ impl<R: Recorder> Worker<R> {
             retry_held_at,
             held: VecDeque::new(),
             held_turn: 0,
+            aheads: Aheads::default(),
         }
     }
 
@@ -200,6 +207,9 @@ impl<R: Recorder> Worker<R> {
         for at in 0..self.inbound.len() {
             worked |= self.step(at).await?;
         }
+        if !worked {
+            worked = self.write_ahead().await?;
+        }
         Ok(worked)
     }
 
@@ -220,19 +230,25 @@ impl<R: Recorder> Worker<R> {
         let batch = {
             let mut coordinator = self.shared.coordinator();
             coordinator.plan(link, most).or_else(|| {
+                if self.aheads.is_open(link) {
+                    return None; // the progress row moves with what is open
+                }
                 let due = inbound.progress_at.elapsed() >= PROGRESS_EVERY;
                 coordinator.plan_progress(link, if due { PROGRESS_BYTES } else { PROGRESS_BYTES_AT_ONCE })
             })
         };
         let Some(batch) = batch else {
-            if inbound.failures == 0 {
+            if inbound.failures == 0 && !self.aheads.is_open(link) {
                 let ready = self.shared.coordinator().is_ready(self.target);
                 inbound.stats.set_condition(if ready { Condition::Idle } else { Condition::Waiting });
             }
             return Ok(false);
         };
         inbound.stats.set_condition(Condition::Applying);
-        let applied = execute::apply(&self.shared, &mut inbound.session, &self.recorder, &batch, inbound.manner).await;
+        let manner = inbound.manner;
+        let ahead = self.take_ahead(&batch, manner.mode).await?;
+        let session = &mut self.inbound[at].session;
+        let applied = execute::apply(&self.shared, session, &self.recorder, &batch, manner, ahead).await;
         let inbound = &mut self.inbound[at];
         inbound.progress_at = Instant::now();
         match applied {
@@ -266,6 +282,7 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         }
         let Some((reopened, source)) = self.next_reopened()? else { return Ok(false) };
+        self.give_up_ahead("a key is to be decided again").await?;
         let Some(inbound) = self.inbound.iter_mut().find(|inbound| Some(inbound.link().source) == source) else {
             return Ok(false);
         };
@@ -315,6 +332,7 @@ impl<R: Recorder> Worker<R> {
             self.held = held.into_iter().take(most).map(|(_, key)| key).collect();
         }
         let Some(key) = self.held.pop_front() else { return Ok(false) };
+        self.give_up_ahead("a held row is to be tried again").await?;
         let Some(inbound) = self.inbound.first_mut() else { return Ok(false) };
         let planned = {
             let mut coordinator = self.shared.coordinator();

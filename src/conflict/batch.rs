@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::conflict::coordinator::{Coordinator, InFlight, Standing};
+use crate::conflict::coordinator::{Coordinator, InFlight, LinkState, Standing};
 use crate::conflict::marks::Mark;
 use crate::conflict::window::{ChangeRef, KeyMap, KeySet, Seq};
 use crate::model::{Deciding, KeyId, Link, Lsn, NodeId, TableId, TouchKind, Transaction};
@@ -128,6 +128,52 @@ impl Coordinator {
             Batch { link, first, transactions: Vec::new(), views: Vec::new(), start_lsn: applied, end_lsn: applied };
         self.take_off(&batch);
         Some(batch)
+    }
+
+    /// Whether statements of a transaction that still comes over the link may go ahead: it would be the next one to apply, and
+    /// nothing at the target waits for a decision.
+    pub fn may_go_ahead(&self, link: Link) -> bool {
+        let target = link.target.index();
+        let (reopened, held) = (&self.reopened[target], &self.held[target]);
+        let is_idle = self.queued(link) == 0 && self.link(link).in_flight.is_none();
+        self.is_ready(link.target)
+            && is_idle
+            && reopened.is_empty()
+            && held.is_empty()
+            && self.window.truncates().next().is_none()
+    }
+
+    /// A batch of what has come of the link's next transaction, for its statements only: it is not in flight.
+    pub fn beginning(&self, link: Link, so_far: Arc<Transaction>) -> Batch {
+        let LinkState { cursor, applied, .. } = self.link(link);
+        let (first, start_lsn, end_lsn) = (*cursor, *applied, *applied);
+        Batch { link, first, transactions: vec![so_far], views: vec![0], start_lsn, end_lsn }
+    }
+
+    /// Whether of all keys that the first transaction of the batch in flight touches below that offset
+    /// [`Coordinator::decide_alone`] would say that no other node has changed them. Where many keys are contested nobody looks.
+    ///
+    /// # Errors
+    /// If the keys of a spilled transaction can't be read.
+    pub fn is_alone_up_to(&self, link: Link, offset: u64) -> io::Result<bool> {
+        const MOST_LOOKED_AT: usize = 10_000;
+        let target = link.target.index();
+        let (reopened, held) = (&self.reopened[target], &self.held[target]);
+        if !reopened.is_empty() || !held.is_empty() || self.window.truncates().next().is_some() {
+            return Ok(false);
+        }
+        let contested: Vec<KeyId> = self.window.contested().take(MOST_LOOKED_AT + 1).collect();
+        if contested.len() > MOST_LOOKED_AT {
+            return Ok(false);
+        }
+        let first = self.link(link).cursor;
+        for key in contested {
+            let history = self.window.indexed(key)?;
+            if history.of(link.source).iter().any(|change| change.seq == first && change.offset() < offset) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn take_off(&mut self, batch: &Batch) {

@@ -140,6 +140,7 @@ fn link(daemon: &Daemon, coordinator: &Coordinator, link: Link) -> LinkStatus {
         conflicts_total: count(&stats.conflicts),
         retries_total: count(&stats.retries),
         reopened_total: count(&stats.reopened),
+        ahead_total: count(&stats.ahead),
         error,
         advice: None,
     }

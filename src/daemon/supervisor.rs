@@ -11,7 +11,7 @@ use chrono::Utc;
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::session::{ApplySession, SessionSettings};
-use crate::apply::shared::now_micros;
+use crate::apply::shared::{Coming, now_micros};
 use crate::apply::worker::{Condition, Inbound, Run, Worker};
 use crate::apply::{ApplyError, hold};
 use crate::conflict::Event;
@@ -277,8 +277,23 @@ async fn pump(
             _ = until(&mut phase, |phase| phase == Phase::Close) => None,
         };
         let Some(events) = events else { return Ok(()) };
+        let coming = coming(&events);
         daemon.shared.deliver(id, events.into_iter().filter_map(event))?;
+        // Only now, for what precedes it must be known first.
+        if let Some(coming) = coming {
+            daemon.shared.set_coming(id, coming);
+        }
     }
+}
+
+/// What these events say of a large transaction that still comes, if anything.
+fn coming(events: &[SourceEvent]) -> Option<Coming> {
+    events.iter().rev().find_map(|event| match event {
+        SourceEvent::Growing(growing) => Some(Coming::Growing(growing.clone())),
+        SourceEvent::Withdrawn(_) => Some(Coming::Nothing),
+        SourceEvent::Transaction(transaction) => transaction.growth.clone().map(Coming::Ended),
+        _ => None,
+    })
 }
 
 /// A stream's event as the coordinator takes it.
@@ -292,6 +307,7 @@ fn event(event: SourceEvent) -> Option<Event> {
         }
         SourceEvent::Barrier { nonce, .. } => Event::Barrier(nonce),
         SourceEvent::Position(lsn) => Event::Position(lsn),
+        SourceEvent::Growing(_) | SourceEvent::Withdrawn(_) => return None,
     })
 }
 
@@ -377,7 +393,7 @@ async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, watcher: &Control) -> Resu
             }
             _ = horizon.tick() => {
                 if daemon.shared.coordinator().is_ready(id) && daemon.shared.node(id).horizon_is_stale() {
-                    match daemon.shared.barrier(id).await {
+                    match daemon.shared.barrier_in_time(id).await {
                         Err(ApplyError::BarrierTimeout(_)) => tracing::warn!(node = daemon.name(id), "the stream lags"),
                         other => other?,
                     }

@@ -159,13 +159,14 @@ impl Page<'_> {
         for (name, help, unit, read) in gauges {
             self.gauges(name, help, unit, links.iter().filter_map(|it| Some((link_labels(it), read(it)?))))?;
         }
-        let counters: [Counter; 6] = [
+        let counters: [Counter; 7] = [
             ("link_transactions", "Source transactions applied", |it| it.transactions_total),
             ("link_changes", "Changes applied", |it| it.changes_total),
             ("link_batches", "Target transactions", |it| it.batches_total),
             ("link_conflicts", "Conflicts resolved", |it| it.conflicts_total),
             ("link_retries", "Batches tried again", |it| it.retries_total),
             ("link_reopened", "Decisions made again", |it| it.reopened_total),
+            ("link_ahead", "Large transactions written while they came", |it| it.ahead_total),
         ];
         for (name, help, read) in counters {
             let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;

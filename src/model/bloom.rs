@@ -36,6 +36,36 @@ impl Bloom {
     }
 }
 
+/// A set whose number of keys is not known before: filters of growing size, each begun when the one before is full (Almeida,
+/// Baquero, Preguiça and Hutchison, "Scalable Bloom Filters", 2007).
+#[derive(Clone, Debug, Default)]
+pub struct ScalableBloom {
+    filters: Vec<Bloom>,
+    /// Keys that the last one has room for yet.
+    room: usize,
+}
+
+impl ScalableBloom {
+    const FIRST: usize = 16 << 10;
+
+    /// Puts a key in.
+    pub fn insert(&mut self, key: KeyId) {
+        if self.room == 0 {
+            self.room = Self::FIRST << (2 * self.filters.len()).min(20);
+            self.filters.push(Bloom::for_keys(self.room));
+        }
+        self.room -= 1;
+        if let Some(last) = self.filters.last_mut() {
+            last.insert(key);
+        }
+    }
+
+    /// Whether the key may be in; `false` is certain.
+    pub fn may_contain(&self, key: KeyId) -> bool {
+        self.filters.iter().any(|filter| filter.may_contain(key))
+    }
+}
+
 /// The bits of a key; it is a hash already, so its words serve for double hashing.
 fn probes(key: KeyId, words: usize) -> impl Iterator<Item = (usize, u64)> {
     let bits = words as u64 * 64;
@@ -49,9 +79,21 @@ fn probes(key: KeyId, words: usize) -> impl Iterator<Item = (usize, u64)> {
 mod tests {
     use super::*;
 
+    fn key(k: u64) -> KeyId {
+        KeyId([k.wrapping_mul(0x9E37_79B9_7F4A_7C15), k.wrapping_mul(0xD1B5_4A32_D192_ED03)])
+    }
+
+    #[test]
+    fn a_set_that_grows_forgets_none_and_makes_few_up() {
+        let mut bloom = ScalableBloom::default();
+        (0..100_000).for_each(|k| bloom.insert(key(k)));
+        assert!((0..100_000).all(|k| bloom.may_contain(key(k))));
+        assert!((100_000..110_000).filter(|k| bloom.may_contain(key(*k))).count() < 600);
+        assert_eq!(bloom.filters.len(), 3);
+    }
+
     #[test]
     fn no_key_is_forgotten_and_few_are_made_up() {
-        let key = |k: u64| KeyId([k.wrapping_mul(0x9E37_79B9_7F4A_7C15), k.wrapping_mul(0xD1B5_4A32_D192_ED03)]);
         let mut bloom = Bloom::for_keys(10_000);
         (0..10_000).for_each(|k| bloom.insert(key(k)));
         assert!((0..10_000).all(|k| bloom.may_contain(key(k))));

@@ -56,6 +56,16 @@ pub enum Touches {
     Runs(Vec<Run>),
 }
 
+/// A transaction that was told of while it came; alike for all that was told of it.
+#[derive(Clone, Default, Debug)]
+pub struct Growth(Arc<()>);
+
+impl PartialEq for Growth {
+    fn eq(&self, other: &Growth) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// A committed transaction of one source.
 #[derive(Debug)]
 pub struct Transaction {
@@ -79,6 +89,19 @@ pub struct Transaction {
     pub truncates: Vec<(TableId, u64)>,
     /// The records.
     pub payload: Payload,
+    /// If it was told of while it came: its payload begins with all that was told.
+    pub growth: Option<Growth>,
+}
+
+/// What has come of a transaction whose end has not come yet.
+#[derive(Clone, Debug)]
+pub struct Growing {
+    /// Its changes so far, from the first one on; no keys, and nothing is said of its commit.
+    pub so_far: Arc<Transaction>,
+    /// Which transaction it is.
+    pub growth: Growth,
+    /// When it committed, if that is known: else it may yet be rolled back.
+    pub committed: Option<Stamp>,
 }
 
 /// Bytes read from a spilled payload at a time when it is walked.

@@ -122,6 +122,8 @@ pub struct ProgressRow {
 
 /// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01 00:00 UTC, for SQL.
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 946684800000000 AS micros";
+const COMMITTED_AT: &str =
+    "SELECT (extract(epoch FROM pg_xact_commit_timestamp($1::text::xid)) * 1000000)::bigint - 946684800000000";
 const IDENTIFY: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
      pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS version, current_setting('wal_level') AS wal_level, \
      pg_postmaster_start_time()::text AS started, getdatabaseencoding()::text AS encoding, \
@@ -291,6 +293,12 @@ impl Control {
     pub async fn clock_sample(&self) -> Result<i64, NodeError> {
         let doing = NodeError::doing("read the clock");
         Ok(self.client.query_one(CLOCK, &[]).await.map_err(doing)?.get(0))
+    }
+
+    /// When a transaction committed, in microseconds since 2000-01-01 00:00 UTC; `None` if it has not.
+    pub async fn committed_at(&self, xid: Xid) -> Result<Option<i64>, NodeError> {
+        let doing = NodeError::doing("ask whether a transaction has committed");
+        Ok(self.client.query_one(COMMITTED_AT, &[&xid.to_string()]).await.map_err(doing)?.get(0))
     }
 
     /// Up to where the server's WAL is on disk.

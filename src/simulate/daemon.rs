@@ -7,7 +7,7 @@ use crate::conflict::{Coordinator, Event};
 use crate::model::{Cut, Link, Lsn, NodeId, Resolvers, TableRule, Xid};
 use crate::simulate::Mutation;
 use crate::simulate::random::Random;
-use crate::simulate::wal::Kind;
+use crate::simulate::wal::{Entry, Kind};
 use crate::simulate::world::{World, tell};
 
 /// A queue that keeps few transactions in the window.
@@ -92,6 +92,11 @@ impl World {
         self.daemon.coordinator.deliver(node, event)?;
         self.take_barriers()?;
         Ok(true)
+    }
+
+    /// What a node's stream has not delivered of its log, flushed or not.
+    pub(super) fn undelivered(&self, node: NodeId) -> impl Iterator<Item = &Entry> {
+        self.nodes[node.index()].wal.entries().iter().skip(self.daemon.streams[node.index()].next)
     }
 
     fn take_barriers(&mut self) -> io::Result<()> {

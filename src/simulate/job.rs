@@ -133,7 +133,9 @@ impl World {
     /// # Errors
     /// If the coordinator has one or an invariant is broken.
     pub fn step_job(&mut self, target: NodeId) -> Result<bool, Failure> {
-        let Some(mut job) = self.jobs[target.index()].take() else { return Ok(self.begin_job(target)?) };
+        let Some(mut job) = self.jobs[target.index()].take() else {
+            return Ok(self.step_ahead(target)? || self.begin_job(target)?);
+        };
         let decides = matches!(job.stage, Stage::Look | Stage::Empty | Stage::Slow);
         let step = match job.stage {
             _ if decides && !self.daemon.coordinator.decides_by(&job.resolvers) => Step::Abort,
@@ -179,6 +181,7 @@ impl World {
         if self.random.permille(400)
             && let Some(reopened) = self.daemon.coordinator.next_reopened(target)
         {
+            self.drop_ahead(target);
             return Ok(self.begin_reopen(link, reopened));
         }
         if self.settings.refusals > 0 || !self.nodes[target.index()].held().is_empty() {
@@ -189,6 +192,7 @@ impl World {
                 && let Some(key) = self.any_held(target)
                 && let Some(batch) = self.daemon.coordinator.plan_reopen(link)
             {
+                self.drop_ahead(target);
                 let job = self.job(batch, Purpose::Retry, Stage::Lock);
                 self.start(Job { slow: [key].into(), ..job });
                 return Ok(true);
@@ -197,7 +201,7 @@ impl World {
         let eager = std::mem::take(&mut self.eager[target.index()]);
         let limit = if eager { u64::MAX } else { 1 + self.random.below(8) as u64 };
         let mut batch = self.daemon.coordinator.plan(link, limit);
-        if batch.is_none() && self.random.permille(100) {
+        if batch.is_none() && self.aheads[target.index()].is_none() && self.random.permille(100) {
             batch = self.daemon.coordinator.plan_progress(link, 1);
         }
         let Some(batch) = batch else { return Ok(false) };
@@ -205,10 +209,14 @@ impl World {
             self.daemon.coordinator.aborted(link);
             return Ok(false);
         }
-        let (folded, tables, keys) = self.net(&batch)?;
+        let ahead = self.take_over(&batch)?;
+        let (folded, tables, keys) = self.net(&batch, ahead.map_or(0, |(_, offset)| offset))?;
         let first = if tables.is_empty() { Stage::Look } else { Stage::Tables };
-        let job = self.job(batch, Purpose::Apply, first);
-        let at_once = self.settings.at_once && self.random.permille(600);
+        let mut job = self.job(batch, Purpose::Apply, first);
+        let at_once = ahead.is_none() && self.settings.at_once && self.random.permille(600);
+        if let Some((written, _)) = ahead {
+            self.nodes[target.index()].roll_back(std::mem::replace(&mut job.xid, written));
+        }
         self.start(Job { folded, tables, keys, at_once, ..job });
         Ok(true)
     }
@@ -259,15 +267,15 @@ impl World {
     }
 
     /// Apply-wait (R2), up to the largest skew that is waited for.
-    fn must_wait(&self, batch: &Batch) -> bool {
+    pub(super) fn must_wait(&self, batch: &Batch) -> bool {
         let clock = self.now + self.nodes[batch.link.target.index()].skew;
         let behind = batch.transactions.iter().map(|transaction| transaction.stamp.micros - clock).max();
         behind.is_some_and(|behind| behind >= 0 && behind < self.settings.max_skew)
     }
 
-    /// The net changes of a batch: its truncations, with the place of each table's last one, and its keys.
-    fn net(&self, batch: &Batch) -> io::Result<(Folded, Emptied, VecDeque<Key>)> {
-        let mut pieces = Pieces::new(batch, u64::MAX);
+    /// The net changes of a batch from that offset of its first transaction on: its truncations, with the place of each table's last one, and its keys.
+    fn net(&self, batch: &Batch, offset: u64) -> io::Result<(Folded, Emptied, VecDeque<Key>)> {
+        let mut pieces = Pieces::from(batch, u64::MAX, offset);
         let folded = pieces.next(self.schema.hasher())?.unwrap_or_default();
         debug_assert!(matches!(pieces.next(self.schema.hasher()), Ok(None)), "simulated batches are small");
         let mut tables = BTreeMap::new();

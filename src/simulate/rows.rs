@@ -222,6 +222,7 @@ impl Schema {
             touches,
             truncates,
             payload: Payload::Memory(Bytes::from(payload)),
+            growth: None,
         }
     }
 

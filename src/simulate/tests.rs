@@ -93,6 +93,42 @@ fn batches_may_be_committed_in_the_window_that_writes_them() {
     }
 }
 
+fn going_ahead(nodes: usize, rule: &TableRule, seed: u64) -> Settings {
+    let at_once = seed.is_multiple_of(2);
+    let refusals = if seed % 5 == 1 { 30 } else { 0 };
+    Settings { ahead: true, at_once, refusals, rule: rule.clone(), ..Settings::new(nodes, seed) }
+}
+
+#[test]
+fn transactions_may_be_written_before_their_end_has_come() {
+    for (name, rule) in [
+        ("by the last update", TableRule::default()),
+        ("by the first", Resolver::FirstUpdateWins.into()),
+        (
+            "by the last update, if nothing was deleted",
+            TableRule { deletes: Deletes::DeleteWins, ..TableRule::default() },
+        ),
+    ] {
+        for nodes in 2..5 {
+            let settings = |seed| going_ahead(nodes, &rule, seed);
+            converge_as(nodes, &format!("ahead, {name}"), SCHEDULES / 4, settings);
+        }
+    }
+    let tallies = (0..300).filter_map(|seed| run(&going_ahead(2, &TableRule::default(), seed)).ok());
+    let taken_over: u64 = tallies.map(|tally| tally.taken_over).sum();
+    println!("{taken_over} taken over in 300 schedules");
+    assert!(taken_over > 100, "little is written ahead");
+}
+
+#[test]
+fn what_is_written_ahead_does_not_stand_where_another_node_changed_it() {
+    let unasked = |seed| {
+        let settings = going_ahead(2, &TableRule::default(), seed);
+        Settings { mutation: Some(Mutation::AheadUnasked), ..settings }
+    };
+    assert!((0..20_000).any(|seed| fails(&unasked(seed))), "nothing is wrong with it");
+}
+
 #[test]
 fn a_row_that_loses_its_unique_value_gets_another_one_alike_everywhere() {
     let renames = |nodes, seed| Settings { renames: true, ..Settings::new(nodes, seed) };

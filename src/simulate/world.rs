@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::model::{Cut, Link, Lsn, NodeId, TableId, TableRule};
+use crate::simulate::ahead::Ahead;
 use crate::simulate::daemon::Daemon;
 use crate::simulate::job::Job;
 use crate::simulate::mood::{Action, Mood};
@@ -42,6 +43,8 @@ pub struct World {
     pub daemon: Daemon,
     /// What its sessions at each node are doing.
     pub jobs: Vec<Option<Job>>,
+    /// What is written at each node of transactions whose end is to come.
+    pub aheads: Vec<Option<Ahead>>,
     /// Applications' transactions in progress.
     pub locals: Vec<Local>,
     /// What new ones do.
@@ -72,6 +75,8 @@ pub struct World {
     pub switching: Vec<TableId>,
     /// See [`crate::simulate::Tally`].
     pub switched: u64,
+    /// See [`crate::simulate::Tally`].
+    pub taken_over: u64,
     /// See [`crate::simulate::Tally`].
     pub held_numbers: i64,
     /// Some node's clock was set back.
@@ -147,6 +152,8 @@ impl World {
             stepped_back: false,
             steps: 0,
             jobs: (0..count).map(|_| None).collect(),
+            aheads: (0..count).map(|_| None).collect(),
+            taken_over: 0,
             now: 1000,
             locals: Vec::new(),
             losers: Vec::new(),

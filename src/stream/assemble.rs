@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::model::table::Catalog;
-use crate::model::{Lsn, NodeId, Op, Relation, TableId, Transaction, Tuple, Xid};
+use crate::model::{Growing, Growth, Lsn, NodeId, Op, Relation, Stamp, TableId, Transaction, Tuple, Xid};
 use crate::stream::chars;
 use crate::stream::decode::{self, Place};
 use crate::stream::draft::Draft;
@@ -48,6 +48,10 @@ pub enum SourceEvent {
     },
     /// Everything that committed before it has been delivered.
     Position(Lsn),
+    /// What has come of a large transaction, of which more will come; one at a time is told of.
+    Growing(Growing),
+    /// What was told of it does not count: it was rolled back, or some of it was.
+    Withdrawn(Growth),
 }
 
 /// The state of one stream; see [`Assembler::feed`].
@@ -59,6 +63,8 @@ pub struct Assembler {
     relations: Relations,
     /// Streamed transactions whose outcome is not known yet, by top xid.
     streamed: HashMap<Xid, Box<Pending>>,
+    /// The transaction that is told of while it comes.
+    telling: Option<Growth>,
     state: State,
 }
 
@@ -68,7 +74,7 @@ enum State {
     /// None.
     Between,
     /// The one between Begin and Commit.
-    Whole { pending: Box<Pending>, commit_lsn: Lsn },
+    Whole { pending: Box<Pending>, commit_lsn: Lsn, micros: i64 },
     /// The streamed one of which a chunk is open.
     Chunk(Xid),
 }
@@ -81,6 +87,9 @@ struct Pending {
     draft: Draft,
     barriers: Vec<(Xid, u64)>,
     aborted: HashSet<Xid>,
+    /// Has changes of a subtransaction, which may be rolled back by itself.
+    is_mixed: bool,
+    growth: Option<Growth>,
 }
 
 /// Who wrote a transaction.
@@ -102,7 +111,8 @@ impl Assembler {
         spill: Arc<Spill>,
     ) -> Assembler {
         let relations = Relations::new(catalog);
-        Assembler { source, own_origins, spill, relations, streamed: HashMap::new(), state: State::Between }
+        let (streamed, telling, state) = (HashMap::new(), None, State::Between);
+        Assembler { source, own_origins, spill, relations, streamed, telling, state }
     }
 
     /// Takes the next `pgoutput` message; appends what it completes to `events`.
@@ -116,11 +126,11 @@ impl Assembler {
 
     fn take(&mut self, message: Message, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
         match message {
-            Message::Insert { xid, oid, new } => self.row(xid, oid, Op::Insert { new }),
+            Message::Insert { xid, oid, new } => self.row(xid, oid, Op::Insert { new }, events),
             Message::Update { xid, oid, old, new } => {
-                self.row(xid, oid, Op::Update { old: old.map(Old::into_tuple), new })
+                self.row(xid, oid, Op::Update { old: old.map(Old::into_tuple), new }, events)
             }
-            Message::Delete { xid, oid, old } => self.row(xid, oid, Op::Delete { old: old.into_tuple() }),
+            Message::Delete { xid, oid, old } => self.row(xid, oid, Op::Delete { old: old.into_tuple() }, events),
             Message::Truncate { xid, oids, options } => self.truncate(xid, &oids, options.restart_identity),
             Message::Relation { shape, .. } => Ok(self.relations.announce(shape)?),
             Message::Type { .. } => Ok(()),
@@ -129,12 +139,12 @@ impl Assembler {
                 self.barrier(xid, &content)
             }
             Message::Logical { .. } => Ok(()),
-            Message::Begin { commit_lsn, xid, .. } => self.begin(commit_lsn, xid),
+            Message::Begin { commit_lsn, xid, micros } => self.begin(commit_lsn, micros, xid),
             Message::Commit(point) => self.commit(point, events),
             Message::StreamStart { xid, chunk } => self.stream_start(xid, chunk),
             Message::StreamStop => self.stream_stop(),
             Message::StreamCommit { xid, point } => self.stream_commit(xid, point, events),
-            Message::StreamAbort { xid, subxid, .. } => self.stream_abort(xid, subxid),
+            Message::StreamAbort { xid, subxid, .. } => self.stream_abort(xid, subxid, events),
             Message::BeginPrepare(_) => Err(AssembleError::Prepared("Begin Prepare")),
             Message::Prepare(_) => Err(AssembleError::Prepared("Prepare")),
             Message::CommitPrepared(_) => Err(AssembleError::Prepared("Commit Prepared")),
@@ -145,7 +155,15 @@ impl Assembler {
 
     fn fresh(&self, xid: Xid) -> Box<Pending> {
         let draft = Draft::new(self.spill.clone(), self.relations.catalog().hasher);
-        Box::new(Pending { xid, author: Author::Local, draft, barriers: Vec::new(), aborted: HashSet::new() })
+        Box::new(Pending {
+            xid,
+            author: Author::Local,
+            draft,
+            barriers: Vec::new(),
+            aborted: HashSet::new(),
+            is_mixed: false,
+            growth: None,
+        })
     }
 
     /// The transaction that the next change belongs to, and the relations known.
@@ -173,16 +191,16 @@ impl Assembler {
         }
     }
 
-    fn begin(&mut self, commit_lsn: Lsn, xid: Xid) -> Result<(), AssembleError> {
+    fn begin(&mut self, commit_lsn: Lsn, micros: i64, xid: Xid) -> Result<(), AssembleError> {
         self.require_between("Begin")?;
-        self.state = State::Whole { pending: self.fresh(xid), commit_lsn };
+        self.state = State::Whole { pending: self.fresh(xid), commit_lsn, micros };
         Ok(())
     }
 
     fn commit(&mut self, point: CommitPoint, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
         match std::mem::replace(&mut self.state, State::Between) {
-            State::Whole { pending, commit_lsn } if commit_lsn == point.lsn => self.deliver(pending, point, events),
-            State::Whole { pending, commit_lsn } => {
+            State::Whole { pending, commit_lsn, .. } if commit_lsn == point.lsn => self.deliver(pending, point, events),
+            State::Whole { pending, commit_lsn, .. } => {
                 let (xid, lsn) = (pending.xid, point.lsn);
                 Err(AssembleError::OutOfOrder(format!("transaction {xid} began for {commit_lsn}, committed at {lsn}")))
             }
@@ -224,10 +242,11 @@ impl Assembler {
     }
 
     /// A transaction of which nothing was sent may be aborted all the same; there is nothing to forget then.
-    fn stream_abort(&mut self, xid: Xid, subxid: Xid) -> Result<(), AssembleError> {
+    fn stream_abort(&mut self, xid: Xid, subxid: Xid, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
         self.require_between("Stream Abort")?;
         if xid == subxid {
-            self.streamed.remove(&xid);
+            let gone = self.streamed.remove(&xid).and_then(|pending| pending.growth);
+            self.withdraw(gone, events);
         } else if let Some(pending) = self.streamed.get_mut(&xid) {
             pending.aborted.insert(subxid);
         }
@@ -251,7 +270,7 @@ impl Assembler {
         Ok(())
     }
 
-    fn row(&mut self, xid: Option<Xid>, oid: u32, op: Op) -> Result<(), AssembleError> {
+    fn row(&mut self, xid: Option<Xid>, oid: u32, op: Op, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
         let (pending, relations) = self.current()?;
         let relation = known(relations, oid)?;
         let op = match (op, relation.table.as_ref().filter(|table| table.insert_only)) {
@@ -269,7 +288,38 @@ impl Assembler {
         if relation.table.is_none() || pending.author != Author::Local {
             return Ok(());
         }
-        pending.draft.push(relation, xid.unwrap_or(pending.xid), chars::spelled(relation, op))
+        let xid = xid.unwrap_or(pending.xid);
+        pending.is_mixed |= xid != pending.xid;
+        pending.draft.push(relation, xid, chars::spelled(relation, op))?;
+        if pending.draft.has_grown() && !pending.is_mixed {
+            self.tell(events)?;
+        }
+        Ok(())
+    }
+
+    /// Tells what has come of the transaction under way, if no other one is told of.
+    fn tell(&mut self, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
+        let (source, telling) = (self.source, self.telling.take());
+        let committed = match self.state {
+            State::Whole { micros, .. } => Some(Stamp { micros, node: source }),
+            State::Between | State::Chunk(_) => None,
+        };
+        let (pending, _) = self.current()?;
+        if telling.is_none() || telling == pending.growth {
+            let growth = pending.growth.get_or_insert_default().clone();
+            let so_far = Arc::new(pending.draft.so_far(source, pending.xid));
+            self.telling = Some(growth.clone());
+            events.push(SourceEvent::Growing(Growing { so_far, growth, committed }));
+        } else {
+            self.telling = telling;
+        }
+        Ok(())
+    }
+
+    /// What was told of that transaction, if anything, does not count.
+    fn withdraw(&mut self, growth: Option<Growth>, events: &mut Vec<SourceEvent>) {
+        self.telling = self.telling.take().filter(|telling| Some(telling) != growth.as_ref());
+        events.extend(growth.map(SourceEvent::Withdrawn));
     }
 
     fn truncate(&mut self, xid: Option<Xid>, oids: &[u32], restart_identity: bool) -> Result<(), AssembleError> {
@@ -289,28 +339,33 @@ impl Assembler {
     }
 
     fn deliver(
-        &self,
+        &mut self,
         pending: Box<Pending>,
         point: CommitPoint,
         events: &mut Vec<SourceEvent>,
     ) -> Result<(), AssembleError> {
         let before = events.len();
-        let Pending { xid, author, mut draft, barriers, aborted } = *pending;
+        let Pending { xid, author, mut draft, barriers, aborted, mut growth, .. } = *pending;
+        let mut withdrawn = None;
         if let Author::Own { origin, lsn } = author {
             let (commit_lsn, end_lsn) = (point.lsn, point.end_lsn);
             events.push(SourceEvent::OwnCommit { origin, origin_lsn: lsn, commit_lsn, end_lsn });
         }
         if !aborted.is_empty() && !draft.is_empty() {
             draft = draft.without(&aborted)?;
+            withdrawn = growth.take();
         }
         if !draft.is_empty() {
-            events.push(SourceEvent::Transaction(Arc::new(draft.finish(self.source, xid, point)?)));
+            self.telling = self.telling.take().filter(|telling| Some(telling) != growth.as_ref());
+            let transaction = Transaction { growth, ..draft.finish(self.source, xid, point)? };
+            events.push(SourceEvent::Transaction(Arc::new(transaction)));
         }
         let live = barriers.into_iter().filter(|(xid, _)| !aborted.contains(xid));
         events.extend(live.map(|(_, nonce)| SourceEvent::Barrier { nonce, lsn: point.end_lsn }));
         if events.len() == before {
             events.push(SourceEvent::Position(point.end_lsn));
         }
+        self.withdraw(withdrawn, events);
         Ok(())
     }
 }
@@ -332,5 +387,7 @@ fn tuples(op: &Op) -> impl Iterator<Item = &Tuple> {
 
 #[cfg(test)]
 mod property;
+#[cfg(test)]
+mod telling;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::model::key::KeyHasher;
 use crate::model::transaction::encode_record;
-use crate::model::{NodeId, Op, Relation, Stamp, TableId, Touch, Transaction, Xid};
+use crate::model::{Lsn, NodeId, Op, Relation, Stamp, TableId, Touch, Touches, Transaction, Xid};
 use crate::stream::error::AssembleError;
 use crate::stream::keys;
 use crate::stream::log::{Home, Log};
@@ -15,8 +15,11 @@ use crate::stream::message::CommitPoint;
 use crate::stream::spill::{Reservation, Spill};
 use crate::stream::touch_log::{Pressure, TouchLog};
 
-/// A transaction of more bytes goes to disk even if the budget has room: one must not starve the others.
-const MOST_IN_MEMORY: u64 = 8 << 20;
+/// A transaction of more bytes goes to disk even if the budget has room: one must not starve the others, and what is there can
+/// be applied while the rest comes.
+const MOST_IN_MEMORY: u64 = 2 << 20;
+/// So many more bytes on disk are worth being told of.
+const GROWN: u64 = 1 << 20;
 /// What a transaction takes beside its records and touches: its own fields, its place in queues.
 const BASE: u64 = 512;
 
@@ -32,6 +35,8 @@ pub struct Draft {
     touches: TouchLog,
     truncates: Vec<(TableId, u64)>,
     changes: u64,
+    /// How many bytes have been told of, see [`Draft::so_far`].
+    told: u64,
     reservation: Reservation,
 }
 
@@ -45,6 +50,7 @@ impl Draft {
             touches: TouchLog::new(spill.clone()),
             truncates: Vec::new(),
             changes: 0,
+            told: 0,
             reservation: spill.reservation(),
             hasher,
             spill,
@@ -69,6 +75,29 @@ impl Draft {
         self.log.append(|out| encode_record(out, place, xid, &op))?;
         self.changes += 1;
         self.keep_within_budget()
+    }
+
+    /// Whether much has come since [`Draft::so_far`].
+    pub fn has_grown(&self) -> bool {
+        self.log.written_len() >= self.told + GROWN
+    }
+
+    /// What of it is on disk, as if it were a transaction; without its keys, and its commit is not known.
+    pub fn so_far(&mut self, source: NodeId, xid: Xid) -> Transaction {
+        self.told = self.log.written_len();
+        Transaction {
+            source,
+            xid,
+            commit_lsn: Lsn::ZERO,
+            end_lsn: Lsn::ZERO,
+            stamp: Stamp { micros: 0, node: source },
+            changes: self.changes,
+            relations: self.relations.clone(),
+            touches: Touches::List(Vec::new()),
+            truncates: self.truncates.clone(),
+            payload: self.log.written(),
+            growth: None,
+        }
     }
 
     fn place(&mut self, relation: &Arc<Relation>) -> u32 {
@@ -116,6 +145,7 @@ impl Draft {
             touches,
             truncates: self.truncates,
             payload,
+            growth: None,
         })
     }
 

@@ -47,6 +47,17 @@ impl Log {
         self.buffer.len() as u64
     }
 
+    /// What is on disk already, up to the end of a record.
+    pub fn written(&self) -> Payload {
+        let file = Arc::new(Extents::new(self.extents.clone(), None));
+        Payload::Spilled { file, start: 0, len: self.written }
+    }
+
+    /// How many bytes that is.
+    pub fn written_len(&self) -> u64 {
+        self.written
+    }
+
     /// Where the bytes go now.
     pub fn home(&self) -> Home {
         self.home

@@ -69,7 +69,7 @@ pub struct SourceSettings {
     pub own_origins: HashMap<String, NodeId>,
     /// Takes what exceeds the memory budget.
     pub spill: Arc<Spill>,
-    /// How many barriers are awaited in it: while there are any it is read without pauses.
+    /// How many barriers are awaited in it by somebody who may hold locks: while there are any it is read without pauses.
     pub awaited: watch::Receiver<usize>,
     /// As `pg_stat_replication` shows it.
     pub application_name: String,
@@ -222,7 +222,7 @@ impl Pump<'_> {
                         SourceEvent::Transaction(transaction) => transaction.end_lsn,
                         SourceEvent::OwnCommit { end_lsn, .. } => *end_lsn,
                         SourceEvent::Position(lsn) => *lsn,
-                        SourceEvent::Barrier { .. } => Lsn::ZERO,
+                        SourceEvent::Barrier { .. } | SourceEvent::Growing(_) | SourceEvent::Withdrawn(_) => Lsn::ZERO,
                     };
                     self.position.reached = self.position.reached.max(end);
                 }

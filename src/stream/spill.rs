@@ -145,7 +145,7 @@ impl Drop for Segment {
 }
 
 /// Bytes in one segment, which lives at least as long.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Extent {
     segment: Arc<Segment>,
     position: u64,

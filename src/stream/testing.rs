@@ -224,6 +224,11 @@ pub fn words(events: &[SourceEvent]) -> Vec<String> {
         }
         SourceEvent::Barrier { nonce, lsn } => format!("barrier {nonce} {}", lsn.0),
         SourceEvent::Position(Lsn(lsn)) => format!("position {lsn}"),
+        SourceEvent::Growing(growing) => {
+            let committed = growing.committed.map(|stamp| stamp.micros);
+            format!("growing {} {committed:?}", growing.so_far.xid)
+        }
+        SourceEvent::Withdrawn(_) => "withdrawn".to_owned(),
     };
     events.iter().map(word).collect()
 }

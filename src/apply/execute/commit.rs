@@ -3,7 +3,7 @@
 use crate::apply::batch::{COPY_ROWS, SET_ROWS};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::plan::Plan;
-use crate::apply::execute::{Applied, Execution};
+use crate::apply::execute::{Applied, Execution, Opened};
 use crate::apply::manner::{Committing, Inserting};
 use crate::apply::net::Folded;
 use crate::apply::record::Recorder;
@@ -41,7 +41,7 @@ impl<R: Recorder> Execution<'_, R> {
         let Plan { deletes, updates, inserts, incomplete, slow, .. } = plan;
         let writes = deletes.len() + updates.len() + inserts.len();
         self.manner.committing == Committing::AtOnce
-            && !self.began
+            && self.opened == Opened::Nothing
             && folded.truncations.is_empty()
             && (1..=SET_ROWS).contains(&writes)
             && (inserts.len() < COPY_ROWS || self.manner.inserting == Inserting::Skipping)

@@ -44,6 +44,7 @@ impl World {
 
     /// The session at the node is gone; a COMMIT that was sent may have been heard.
     pub fn drop_session(&mut self, node: NodeId) {
+        self.drop_ahead(node);
         let Some(job) = self.jobs[node.index()].take() else { return };
         let server = &mut self.nodes[node.index()];
         let heard = job.stage == Stage::Sent && self.random.permille(500);

@@ -1,0 +1,164 @@
+//! A large transaction is written while it still comes, so that decoding and applying it go on at the same time.
+//!
+//! Only its statements are sent ahead. Nothing is decided: when all of it has come, the batch is planned like any other and
+//! takes over what is written if the window says of each key that no other node has changed it, as it says of most keys of
+//! most batches ([`Coordinator::decide_alone`]); otherwise all is rolled back and written as if nothing had been. What is
+//! sent ahead is guarded by the horizon like everything else (R4), the progress row moves with the rest (R3), and only a
+//! transaction that is known to have committed is begun, after the target's clock has passed its commit (R2).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::apply::batch::{Pieces, Write};
+use crate::apply::error::ApplyError;
+use crate::apply::execute::plan::Plan;
+use crate::apply::execute::{Execution, Extent, Opened};
+use crate::apply::manner::Manner;
+use crate::apply::net::{Content, Folded};
+use crate::apply::record::Recorder;
+use crate::apply::session::ApplySession;
+use crate::apply::shared::Shared;
+use crate::conflict::{Coordinator, Operation};
+use crate::model::bloom::ScalableBloom;
+use crate::model::{Growing, Growth, Link, Resolvers};
+
+/// What has been written of a transaction of which more comes, in a transaction that is open at the target.
+#[derive(Debug)]
+pub struct Ahead {
+    /// Which transaction.
+    pub growth: Growth,
+    /// Over which link.
+    pub link: Link,
+    /// When something was last written.
+    pub since: Instant,
+    /// Offset of the first record that is not written.
+    offset: u64,
+    changes: u64,
+    rows: u64,
+    copied: bool,
+    touched: ScalableBloom,
+    resolvers: Arc<Resolvers>,
+    opened: Opened,
+}
+
+/// Whether a piece could be written ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sent {
+    /// It is.
+    Written,
+    /// It needs more than that: a decision, a lock, a value that was left out. What is open must be rolled back.
+    Unfit,
+}
+
+impl Ahead {
+    /// Nothing is written.
+    pub fn new(link: Link, growth: Growth, coordinator: &Coordinator) -> Ahead {
+        Ahead {
+            growth,
+            link,
+            since: Instant::now(),
+            offset: 0,
+            changes: 0,
+            rows: 0,
+            copied: false,
+            touched: ScalableBloom::default(),
+            resolvers: coordinator.resolvers().clone(),
+            opened: Opened::Nothing,
+        }
+    }
+
+    /// Whether a transaction is open at the target.
+    pub fn is_open(&self) -> bool {
+        self.opened != Opened::Nothing
+    }
+
+    /// Whether more has come than is written.
+    pub fn is_behind(&self, growing: &Growing) -> bool {
+        growing.so_far.payload.len() > self.offset
+    }
+
+    /// Writes the next piece of what has come.
+    ///
+    /// # Errors
+    /// If a statement fails: what is open must be rolled back.
+    pub async fn write<R: Recorder>(
+        &mut self,
+        shared: &Shared,
+        session: &mut ApplySession,
+        recorder: &R,
+        growing: &Growing,
+        manner: Manner,
+    ) -> Result<Sent, ApplyError> {
+        let batch = shared.coordinator().beginning(self.link, growing.so_far.clone());
+        let mut pieces = Pieces::from(&batch, shared.settings.batch_changes, self.offset);
+        let Some(folded) = pieces.next(&shared.catalog.hasher)? else { return Ok(Sent::Written) };
+        let mut execution = Execution::new(shared, session, recorder, &batch);
+        (execution.manner, execution.extent, execution.opened) = (manner, Extent::Beginning, self.opened);
+        let sent = execution.write_ahead(&folded, &self.resolvers).await;
+        self.opened = execution.opened;
+        self.rows += execution.rows;
+        self.copied |= execution.applied.copied;
+        folded.nets.iter().for_each(|net| self.touched.insert(net.key));
+        self.changes += folded.changes;
+        self.offset = pieces.offset().unwrap_or_else(|| growing.so_far.payload.len());
+        self.since = Instant::now();
+        sent
+    }
+}
+
+impl<R: Recorder> Execution<'_, R> {
+    async fn write_ahead(&mut self, folded: &Folded, resolvers: &Resolvers) -> Result<Sent, ApplyError> {
+        let Some(plan) = self.plan_ahead(folded, resolvers) else { return Ok(Sent::Unfit) };
+        let refused = self.write_sets(folded, plan).await?;
+        Ok(if refused.keys.is_empty() && refused.maybe.is_empty() { Sent::Written } else { Sent::Unfit })
+    }
+
+    /// What is to be done with the keys of a piece, provided that no other node has changed any; `None` if that is not all
+    /// there is to it.
+    fn plan_ahead(&self, folded: &Folded, resolvers: &Resolvers) -> Option<Plan> {
+        if !folded.truncations.is_empty() {
+            return None;
+        }
+        // Whatever is older is in the window when that is asked.
+        let mut plan = Plan { horizon: self.shared.node(self.batch.link.target).horizon(), ..Plan::default() };
+        let now = Instant::now();
+        for (at, net) in folded.nets.iter().enumerate() {
+            let table = &net.table;
+            if table.defers()
+                || resolvers.merge(table.id).is_some()
+                || net.rekeyed
+                || self.session.busy.contains(net.key, now)
+            {
+                return None;
+            }
+            let write = |row| Write { net: at, row, known: None };
+            match &net.content {
+                Content::Delete if net.first == Operation::Insert => return None,
+                Content::Delete => plan.deletes.push(write(net.key_row.clone())),
+                Content::Put(row) if row.has_unchanged() => return None,
+                Content::Put(row) if net.first == Operation::Insert => plan.inserts.push(write(row.clone())),
+                Content::Put(row) => plan.updates.push(write(row.clone())),
+            }
+        }
+        Some(plan)
+    }
+
+    /// Takes over what is written of the batch's first transaction, if that is what the batch would write; otherwise it is
+    /// rolled back. Returns the offset of the first record that is not written.
+    pub(super) async fn take_over(&mut self, ahead: Ahead) -> Result<u64, ApplyError> {
+        let stands = Arc::ptr_eq(&self.resolvers, &ahead.resolvers)
+            && self.deciding()?.is_alone_up_to(self.batch.link, ahead.offset)?;
+        if !stands {
+            tracing::debug!(link = ?self.batch.link, "what was written ahead needs a decision");
+            self.session.rollback().await?;
+            return Ok(0);
+        }
+        self.opened = ahead.opened;
+        self.rows = ahead.rows;
+        self.touched = ahead.touched;
+        self.applied.changes = ahead.changes;
+        self.applied.copied = ahead.copied;
+        self.applied.ahead = true;
+        Ok(ahead.offset)
+    }
+}
