@@ -37,6 +37,8 @@ use rows::{Key, Row};
 pub enum Mutation {
     /// Takes over what is written ahead without asking the window.
     AheadUnasked,
+    /// Trusts what stood before a batch where an earlier piece of the batch has written.
+    TouchedStands,
     /// Writes over what was not decoded.
     NoGuard,
     /// Leaves decisions as they were when a change comes to light that they did not know.
@@ -123,6 +125,8 @@ pub enum Focus {
     Starts,
     /// One key, changed at every node without a pause, and no faults.
     HotKey,
+    /// One key, deleted often.
+    OneKey,
 }
 
 /// One simulation.

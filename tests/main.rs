@@ -6,8 +6,9 @@
 /// Servers, the daemon, proxies, load, comparison: what the tests are written with.
 mod harness;
 
-/// Clocks that are apart.
+/// Large transactions, written while they still come.
 mod ahead;
+/// Clocks that are apart.
 mod clocks;
 /// Generated, identity, dropped and one-sided columns; as many and as large as they come.
 mod columns;

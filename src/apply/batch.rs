@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use tokio::task::{JoinHandle, spawn_blocking};
+
 use crate::apply::net::{Folded, Incoming, Row};
 use crate::apply::sql;
 use crate::conflict::Batch;
@@ -23,27 +25,30 @@ const PIECE_BYTES: usize = 8 << 20;
 
 /// Walks a batch's changes piece by piece.
 #[derive(Debug)]
-pub struct Pieces<'b> {
-    batch: &'b Batch,
+pub struct Pieces {
+    batch: Batch,
     transaction: usize,
     offset: u64,
     changes: u64,
 }
 
-impl<'b> Pieces<'b> {
+impl Pieces {
     /// From the beginning.
-    pub fn new(batch: &'b Batch, changes: u64) -> Pieces<'b> {
+    pub fn new(batch: &Batch, changes: u64) -> Pieces {
         Pieces::from(batch, changes, 0)
     }
 
     /// From the record at `offset` of the first transaction on.
-    pub fn from(batch: &'b Batch, changes: u64, offset: u64) -> Pieces<'b> {
-        Pieces { batch, transaction: 0, offset, changes: changes.min(PIECE_CHANGES) }
+    pub fn from(batch: &Batch, changes: u64, offset: u64) -> Pieces {
+        Pieces { batch: batch.clone(), transaction: 0, offset, changes: changes.min(PIECE_CHANGES) }
     }
 
-    /// Where the next piece begins in its transaction; `None` at the end of the batch.
-    pub fn offset(&self) -> Option<u64> {
-        (!self.is_at_end()).then_some(self.offset)
+    /// Up to where the first transaction has been walked.
+    pub fn reached(&self) -> u64 {
+        match self.batch.transactions.first() {
+            Some(first) if self.transaction > 0 => first.payload.len(),
+            _ => self.offset,
+        }
     }
 
     /// Whether the last piece was the end of the batch.
@@ -72,6 +77,40 @@ impl<'b> Pieces<'b> {
             self.offset = 0;
         }
         Ok((folded.changes > 0).then_some(folded))
+    }
+
+    /// Has the next piece read and folded on another thread, while this one is written.
+    pub fn fetch(self, hasher: KeyHasher) -> Fetching {
+        match self.is_at_end() {
+            true => Fetching::Nothing(self),
+            false => Fetching::Next(spawn_blocking(move || {
+                let mut pieces = self;
+                let next = pieces.next(&hasher)?;
+                Ok((pieces, next))
+            })),
+        }
+    }
+}
+
+/// A piece on its way.
+#[derive(Debug)]
+pub enum Fetching {
+    /// There is none.
+    Nothing(Pieces),
+    /// It is being read.
+    Next(JoinHandle<io::Result<(Pieces, Option<Folded>)>>),
+}
+
+impl Fetching {
+    /// The piece, and the walk after it.
+    ///
+    /// # Errors
+    /// If a spilled transaction can't be read.
+    pub async fn piece(self) -> io::Result<(Pieces, Option<Folded>)> {
+        match self {
+            Fetching::Nothing(pieces) => Ok((pieces, None)),
+            Fetching::Next(reading) => reading.await.map_err(io::Error::other)?,
+        }
     }
 }
 

@@ -174,13 +174,16 @@ impl<'a, R: Recorder> Execution<'a, R> {
             None => 0,
         };
         let mut pieces = Pieces::from(self.batch, shared.settings.batch_changes, written);
-        while let Some(folded) = pieces.next(&shared.catalog.hasher)? {
+        let mut piece = pieces.next(&shared.catalog.hasher)?;
+        while let Some(folded) = piece {
             let plan = self.plan_piece(&folded).await?;
             if pieces.is_at_end() && self.goes_at_once(&folded, &plan) {
                 return Ok(Written::AtOnce(Box::new(folded), plan));
             }
+            let next = pieces.fetch(shared.catalog.hasher);
             self.write_planned(&folded, plan).await?;
             self.touched(&folded);
+            (pieces, piece) = next.piece().await?;
         }
         self.recheck().await?;
         self.begin_alone().await?;

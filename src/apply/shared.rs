@@ -279,7 +279,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells of a large transaction that the node's stream is delivering; what came before it has been delivered.
+    /// Tells of a large transaction that the node's stream is delivering; what came before it is with the coordinator.
     pub fn set_coming(&self, node: NodeId, coming: Coming) {
         *lock(&self.node(node).coming) = coming;
         self.wake_all();
@@ -312,14 +312,14 @@ impl Shared {
     /// If the node is not connected, or its stream does not deliver in time.
     pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
         let _hurry = Hurry::new(&self.node(id).awaited);
-        self.barrier_in_time(id).await
+        self.barrier_unhurried(id).await
     }
 
-    /// The same for who holds no lock, so that nobody need hurry.
+    /// The same for who holds no lock: it is waited for as long, but the stream is read with its pauses.
     ///
     /// # Errors
     /// As [`Shared::barrier`].
-    pub async fn barrier_in_time(&self, id: NodeId) -> Result<(), ApplyError> {
+    pub async fn barrier_unhurried(&self, id: NodeId) -> Result<(), ApplyError> {
         let limited = tokio::time::timeout(self.settings.barrier_timeout, self.catch_up(id)).await;
         limited.unwrap_or_else(|_| Err(ApplyError::BarrierTimeout(self.node(id).name.clone())))
     }

@@ -164,7 +164,7 @@ impl<R: Recorder> Execution<'_, R> {
                     merging.push((at, Merging { made, key_row: net.key_row.clone(), standing }));
                     continue;
                 }
-                if !decision.write {
+                if !decision.write && !self.may_be_touched(net.key) {
                     continue;
                 }
                 let (content, completed) = self.outcome(&coordinator, net, decision.winner)?;

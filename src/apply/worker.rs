@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::apply::error::ApplyError;
+use crate::apply::execute::ahead::Ahead;
 use crate::apply::execute::{self, Applied};
 use crate::apply::record::Recorder;
 use crate::apply::shared::{Shared, lock};
@@ -19,7 +20,6 @@ use crate::model::{KeyId, Link, Lsn, NodeId};
 mod ahead;
 mod inbound;
 
-use ahead::Aheads;
 use inbound::FIRST_RETRY;
 pub use inbound::Inbound;
 
@@ -139,7 +139,8 @@ pub struct Worker<R> {
     held: VecDeque<KeyId>,
     /// How many of them the rounds have come by.
     held_turn: usize,
-    aheads: Aheads,
+    /// What is written of a transaction that still comes.
+    ahead: Option<Ahead>,
 }
 
 impl<R: Recorder> Worker<R> {
@@ -155,7 +156,7 @@ impl<R: Recorder> Worker<R> {
             retry_held_at,
             held: VecDeque::new(),
             held_turn: 0,
-            aheads: Aheads::default(),
+            ahead: None,
         }
     }
 
@@ -171,7 +172,8 @@ impl<R: Recorder> Worker<R> {
     /// When a session is lost: the node must be connected again.
     pub async fn run(mut self, mut run: watch::Receiver<Run>) -> Result<(), ApplyError> {
         loop {
-            let worked = self.round().await?;
+            let draining = matches!(*run.borrow(), Run::Drain(_));
+            let worked = self.round(draining).await?;
             let state = *run.borrow_and_update();
             if let Run::Drain(deadline) = state
                 && (!worked || Instant::now() >= deadline)
@@ -200,14 +202,14 @@ impl<R: Recorder> Worker<R> {
         self.inbound.iter().filter_map(|inbound| inbound.retry_at).chain(self.reopen_at).min()
     }
 
-    async fn round(&mut self) -> Result<bool, ApplyError> {
+    async fn round(&mut self, draining: bool) -> Result<bool, ApplyError> {
         self.give_up_superseded().await;
         let mut worked = self.reopen().await?;
         worked |= self.retry_held().await?;
         for at in 0..self.inbound.len() {
             worked |= self.step(at).await?;
         }
-        if !worked {
+        if !worked && !draining {
             worked = self.write_ahead().await?;
         }
         Ok(worked)
@@ -223,22 +225,26 @@ impl<R: Recorder> Worker<R> {
         }
         let link = inbound.link();
         if inbound.lagged {
+            self.give_up_ahead("the stream of its target lags").await?;
             self.shared.catch_up(self.target).await?;
-            inbound.lagged = false;
+            self.inbound[at].lagged = false;
         }
-        let most = inbound.most(self.shared.settings.batch_changes);
+        // By itself: the clock may not be past what comes after it, and its rows are locked.
+        let alone = self.is_ahead(link);
+        let inbound = &mut self.inbound[at];
+        let most = if alone { 0 } else { inbound.most(self.shared.settings.batch_changes) };
         let batch = {
             let mut coordinator = self.shared.coordinator();
             coordinator.plan(link, most).or_else(|| {
-                if self.aheads.is_open(link) {
-                    return None; // the progress row moves with what is open
+                if self.ahead.is_some() {
+                    return None; // for that it would be rolled back
                 }
                 let due = inbound.progress_at.elapsed() >= PROGRESS_EVERY;
                 coordinator.plan_progress(link, if due { PROGRESS_BYTES } else { PROGRESS_BYTES_AT_ONCE })
             })
         };
         let Some(batch) = batch else {
-            if inbound.failures == 0 && !self.aheads.is_open(link) {
+            if inbound.failures == 0 && !alone {
                 let ready = self.shared.coordinator().is_ready(self.target);
                 inbound.stats.set_condition(if ready { Condition::Idle } else { Condition::Waiting });
             }

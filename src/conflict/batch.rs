@@ -131,16 +131,18 @@ impl Coordinator {
     }
 
     /// Whether statements of a transaction that still comes over the link may go ahead: it would be the next one to apply, and
-    /// nothing at the target waits for a decision.
-    pub fn may_go_ahead(&self, link: Link) -> bool {
+    /// nothing at the target waits to be applied or decided. `commit_lsn` is 0/0 where it is not known.
+    pub fn may_go_ahead(&self, link: Link, commit_lsn: Lsn) -> bool {
         let target = link.target.index();
+        let decoded = self.window.log(link.source).decoded;
+        if commit_lsn > Lsn::ZERO && commit_lsn < decoded {
+            return false; // read again after a reconnect
+        }
         let (reopened, held) = (&self.reopened[target], &self.held[target]);
-        let is_idle = self.queued(link) == 0 && self.link(link).in_flight.is_none();
-        self.is_ready(link.target)
-            && is_idle
-            && reopened.is_empty()
-            && held.is_empty()
-            && self.window.truncates().next().is_none()
+        let mut inbound = self.all_links().into_iter().filter(|inbound| inbound.target == link.target);
+        let is_idle = inbound.all(|inbound| self.queued(inbound) == 0 && self.link(inbound).in_flight.is_none());
+        let is_certain = reopened.is_empty() && held.is_empty() && self.window.truncates().next().is_none();
+        self.is_ready(link.target) && is_idle && is_certain
     }
 
     /// A batch of what has come of the link's next transaction, for its statements only: it is not in flight.

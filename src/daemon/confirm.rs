@@ -84,7 +84,7 @@ impl Confirmer {
         for _ in 0..LAST_ROUNDS {
             for node in &self.daemon.shared.nodes {
                 if node.control().is_some() {
-                    let _ = tokio::time::timeout(EVERY, self.daemon.shared.barrier_in_time(node.id)).await;
+                    let _ = tokio::time::timeout(EVERY, self.daemon.shared.barrier_unhurried(node.id)).await;
                 }
             }
             if let Err(error) = self.confirm(Worth::Anything).await {

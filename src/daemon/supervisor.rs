@@ -393,7 +393,7 @@ async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, watcher: &Control) -> Resu
             }
             _ = horizon.tick() => {
                 if daemon.shared.coordinator().is_ready(id) && daemon.shared.node(id).horizon_is_stale() {
-                    match daemon.shared.barrier_in_time(id).await {
+                    match daemon.shared.barrier_unhurried(id).await {
                         Err(ApplyError::BarrierTimeout(_)) => tracing::warn!(node = daemon.name(id), "the stream lags"),
                         other => other?,
                     }

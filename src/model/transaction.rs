@@ -96,7 +96,7 @@ pub struct Transaction {
 /// What has come of a transaction whose end has not come yet.
 #[derive(Clone, Debug)]
 pub struct Growing {
-    /// Its changes so far, from the first one on; no keys, and nothing is said of its commit.
+    /// Its changes so far, from the first one on; no keys, and of its commit only the position, if that is known.
     pub so_far: Arc<Transaction>,
     /// Which transaction it is.
     pub growth: Growth,

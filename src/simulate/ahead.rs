@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::apply::batch::Pieces;
 use crate::apply::net::{Content, Folded};
 use crate::conflict::{Batch, Operation};
-use crate::model::{Link, NodeId, Resolvers, Transaction, Xid};
+use crate::model::{Link, Lsn, NodeId, Resolvers, Transaction, Xid};
 use crate::simulate::Mutation;
 use crate::simulate::node::{Done, Guard};
 use crate::simulate::rows::{Key, Row};
@@ -19,11 +19,14 @@ use crate::simulate::world::{World, tell};
 pub struct Ahead {
     link: Link,
     transaction: Arc<Transaction>,
-    xid: Xid,
+    /// Its transaction there.
+    pub xid: Xid,
     resolvers: Arc<Resolvers>,
     todo: VecDeque<(Key, Write)>,
+    /// The keys that are written.
+    pub written: Vec<Key>,
     /// Where what is not written ahead begins.
-    offset: u64,
+    pub offset: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +64,7 @@ impl World {
         tell!(self, "n{}: x{} ahead: {write:?} of {key}: {done:?}", target.0, ahead.xid);
         if done == Done::Written {
             ahead.todo.pop_front();
+            ahead.written.push(key);
         }
         self.aheads[target.index()] = Some(ahead);
         if !matches!(done, Done::Written | Done::Blocked(_)) {
@@ -81,10 +85,14 @@ impl World {
         let source = NodeId(self.random.below(self.nodes.len()) as u8);
         let link = Link { source, target };
         let connected = |node: NodeId| self.daemon.streams[node.index()].connected;
-        if source == target || !connected(source) || !connected(target) || !self.daemon.coordinator.may_go_ahead(link) {
+        if source == target || !connected(source) || !connected(target) {
             return Ok(false);
         }
         let Some(transaction) = self.coming(source) else { return Ok(false) };
+        let known = if self.random.permille(500) { transaction.commit_lsn } else { Lsn::ZERO };
+        if !self.daemon.coordinator.may_go_ahead(link, known) {
+            return Ok(false);
+        }
         let batch = self.daemon.coordinator.beginning(link, transaction.clone());
         let mut pieces = Pieces::from(&batch, 1 + self.random.below(4) as u64, 0);
         let Some(folded) = pieces.next(self.schema.hasher())? else { return Ok(false) };
@@ -92,10 +100,11 @@ impl World {
         let Some(todo) = self.plan_ahead(&folded, &resolvers)?.filter(|_| !self.must_wait(&batch)) else {
             return Ok(false);
         };
-        let offset = pieces.offset().unwrap_or_else(|| transaction.payload.len());
+        let offset = pieces.reached();
         let xid = self.nodes[target.index()].begin();
         tell!(self, "n{}: x{xid} goes ahead with n{} {}", target.0, source.0, transaction.commit_lsn);
-        self.aheads[target.index()] = Some(Ahead { link, transaction, xid, resolvers, todo, offset });
+        self.aheads[target.index()] =
+            Some(Ahead { link, transaction, xid, resolvers, todo, written: Vec::new(), offset });
         Ok(true)
     }
 
@@ -137,12 +146,11 @@ impl World {
         Ok(folded.truncations.is_empty().then_some(todo))
     }
 
-    /// What the batch takes over of what is written ahead at its target: the transaction, and the offset of the first record
-    /// that is not written. Whatever else is written ahead there is rolled back.
+    /// What the batch takes over of what is written ahead at its target. Whatever else is written ahead there is rolled back.
     ///
     /// # Errors
     /// If the coordinator has one.
-    pub(super) fn take_over(&mut self, batch: &Batch) -> io::Result<Option<(Xid, u64)>> {
+    pub(super) fn take_over(&mut self, batch: &Batch) -> io::Result<Option<Ahead>> {
         let target = batch.link.target;
         let Some(ahead) = &self.aheads[target.index()] else { return Ok(None) };
         let is_this = |first: &Arc<Transaction>| Arc::ptr_eq(first, &ahead.transaction);
@@ -158,6 +166,6 @@ impl World {
             return Ok(None);
         }
         self.taken_over += 1;
-        Ok(self.aheads[target.index()].take().map(|ahead| (ahead.xid, ahead.offset)))
+        Ok(self.aheads[target.index()].take())
     }
 }

@@ -10,6 +10,7 @@ use crate::apply::net::{Folded, Net};
 use crate::conflict::window::Seq;
 use crate::conflict::{Batch, ChangeRef, Decision, Reopened};
 use crate::model::{Link, Lsn, NodeId, Resolvers, TableId, TouchKind, Xid};
+use crate::simulate::ahead::Ahead;
 use crate::simulate::complete::{Value, value};
 use crate::simulate::held::Changes;
 use crate::simulate::node::{Done, Guard};
@@ -99,6 +100,8 @@ pub struct Job {
     pub parked: BTreeMap<Key, Row>,
     /// It goes to the node in one window with its COMMIT, if all rows can be written as they were decided about.
     at_once: bool,
+    /// Keys that it has written before it decides about the rest.
+    written: Vec<Key>,
     /// It does so: COMMIT is on its way before the rows are written.
     on_its_way: bool,
     next: Stage,
@@ -210,12 +213,13 @@ impl World {
             return Ok(false);
         }
         let ahead = self.take_over(&batch)?;
-        let (folded, tables, keys) = self.net(&batch, ahead.map_or(0, |(_, offset)| offset))?;
+        let (folded, tables, keys) = self.net(&batch, ahead.as_ref().map_or(0, |ahead| ahead.offset))?;
         let first = if tables.is_empty() { Stage::Look } else { Stage::Tables };
         let mut job = self.job(batch, Purpose::Apply, first);
         let at_once = ahead.is_none() && self.settings.at_once && self.random.permille(600);
-        if let Some((written, _)) = ahead {
-            self.nodes[target.index()].roll_back(std::mem::replace(&mut job.xid, written));
+        if let Some(Ahead { xid, written, .. }) = ahead {
+            self.nodes[target.index()].roll_back(std::mem::replace(&mut job.xid, xid));
+            job.written = written;
         }
         self.start(Job { folded, tables, keys, at_once, ..job });
         Ok(true)
@@ -253,6 +257,7 @@ impl World {
             held: Vec::new(),
             parked: BTreeMap::new(),
             at_once: false,
+            written: Vec::new(),
             on_its_way: false,
             next: Stage::Slow,
             blocked: 0,
@@ -392,6 +397,9 @@ impl World {
             Some(decision) => decision,
             None => coordinator.decide(link, key.table, id)?,
         };
+        if job.written.contains(&key) && self.settings.mutation != Some(Mutation::TouchedStands) {
+            decision.write = true; // what stood before does not stand any more
+        }
         self.decisions += 1;
         self.conflicts += u64::from(decision.rival.is_some());
         self.check_decision(link, key, &decision)?;

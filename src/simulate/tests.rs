@@ -130,6 +130,14 @@ fn what_is_written_ahead_does_not_stand_where_another_node_changed_it() {
 }
 
 #[test]
+fn what_stood_before_a_batch_does_not_stand_where_the_batch_has_written() {
+    let one_key = |seed| Settings { focus: Focus::OneKey, ..going_ahead(2, &TableRule::default(), seed) };
+    converge_as(2, "ahead, one key", SCHEDULES, one_key);
+    let mut trusting = (0..100_000).map(|seed| Settings { mutation: Some(Mutation::TouchedStands), ..one_key(seed) });
+    assert!(trusting.any(|settings| fails(&settings)), "nothing is wrong with it");
+}
+
+#[test]
 fn a_row_that_loses_its_unique_value_gets_another_one_alike_everywhere() {
     let renames = |nodes, seed| Settings { renames: true, ..Settings::new(nodes, seed) };
     (2..5).for_each(|nodes| converge_as(nodes, "renames", SCHEDULES / 2, |seed| renames(nodes, seed)));

@@ -129,6 +129,7 @@ impl World {
             Focus::HotKey => {
                 workload = Workload { keys: 1, moves: 0, truncates: 0, deletes: 0, toasted: 0, ..workload }
             }
+            Focus::OneKey => workload = Workload { keys: 1, moves: 0, truncates: 0, deletes: 30, ..workload },
             Focus::Starts | Focus::Nothing => {}
         }
         let base = base_rows(&mut workload, &mut random);

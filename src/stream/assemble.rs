@@ -297,17 +297,17 @@ impl Assembler {
         Ok(())
     }
 
-    /// Tells what has come of the transaction under way, if no other one is told of.
+    /// Tells what has come of the transaction under way, unless another one is told of and this may yet be rolled back.
     fn tell(&mut self, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
         let (source, telling) = (self.source, self.telling.take());
-        let committed = match self.state {
-            State::Whole { micros, .. } => Some(Stamp { micros, node: source }),
-            State::Between | State::Chunk(_) => None,
+        let (committed, commit_lsn) = match self.state {
+            State::Whole { micros, commit_lsn, .. } => (Some(Stamp { micros, node: source }), commit_lsn),
+            State::Between | State::Chunk(_) => (None, Lsn::ZERO),
         };
         let (pending, _) = self.current()?;
-        if telling.is_none() || telling == pending.growth {
+        if telling.is_none() || telling == pending.growth || committed.is_some() {
             let growth = pending.growth.get_or_insert_default().clone();
-            let so_far = Arc::new(pending.draft.so_far(source, pending.xid));
+            let so_far = Arc::new(Transaction { commit_lsn, ..pending.draft.so_far(source, pending.xid) });
             self.telling = Some(growth.clone());
             events.push(SourceEvent::Growing(Growing { so_far, growth, committed }));
         } else {

@@ -82,7 +82,7 @@ impl Draft {
         self.log.written_len() >= self.told + GROWN
     }
 
-    /// What of it is on disk, as if it were a transaction; without its keys, and its commit is not known.
+    /// What of it is on disk, as if it were a transaction, without its keys and its commit.
     pub fn so_far(&mut self, source: NodeId, xid: Xid) -> Transaction {
         self.told = self.log.written_len();
         Transaction {

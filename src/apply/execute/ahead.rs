@@ -7,9 +7,9 @@
 //! transaction that is known to have committed is begun, after the target's clock has passed its commit (R2).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::apply::batch::{Pieces, Write};
+use crate::apply::batch::{Fetching, Pieces, Write};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::plan::Plan;
 use crate::apply::execute::{Execution, Extent, Opened};
@@ -29,8 +29,13 @@ pub struct Ahead {
     pub growth: Growth,
     /// Over which link.
     pub link: Link,
-    /// When something was last written.
-    pub since: Instant,
+    /// How long writing has taken.
+    pub wrote: Duration,
+    /// When the last piece was written, and how long each had been waited for before.
+    since: Instant,
+    waited: Duration,
+    /// A statement has been sent, whatever came of it.
+    has_begun: bool,
     /// Offset of the first record that is not written.
     offset: u64,
     changes: u64,
@@ -39,6 +44,8 @@ pub struct Ahead {
     touched: ScalableBloom,
     resolvers: Arc<Resolvers>,
     opened: Opened,
+    /// What comes after the piece that was written last.
+    next: Option<Fetching>,
 }
 
 /// Whether a piece could be written ahead.
@@ -56,7 +63,10 @@ impl Ahead {
         Ahead {
             growth,
             link,
+            wrote: Duration::ZERO,
             since: Instant::now(),
+            waited: Duration::ZERO,
+            has_begun: false,
             offset: 0,
             changes: 0,
             rows: 0,
@@ -64,12 +74,18 @@ impl Ahead {
             touched: ScalableBloom::default(),
             resolvers: coordinator.resolvers().clone(),
             opened: Opened::Nothing,
+            next: None,
         }
     }
 
-    /// Whether a transaction is open at the target.
-    pub fn is_open(&self) -> bool {
-        self.opened != Opened::Nothing
+    /// Whether a transaction may be open at the target.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// How long rows have been locked while nothing was written.
+    pub fn waited(&self) -> Duration {
+        self.waited + self.since.elapsed()
     }
 
     /// Whether more has come than is written.
@@ -90,17 +106,31 @@ impl Ahead {
         manner: Manner,
     ) -> Result<Sent, ApplyError> {
         let batch = shared.coordinator().beginning(self.link, growing.so_far.clone());
-        let mut pieces = Pieces::from(&batch, shared.settings.batch_changes, self.offset);
-        let Some(folded) = pieces.next(&shared.catalog.hasher)? else { return Ok(Sent::Written) };
+        let hasher = shared.catalog.hasher;
+        self.waited = self.waited();
+        let began = Instant::now();
+        let (mut pieces, mut piece) = match self.next.take() {
+            Some(next) => next.piece().await?,
+            None => (Pieces::from(&batch, shared.settings.batch_changes, self.offset), None),
+        };
+        if piece.is_none() {
+            pieces = Pieces::from(&batch, shared.settings.batch_changes, self.offset);
+            piece = pieces.next(&hasher)?;
+        }
+        let Some(folded) = piece else { return Ok(Sent::Written) };
+        let reached = pieces.reached();
+        self.next = Some(pieces.fetch(hasher));
         let mut execution = Execution::new(shared, session, recorder, &batch);
         (execution.manner, execution.extent, execution.opened) = (manner, Extent::Beginning, self.opened);
+        self.has_begun = true;
         let sent = execution.write_ahead(&folded, &self.resolvers).await;
         self.opened = execution.opened;
         self.rows += execution.rows;
         self.copied |= execution.applied.copied;
         folded.nets.iter().for_each(|net| self.touched.insert(net.key));
         self.changes += folded.changes;
-        self.offset = pieces.offset().unwrap_or_else(|| growing.so_far.payload.len());
+        self.offset = reached;
+        self.wrote += began.elapsed();
         self.since = Instant::now();
         sent
     }

@@ -42,7 +42,7 @@ impl<R: Recorder> Execution<'_, R> {
         for &at in nets {
             let net = &folded.nets[at];
             let own = ChangeRef::at(link.source, net.place, net.kind());
-            let decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
+            let mut decision = match coordinator.decide_alone(link, net.table.id, net.key, own) {
                 Some(decision) => decision,
                 // A row that is made from several changes is made under its lock.
                 None if self.resolvers.merge(net.table.id).is_some() => {
@@ -52,6 +52,7 @@ impl<R: Recorder> Execution<'_, R> {
                 None => coordinator.decide(link, net.table.id, net.key)?,
             };
             self.note(&coordinator, net, &decision)?;
+            decision.write |= self.may_be_touched(net.key);
             if !self.is_ours(decision.winner) {
                 if decision.write {
                     plan.slow.push(at);

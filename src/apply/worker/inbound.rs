@@ -11,7 +11,7 @@ use crate::apply::session::ApplySession;
 use crate::apply::unique;
 use crate::apply::worker::{Condition, LinkStats};
 use crate::conflict::Batch;
-use crate::model::{Class, Classify, Link};
+use crate::model::{Class, Classify, Growth, Link};
 
 /// How often a batch waits for a row that has moved on at its source before it is written without the row.
 const PATIENT_ROUNDS: u32 = 5;
@@ -41,6 +41,10 @@ pub struct Inbound {
     pub(super) lagged: bool,
     pub(super) retry_at: Option<Instant>,
     pub(super) progress_at: Instant,
+    /// The last transaction that is not, or no longer, written ahead.
+    pub(super) not_ahead: Option<Growth>,
+    /// When the source was last asked whether its transaction has committed.
+    pub(super) asked_at: Option<Instant>,
 }
 
 /// How far a batch reaches.
@@ -70,6 +74,8 @@ impl Inbound {
             lagged: false,
             retry_at: None,
             progress_at,
+            not_ahead: None,
+            asked_at: None,
         }
     }
 
@@ -100,6 +106,12 @@ impl Inbound {
         self.most = self.most.saturating_mul(2).max(1);
     }
 
+    /// A row is there already, so that not all will be inserted.
+    pub(super) fn copy_failed(&mut self) {
+        self.copying.failed();
+        (self.manner.inserting, self.manner.committing) = (Inserting::Skipping, Committing::Afterwards);
+    }
+
     /// Decides when to try again after a batch was rolled back.
     pub(super) fn failed(&mut self, batch: &Batch, error: &ApplyError) {
         let names = (&self.session.settings.source_name, &self.session.settings.target_name);
@@ -112,9 +124,7 @@ impl Inbound {
         self.stats.retries.fetch_add(1, Ordering::Relaxed);
         if let ApplyError::CopyFailed(error) = error {
             tracing::debug!(source = names.0, target = names.1, %error, "writing the batch without COPY");
-            self.copying.failed();
-            // a row is there already, so that not all will be inserted
-            (self.manner.inserting, self.manner.committing) = (Inserting::Skipping, Committing::Afterwards);
+            self.copy_failed();
             self.retry_at = None;
             return;
         }
