@@ -179,10 +179,15 @@ impl Site {
     }
 
     /// pgconcord reads the target's log, too: that of the other runs, which came after its slot was made, is not part of this one.
+    /// Where decoding begins again moves with the second checkpoint only.
     async fn skip_other_runs(&self, name: &str) -> anyhow::Result<()> {
         let skip =
             format!("SELECT end_lsn FROM pg_replication_slot_advance('pgconcord_{name}', pg_current_wal_flush_lsn())");
-        let end = one(&self.target, name, &skip).await?;
+        let mut end = String::new();
+        for _ in 0..3 {
+            self.target.sql("postgres", "CHECKPOINT").await?;
+            end = one(&self.target, name, &skip).await?;
+        }
         let begin =
             format!("UPDATE pgconcord.progress SET lsn = '{end}' WHERE cluster = '{name}' AND source = 'target'");
         self.source.sql(DATABASE, &begin).await?;

@@ -3,11 +3,11 @@
 //! Reading may wait for whoever takes the events; feedback never does: it has a task of its own.
 //!
 //! A reader that wakes for every message costs the machine more than the messages do, and has the server send each by
-//! itself. So when messages come fast it pauses between reads, and what comes meanwhile comes in larger pieces. With
-//! pauses and without, medians of five runs (benches/replication at scale 0.5, PostgreSQL 15, 2 cores): A1 3.8 and 4.2 s,
-//! A2 1.4 and 2.5 s, A4 1.6 and 2.4 s; CPU of the daemon in A2 6 and 19 s per million rows. The receive buffer is left to
-//! the kernel: a larger one was slower, and a small one of fixed size would make a distant server slow. When messages come
-//! slowly each is taken at once.
+//! itself. So when messages come fast it pauses between reads, and what comes meanwhile comes in larger pieces, unless somebody
+//! who may hold locks waits for a barrier. Pauses of 1, 3 and 6 ms, medians of three runs (benches/replication at scale 0.5,
+//! PostgreSQL 15, 2 cores): A1 2.9, 2.8, 3.4 s, A2 1.0, 0.8, 0.9 s, A4 1.4, 1.5, 1.3 s; CPU of the daemon in A2 5.3, 3.2, 3.3 s
+//! per million rows, and 19 without. The receive buffer is left to the kernel: a larger one was slower, and a small one of
+//! fixed size would make a distant server slow. When messages come slowly each is taken at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
