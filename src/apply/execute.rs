@@ -66,7 +66,7 @@ pub(super) enum Opened {
 
 /// What is written of a batch.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Extent {
+pub(super) enum Part {
     /// All of it, and then it is committed.
     Whole,
     /// What has come of its transaction.
@@ -99,7 +99,7 @@ pub struct Execution<'a, R> {
     /// Keys that an earlier piece of the batch touched.
     touched: ScalableBloom,
     opened: Opened,
-    extent: Extent,
+    part: Part,
 }
 
 /// Applies the batch and tells the coordinator how it ended; rolls back what fails before COMMIT. `ahead` is what is written of its
@@ -159,7 +159,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
             unseen_holders: None,
             touched: ScalableBloom::default(),
             opened: Opened::Nothing,
-            extent: Extent::Whole,
+            part: Part::Whole,
         }
     }
 
@@ -349,7 +349,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
         if self.opened == Opened::Nothing {
             ApplySession::queue_begin(&mut pipeline);
         }
-        if self.opened != Opened::Progress && self.extent == Extent::Whole {
+        if self.opened != Opened::Progress && self.part == Part::Whole {
             ApplySession::queue_progress(&mut pipeline, settings, progress, self.batch.end_lsn);
         }
         pipeline
@@ -357,10 +357,10 @@ impl<'a, R: Recorder> Execution<'a, R> {
 
     /// Checks that the progress row was where we left it (R3).
     pub(super) fn begun(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, ApplyError> {
-        if self.extent == Extent::Beginning {
+        if self.part == Part::Beginning {
             self.opened = Opened::Transaction;
         }
-        if self.extent == Extent::Whole && self.opened != Opened::Progress {
+        if self.part == Part::Whole && self.opened != Opened::Progress {
             let moved = usize::from(self.opened == Opened::Nothing);
             if outcomes[moved].tag.rows != 1 {
                 return Err(ApplyError::Fenced {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::apply::batch::{Fetching, Pieces, Write};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::plan::Plan;
-use crate::apply::execute::{Execution, Extent, Opened};
+use crate::apply::execute::{Execution, Opened, Part};
 use crate::apply::manner::Manner;
 use crate::apply::net::{Content, Folded};
 use crate::apply::record::Recorder;
@@ -121,7 +121,7 @@ impl Ahead {
         let reached = pieces.reached();
         self.next = Some(pieces.fetch(hasher));
         let mut execution = Execution::new(shared, session, recorder, &batch);
-        (execution.manner, execution.extent, execution.opened) = (manner, Extent::Beginning, self.opened);
+        (execution.manner, execution.part, execution.opened) = (manner, Part::Beginning, self.opened);
         self.has_begun = true;
         let sent = execution.write_ahead(&folded, &self.resolvers).await;
         self.opened = execution.opened;
