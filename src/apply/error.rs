@@ -24,6 +24,18 @@ pub enum ApplyError {
     /// A spilled transaction can't be read.
     #[error("cannot read a spilled transaction: {0}; free or repair the spill directory and restart the daemon")]
     Spill(#[from] io::Error),
+    /// The same, when what a node had committed while a COMMIT of ours was on its way there was to be taken in: that is read again.
+    #[error(
+        "cannot take in what {node} committed meanwhile, for a spilled transaction can't be read: {error}; its stream is read \
+         again. Free or repair the spill directory and restart the daemon"
+    )]
+    NotTakenIn {
+        /// The node.
+        node: String,
+        /// The cause.
+        #[source]
+        error: io::Error,
+    },
     /// The progress row is not what we left: another daemon writes it, or the node was restored.
     #[error(
         "the progress row for {source_name} at {target} is not at {expected} as this daemon left it: another pgconcord \
@@ -133,7 +145,7 @@ impl ApplyError {
     pub fn loses_session(&self) -> bool {
         match self {
             ApplyError::Wire { error, .. } => !matches!(error, WireError::Server(_)),
-            ApplyError::Unmarked(_) => true,
+            ApplyError::Unmarked(_) | ApplyError::NotTakenIn { .. } => true,
             _ => false,
         }
     }
@@ -155,6 +167,7 @@ impl Classify for ApplyError {
             | ApplyError::Duplicate { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,
             ApplyError::Spill(_)
+            | ApplyError::NotTakenIn { .. }
             | ApplyError::Fenced { .. }
             | ApplyError::Operator { .. }
             | ApplyError::Journal(_)

@@ -442,3 +442,6 @@ impl Coordinator {
         Ok(Candidate { change, stamp: transaction.stamp, value })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -90,14 +90,16 @@ impl<R: Recorder> Execution<'_, R> {
     /// Tells the coordinator what became of the COMMIT, and cleans up after one that failed.
     async fn settle_commit(mut self, committed: Result<Lsn, ApplyError>) -> Result<Applied, ApplyError> {
         let link = self.batch.link;
+        let target = &self.shared.node(link.target).name;
+        let not_taken_in = |error| ApplyError::NotTakenIn { node: target.clone(), error };
         let arrived = {
             let mut coordinator = self.shared.coordinator();
             match &committed {
                 Ok(at) => {
                     coordinator.change_held(link.target, std::mem::take(&mut self.held_changes));
-                    coordinator.committed(link, *at)?;
+                    coordinator.committed(link, *at).map_err(not_taken_in)?;
                 }
-                Err(error) if !error.loses_session() => coordinator.commit_failed(link)?,
+                Err(error) if !error.loses_session() => coordinator.commit_failed(link).map_err(not_taken_in)?,
                 Err(_) => {} // in doubt: the node is connected again and its progress row read
             }
             coordinator.take_barriers()
