@@ -118,6 +118,17 @@ pub struct Net {
     view: u64,
 }
 
+/// What is to be done with a key that no other node has changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Plain<'a> {
+    /// Its row is there and goes.
+    Delete,
+    /// There is none, and this comes.
+    Insert(&'a Row),
+    /// It is there and becomes this.
+    Update(&'a Row),
+}
+
 /// A change on its way into a batch.
 #[derive(Debug)]
 pub struct Incoming {
@@ -156,6 +167,18 @@ impl Net {
             place,
             xid,
             view,
+        }
+    }
+
+    /// What is to be done where no other node has changed the key; `None` if there is more to it: a key that the row was moved
+    /// from, a value that was left out, a row that may never have been there.
+    pub fn plain(&self) -> Option<Plain<'_>> {
+        match &self.content {
+            _ if self.rekeyed => None,
+            Content::Delete => (self.first != Operation::Insert).then_some(Plain::Delete),
+            Content::Put(row) if row.has_unchanged() => None,
+            Content::Put(row) if self.first == Operation::Insert => Some(Plain::Insert(row)),
+            Content::Put(row) => Some(Plain::Update(row)),
         }
     }
 

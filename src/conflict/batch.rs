@@ -133,16 +133,19 @@ impl Coordinator {
     /// Whether statements of a transaction that still comes over the link may go ahead: it would be the next one to apply, and
     /// nothing at the target waits to be applied or decided. `commit_lsn` is 0/0 where it is not known.
     pub fn may_go_ahead(&self, link: Link, commit_lsn: Lsn) -> bool {
-        let target = link.target.index();
         let decoded = self.window.log(link.source).decoded;
         if commit_lsn > Lsn::ZERO && commit_lsn < decoded {
             return false; // read again after a reconnect
         }
-        let (reopened, held) = (&self.reopened[target], &self.held[target]);
         let mut inbound = self.all_links().into_iter().filter(|inbound| inbound.target == link.target);
         let is_idle = inbound.all(|inbound| self.queued(inbound) == 0 && self.link(inbound).in_flight.is_none());
-        let is_certain = reopened.is_empty() && held.is_empty() && self.window.truncates().next().is_none();
-        self.is_ready(link.target) && is_idle && is_certain
+        self.is_ready(link.target) && is_idle && self.has_nothing_open(link.target)
+    }
+
+    /// Whether no key waits to be decided again at the node, none is held there, and no truncation is known.
+    fn has_nothing_open(&self, node: NodeId) -> bool {
+        let (reopened, held) = (&self.reopened[node.index()], &self.held[node.index()]);
+        reopened.is_empty() && held.is_empty() && self.window.truncates().next().is_none()
     }
 
     /// A batch of what has come of the link's next transaction, for its statements only: it is not in flight.
@@ -159,9 +162,7 @@ impl Coordinator {
     /// If the keys of a spilled transaction can't be read.
     pub fn is_alone_up_to(&self, link: Link, offset: u64) -> io::Result<bool> {
         const MOST_LOOKED_AT: usize = 10_000;
-        let target = link.target.index();
-        let (reopened, held) = (&self.reopened[target], &self.held[target]);
-        if !reopened.is_empty() || !held.is_empty() || self.window.truncates().next().is_some() {
+        if !self.has_nothing_open(link.target) {
             return Ok(false);
         }
         let contested: Vec<KeyId> = self.window.contested().take(MOST_LOOKED_AT + 1).collect();

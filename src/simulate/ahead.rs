@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 
 use crate::apply::batch::Pieces;
-use crate::apply::net::{Content, Folded};
-use crate::conflict::{Batch, Operation};
+use crate::apply::net::{self, Folded, Plain};
+use crate::conflict::Batch;
 use crate::model::{Link, Lsn, NodeId, Resolvers, Transaction, Xid};
 use crate::simulate::Mutation;
 use crate::simulate::node::{Done, Guard};
@@ -124,23 +124,15 @@ impl World {
     fn plan_ahead(&self, folded: &Folded, resolvers: &Resolvers) -> io::Result<Option<VecDeque<(Key, Write)>>> {
         let mut todo = VecDeque::new();
         for net in &folded.nets {
-            if resolvers.merge(net.table.id).is_some() || net.rekeyed {
-                return Ok(None);
-            }
+            let Some(plain) = net.plain().filter(|_| resolvers.merge(net.table.id).is_none()) else { return Ok(None) };
+            let whole = |row: &net::Row| self.schema.sent(&row.tuple).map(|sent| sent.body.map(|body| sent.with(body)));
             let key = self.schema.key_of(net.table.id, &net.key_row.tuple)?;
-            let write = match &net.content {
-                Content::Delete if net.first == Operation::Insert => return Ok(None),
-                Content::Delete => Write::Delete,
-                Content::Put(row) if row.has_unchanged() => return Ok(None),
-                Content::Put(row) => {
-                    let sent = self.schema.sent(&row.tuple)?;
-                    let Some(body) = sent.body else { return Ok(None) };
-                    match net.first {
-                        Operation::Insert => Write::Insert(sent.with(body)),
-                        _ => Write::Update(sent.with(body)),
-                    }
-                }
+            let write = match plain {
+                Plain::Delete => Some(Write::Delete),
+                Plain::Insert(row) => whole(row)?.map(Write::Insert),
+                Plain::Update(row) => whole(row)?.map(Write::Update),
             };
+            let Some(write) = write else { return Ok(None) };
             todo.push_back((key, write));
         }
         Ok(folded.truncations.is_empty().then_some(todo))

@@ -14,11 +14,11 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::plan::Plan;
 use crate::apply::execute::{Execution, Opened, Part};
 use crate::apply::manner::Manner;
-use crate::apply::net::{Content, Folded};
+use crate::apply::net::{Folded, Plain, Row};
 use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
 use crate::apply::shared::Shared;
-use crate::conflict::{Coordinator, Operation};
+use crate::conflict::Coordinator;
 use crate::model::bloom::ScalableBloom;
 use crate::model::{Growing, Growth, Link, Resolvers};
 
@@ -109,17 +109,13 @@ impl Ahead {
         let hasher = shared.catalog.hasher;
         self.waited = self.waited();
         let began = Instant::now();
-        let (mut pieces, mut piece) = match self.next.take() {
+        let (pieces, piece) = match self.next.take() {
             Some(next) => next.piece().await?,
-            None => (Pieces::from(&batch, shared.settings.batch_changes, self.offset), None),
+            None => Pieces::from(&batch, shared.settings.batch_changes, self.offset).fetch(hasher).piece().await?,
         };
-        if piece.is_none() {
-            pieces = Pieces::from(&batch, shared.settings.batch_changes, self.offset);
-            piece = pieces.next(&hasher)?;
-        }
         let Some(folded) = piece else { return Ok(Sent::Written) };
         let reached = pieces.reached();
-        self.next = Some(pieces.fetch(hasher));
+        self.next = (!pieces.is_at_end()).then(|| pieces.fetch(hasher));
         let mut execution = Execution::new(shared, session, recorder, &batch);
         (execution.manner, execution.part, execution.opened) = (manner, Part::Beginning, self.opened);
         self.has_begun = true;
@@ -154,20 +150,15 @@ impl<R: Recorder> Execution<'_, R> {
         let now = Instant::now();
         for (at, net) in folded.nets.iter().enumerate() {
             let table = &net.table;
-            if table.defers()
-                || resolvers.merge(table.id).is_some()
-                || net.rekeyed
-                || self.session.busy.contains(net.key, now)
-            {
+            let merges = resolvers.merge(table.id).is_some();
+            if table.defers() || merges || self.session.busy.contains(net.key, now) {
                 return None;
             }
-            let write = |row| Write { net: at, row, known: None };
-            match &net.content {
-                Content::Delete if net.first == Operation::Insert => return None,
-                Content::Delete => plan.deletes.push(write(net.key_row.clone())),
-                Content::Put(row) if row.has_unchanged() => return None,
-                Content::Put(row) if net.first == Operation::Insert => plan.inserts.push(write(row.clone())),
-                Content::Put(row) => plan.updates.push(write(row.clone())),
+            let write = |row: &Row| Write { net: at, row: row.clone(), known: None };
+            match net.plain()? {
+                Plain::Delete => plan.deletes.push(write(&net.key_row)),
+                Plain::Insert(row) => plan.inserts.push(write(row)),
+                Plain::Update(row) => plan.updates.push(write(row)),
             }
         }
         Some(plan)

@@ -98,7 +98,10 @@ impl<R: Recorder> Worker<R> {
                 tracing::debug!(node = source.name, %error, "asking whether a transaction has committed");
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                inbound.not_ahead = Some(growing.growth.clone()); // the other links into the target are not to wait for it again
+                None
+            }
         }
     }
 
