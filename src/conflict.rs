@@ -20,6 +20,7 @@ mod put;
 pub mod reopen;
 pub mod resolve;
 pub mod switch;
+mod unique;
 pub mod window;
 
 pub use batch::{Batch, Decision, Survivor};

@@ -29,7 +29,7 @@ pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use key_form::{CaseMap, KeyForm};
 pub use payload::Payload;
 pub use rename::{NewValues, Rename};
-pub use resolver::{Case, ColumnMerge, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule};
+pub use resolver::{Case, ColumnMerge, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule, UniqueWinner};
 pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
 pub use transaction::{Growing, Growth, Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};

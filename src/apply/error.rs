@@ -93,7 +93,7 @@ pub enum ApplyError {
         table: String,
     },
     /// A unique value's loser is being removed at its home; the batch waits for that.
-    #[error("{table} has two rows with one unique value; the older one is removed at its home first")]
+    #[error("{table} has two rows with one unique value; the one that loses it is removed at its home first")]
     UniqueLoser {
         /// The table.
         table: String,

@@ -6,7 +6,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::merge::{Merged, Merging};
 use crate::apply::net::{Content, Net, Row};
-use crate::apply::record::{Conflict, Recorder, Side};
+use crate::apply::record::{Conflict, Recorder, Side, Subject};
 use crate::apply::{complete, unique};
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
 use crate::conflict::{Coordinator, Decision};
@@ -168,6 +168,7 @@ impl<R: Recorder> Execution<'_, R> {
             link: self.batch.link,
             batch: self.session.progress.batch + 1,
             conflict_type: conflict_type(remote.operation, LocalRow::Written),
+            subject: Subject::Row,
             table: key.table().clone(),
             key: key.clone(),
             resolution: Resolution::ApplyRemote,

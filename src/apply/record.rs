@@ -33,6 +33,8 @@ pub struct Conflict {
     pub batch: u64,
     /// What kind it is.
     pub conflict_type: ConflictType,
+    /// What it is about.
+    pub subject: Subject,
     /// The table.
     pub table: Arc<Table>,
     /// A row that has the key's cells.
@@ -63,6 +65,15 @@ impl Conflict {
         let resolver = resolvers.rule(self.table.id).resolver_of(by).name();
         Conflict { by, resolver, ..self }
     }
+}
+
+/// What two changes are in conflict about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// A row.
+    Row,
+    /// A unique value that two rows claim.
+    UniqueValue,
 }
 
 /// Why a server refuses a row.

@@ -140,7 +140,7 @@ impl<R: Recorder> Execution<'_, R> {
         })
     }
 
-    /// Whether it is written, or left out because an older row's unique value is taken; otherwise look again.
+    /// Whether it is written, or left out because it lost its unique value to another row; otherwise look again.
     async fn write_or_make_room(
         &mut self,
         key_row: &Row,

@@ -1,7 +1,7 @@
 //! Unique values (R7, R12): change by change after a violation, and what to do when two rows claim one value.
 //!
 //! Values that merely swap within a batch come right in the order of the source. Where another row still holds
-//! the value the older row loses and is removed by an ordinary DELETE at its home node, without origin, so that it
+//! the value the rule picks the row that loses (the older one without a rule), and that is removed by an ordinary DELETE at its home node, without origin, so that it
 //! is replicated and ordered like any other change; its whole row is in the journal. Where a rule says what such a row
 //! gets instead of its value, an ordinary UPDATE there gives it that, and no row goes.
 
@@ -12,10 +12,12 @@ use crate::apply::complete::Completed;
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Folded, Net, Row};
-use crate::apply::record::{Conflict, Recorder, Side};
+use crate::apply::record::{Conflict, Recorder, Side, Subject};
 use crate::apply::{hold, note};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
-use crate::model::{Cell, ConflictType, Lsn, NewValues, NodeId, Resolution, Resolver, Table, Tuple, Xid};
+use crate::model::{
+    Cell, ConflictType, Lsn, NewValues, NodeId, Resolution, Table, Tuple, UniqueWinner, Xid,
+};
 
 mod give_way;
 mod holders;
@@ -176,8 +178,7 @@ impl<R: Recorder> Execution<'_, R> {
     /// waits for this one.
     pub(super) async fn settle_unique(&mut self, claim: &Claim, error: &ApplyError) -> Result<Outcome, ApplyError> {
         let Claim { row, key_row, by: Claimant { remote, home, newest_here, .. } } = claim;
-        let (stamp, lsn) = (remote.stamp, remote.lsn);
-        let holders = self.lock_holders(row).await?;
+        let holders = self.lock_holders(row, &claim.by).await?;
         if holders.is_empty() {
             // it may have gone since, for the sake of this very row
             let key = key_row.key(&self.shared.catalog.hasher);
@@ -186,17 +187,16 @@ impl<R: Recorder> Execution<'_, R> {
             return if before + 1 < ROUNDS { Ok(Outcome::RoomMade) } else { Err(no_holder(error)) };
         }
         self.unseen_holders = None;
-        let newest = holders.iter().filter_map(|holder| holder.side.as_ref()?.stamp).max();
-        let incoming_wins = newest.is_none_or(|newest| stamp > Some(newest));
+        let incoming_wins = holders.iter().all(|holder| holder.loses);
         let hasher = self.shared.catalog.hasher;
         let losers: Vec<(Option<ChangeRef>, Removal)> = if incoming_wins {
             self.there(&holders, row)
         } else {
             // what was held for long may be forgotten
             let newest = self.shared.coordinator().newest_at(*home, row.table().id, key_row.key(&hasher))?;
-            let beat = holders.iter().filter(|holder| holder.side.as_ref().is_some_and(|side| side.stamp >= stamp));
+            let beat = holders.iter().filter(|holder| !holder.loses);
             let lost = beat.map(|holder| (holder.index.clone(), holder.row.clone())).collect();
-            vec![(*newest_here, self.removal(*home, row.clone(), lost, newest.map(|_| lsn)))]
+            vec![(*newest_here, self.removal(*home, row.clone(), lost, newest.map(|_| remote.lsn)))]
         };
         let renamed = |row: &Row| {
             let key = row.key(&hasher);
@@ -261,14 +261,20 @@ impl<R: Recorder> Execution<'_, R> {
             _ => &claim.key_row,
         };
         let indexes: Vec<_> = holders.iter().map(|holder| holder.index.name.as_str()).collect();
+        let winner = &self.resolvers.rule(claim.row.table().id).unique;
+        let why = match winner {
+            UniqueWinner::LastUpdateWins => "is older",
+            UniqueWinner::OriginPriority(_) => "has less priority",
+        };
         Conflict {
             conflict_type: kind,
             resolution,
-            resolver: Resolver::LastUpdateWins.name(), // whatever the table's rule says about rows of one key
+            subject: Subject::UniqueValue,
+            resolver: winner.name(),
             local: Some(Side { row: Some(holder.row.clone()), ..holder.side.clone().unwrap_or(unknown) }),
             result: Some(Content::Put(result.clone())),
             note: Some(format!(
-                "rows claim one value of {}; {who} is older and {} at {}, unless it has changed there since",
+                "rows claim one value of {}; {who} {why} and {} at {}, unless it has changed there since",
                 indexes.join(", "),
                 renamed.map_or("is removed".to_owned(), |(values, rule)| {
                     format!("gets another {} by the rule {rule:?}", values.names(claim.row.table()))
@@ -326,7 +332,7 @@ enum Loser<'h> {
 pub(super) enum Outcome {
     /// It may be written now.
     RoomMade,
-    /// It is older, and not written.
+    /// It loses, and is not written.
     Yields,
 }
 

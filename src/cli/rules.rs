@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::Global;
 use crate::config::Config;
 use crate::model::table::Catalog;
-use crate::model::{Case, Condition, Deletes, NodeId, Resolver, TableRule};
+use crate::model::{Case, Condition, Deletes, NodeId, Resolver, TableRule, UniqueWinner};
 use crate::node::catalog::ClusterCatalog;
 use crate::node::connect::connect;
 
@@ -54,7 +54,13 @@ fn described(rule: &TableRule, config: &Config) -> String {
         let what = words(case.resolver.as_ref(), case.deletes.unwrap_or_default(), config);
         format!("{} where {}; else ", what, condition(&case.condition, &config.node_names()))
     };
-    rule.cases.iter().map(case).collect::<String>() + &otherwise
+    let unique = match &rule.unique {
+        UniqueWinner::LastUpdateWins => String::new(),
+        UniqueWinner::OriginPriority(order) => {
+            format!("; unique values by {} ({})", rule.unique.name(), node_names(order, config))
+        }
+    };
+    rule.cases.iter().map(case).collect::<String>() + &otherwise + &unique
 }
 
 fn words(resolver: Option<&Resolver>, deletes: Deletes, config: &Config) -> String {
@@ -62,8 +68,7 @@ fn words(resolver: Option<&Resolver>, deletes: Deletes, config: &Config) -> Stri
         None | Some(Resolver::LastUpdateWins | Resolver::FirstUpdateWins) => String::new(),
         Some(Resolver::LastByColumn(column) | Resolver::FirstByColumn(column)) => format!(" (by {column})"),
         Some(Resolver::OriginPriority(order)) => {
-            let names: Vec<_> = order.iter().map(|node| config.nodes[node.index()].name.as_str()).collect();
-            format!(" ({})", names.join(", "))
+            format!(" ({})", node_names(order, config))
         }
         Some(Resolver::Merge(merge)) => {
             let columns = merge.columns.iter().map(|(name, how)| format!("{name} by {how}, "));
@@ -78,6 +83,10 @@ fn words(resolver: Option<&Resolver>, deletes: Deletes, config: &Config) -> Stri
     };
     let parts = [format!("{}{detail}", resolver.map_or("", Resolver::name)), deletes.to_owned()];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+fn node_names(nodes: &[NodeId], config: &Config) -> String {
+    nodes.iter().map(|node| config.nodes[node.index()].name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// A condition in a few words: `east's change met west's and price changed`.

@@ -14,7 +14,7 @@ use toml::de::DeTable;
 use crate::config::reader::{Section, Typed, string};
 use crate::config::report::{Problem, Report, line_and_column};
 use crate::config::tables::{TableFilter, glob};
-use crate::model::{Case, Condition, Deciding, Deletes, Rename, Resolver, TableRule};
+use crate::model::{Case, Condition, Deciding, Deletes, Rename, Resolver, TableRule, UniqueWinner};
 
 mod condition;
 mod facet;
@@ -22,6 +22,7 @@ mod facet;
 mod malformed;
 mod record;
 mod resolve;
+mod unique;
 #[cfg(test)]
 mod tests;
 
@@ -47,6 +48,8 @@ pub struct Rule {
     pub afterwards: Afterwards,
     /// What becomes of rows that a node refuses; `None` if it says nothing about that.
     pub errors: Option<Errors>,
+    /// Which of two rows keeps a unique value, and what becomes of such conflicts; `None` if it says nothing about that.
+    pub unique: Option<(UniqueWinner, Afterwards)>,
     /// What rows get that lose a unique value, instead of being deleted; `None` if it says nothing about that.
     pub rename: Option<Rename>,
     /// Columns whose values are written to no journal and no log.
@@ -156,7 +159,20 @@ pub fn table_rule(rules: &[Rule], schema: &str, table: &str) -> TableRule {
         cases: cases(rules, schema, table).into_iter().map(|(_, case)| case).collect(),
         resolver: writes.and_then(|rule| rule.resolve.clone()).unwrap_or_default(),
         deletes: deletes.and_then(|rule| rule.deletes).unwrap_or_default(),
+        unique: on_unique(rules, schema, table).and_then(|rule| rule.unique.clone()).unwrap_or_default().0,
     }
+}
+
+/// The rule that tells which of two rows of the table keeps a unique value: the first that says so.
+pub fn on_unique<'a>(rules: &'a [Rule], schema: &str, table: &str) -> Option<&'a Rule> {
+    rules.iter().find(|rule| rule.unique.is_some() && rule.tables.matches(schema, table))
+}
+
+/// The rule that decides about the table's unique values, and what becomes of those conflicts: the one that says which row
+/// keeps a value, else that for rows which two nodes wrote.
+pub fn deciding_unique<'a>(rules: &'a [Rule], schema: &str, table: &str) -> Option<(&'a Rule, Afterwards)> {
+    let said = on_unique(rules, schema, table).and_then(|rule| Some((rule, rule.unique.as_ref()?.1)));
+    said.or_else(|| deciding(rules, schema, table, Facet::Writes).map(|rule| (rule, rule.afterwards)))
 }
 
 /// The rule that tells what becomes of the table's rows that a node refuses: the first that says so.
@@ -256,9 +272,9 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
     let decision = resolve::read(&mut section, nodes, problems);
     later(&mut section, problems);
     section.finish(problems);
-    let resolve::Decision { resolve, deletes, afterwards, errors } = decision?;
+    let resolve::Decision { resolve, deletes, afterwards, errors, unique } = decision?;
     let (name, condition) = (name?.value, condition?);
-    let rule = Rule { name, place, tables, condition, resolve, deletes, afterwards, errors, rename, mask };
+    let rule = Rule { name, place, tables, condition, resolve, deletes, afterwards, errors, unique, rename, mask };
     (problems.len() == before).then_some(rule)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A table takes its new rule at a moment when nothing that was decided about it can be decided again, or still has to be
 //! decided elsewhere: no key of it in the window was changed by two nodes, none waits to be decided again, and no
-//! truncation of it is known. Where every conflict comes out as before there is nothing to wait for. Where its rows will be
+//! truncation of it is known; where another row would keep a unique value, no link has anything to apply. Where every conflict comes out as before there is nothing to wait for. Where its rows will be
 //! made from several changes, moreover, no change may be left that a delete took away which is forgotten: once the new rule is known, deletes stay as long as what they take away (see
 //! [`Coordinator::frontier`]), and it waits until all changes have seen what was forgotten by then. A conflict of which one half is still to come is decided by the new rule alone, at every node.
 //! Between that look and the moment when the nodes keep the new rule nothing is decided at all: whichever rule a crash
@@ -37,7 +37,11 @@ impl Coordinator {
         let knows_deletes = |table: &TableId| self.will_merge.get(table).is_none_or(|lost| self.all_saw(lost));
         // Who looks at a conflict changes, and not what comes out of it.
         let same = |table: &TableId| self.resolvers.rule(*table).comes_to_the_same(next.rule(*table));
-        let is_free = |table: &&TableId| same(table) || !entangled.contains(table) && knows_deletes(table);
+        let has_room = |table: &TableId| {
+            self.resolvers.rule(*table).unique == next.rule(*table).unique || self.nothing_under_way()
+        };
+        let is_free =
+            |table: &&TableId| same(table) || !entangled.contains(table) && knows_deletes(table) && has_room(table);
         let free: Vec<_> = tables.iter().filter(is_free).copied().collect();
         self.switching = !free.is_empty();
         Ok(free)
@@ -55,6 +59,12 @@ impl Coordinator {
             self.will_merge.retain(|table, _| resolvers.merge(*table).is_none());
             self.resolvers = Arc::new(resolvers);
         }
+    }
+
+    /// Whether no link has anything to apply, so that of no two rows which claim one unique value one has lost it and the other
+    /// is still to be applied.
+    fn nothing_under_way(&self) -> bool {
+        self.all_links().into_iter().all(|link| self.queued(link) == 0 && self.link(link).in_flight.is_none())
     }
 
     /// Whether the author of every change in the window had seen everything of the others before these positions.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::apply::ApplyError;
 use crate::apply::net::{Content, Row};
-use crate::apply::record::{self, Conflict, Recorder};
+use crate::apply::record::{self, Conflict, Recorder, Subject};
 use crate::config::Rule;
 use crate::config::rules::{self, Afterwards, Errors, Facet};
 use crate::conflict::Operation;
@@ -49,11 +49,14 @@ impl JournalRecorder {
     /// Why the conflict is not to be decided, if a rule says so.
     fn refused(&self, conflict: &Conflict) -> Option<ApplyError> {
         let Conflict { link, table, key, conflict_type, .. } = conflict;
-        let (facet, daemon) = (Facet::of(*conflict_type)?, &self.0);
+        let daemon = &self.0;
         let rules = daemon.rules.of(table.id);
-        let rule = rules::deciding_in(&rules, &table.schema, &table.name, facet, conflict.by)?;
-        let is_refused = rule.afterwards == Afterwards::Refused && conflict.refusal.is_none();
-        is_refused.then(|| ApplyError::Operator {
+        let (rule, afterwards) = deciding(&rules, conflict)?;
+        let says = match (conflict.subject, &rule.unique) {
+            (Subject::UniqueValue, Some(_)) => "unique",
+            _ => "resolve",
+        };
+        (afterwards == Afterwards::Refused).then(|| ApplyError::Operator {
             what: format!(
                 "the rule {:?} ({}) has no conflict of {table} decided, and there is one: {}, row {} ({} to {})",
                 rule.name,
@@ -64,29 +67,25 @@ impl JournalRecorder {
                 daemon.name(link.target),
             ),
             advice:
-                "look at the row at both nodes; give this rule resolve = \"last_update_wins\", or \"hold\" to decide about it \
-                     later, leave the table's other rules as they are, and run `pgconcord rules reload`"
-                    .to_owned(),
+                format!(
+                    "look at the row at both nodes; give this rule {says} = \"last_update_wins\", or \"hold\" to decide about \
+                     it later, leave the table's other rules as they are, and run `pgconcord rules reload`"
+                ),
         })
     }
 
     fn entry(&self, conflict: Conflict) -> NewEntry {
         let daemon = &self.0;
+        let rules = daemon.rules.of(conflict.table.id);
+        let decided = deciding(&rules, &conflict);
         let Conflict { link, table, key, remote, local, .. } = conflict;
-        let rules = daemon.rules.of(table.id);
-        let facet = Facet::of(conflict.conflict_type).unwrap_or(Facet::Writes);
-        let rule = rules::deciding_in(&rules, &table.schema, &table.name, facet, conflict.by);
-        let of_resolver = |rule: &&Rule| {
-            facet == Facet::Deletes || rule.resolve.as_ref().is_none_or(|by| by.name() == conflict.resolver)
-        };
         let rule = match conflict.refusal {
             Some(_) => rules::on_errors(&rules, &table.schema, &table.name),
-            None => rule.filter(of_resolver),
+            None => decided.map(|(rule, _)| rule),
         };
         let is_decided =
-            matches!(conflict.resolution, Resolution::ApplyRemote | Resolution::KeepLocal | Resolution::Merge)
-                && Facet::of(conflict.conflict_type).is_some();
-        let held = is_decided && rule.is_some_and(|rule| rule.afterwards == Afterwards::Held);
+            matches!(conflict.resolution, Resolution::ApplyRemote | Resolution::KeepLocal | Resolution::Merge);
+        let held = is_decided && decided.is_some_and(|(_, afterwards)| afterwards == Afterwards::Held);
         let mask = daemon.rules.masked(&table);
         let refusal = conflict.refusal.as_ref().map(|refusal| match mask.is_empty() {
             true => format!("{} refused it: {}", daemon.name(link.target), refusal.message),
@@ -130,6 +129,18 @@ impl JournalRecorder {
             offset: conflict.offset,
         }
     }
+}
+
+/// The rule that has decided about the conflict, and what becomes of it: nothing where there was nothing to decide.
+fn deciding<'r>(rules: &'r [Rule], conflict: &Conflict) -> Option<(&'r Rule, Afterwards)> {
+    let Conflict { table, subject, refusal: None, .. } = conflict else { return None };
+    if *subject == Subject::UniqueValue {
+        return rules::deciding_unique(rules, &table.schema, &table.name);
+    }
+    let facet = Facet::of(conflict.conflict_type);
+    let rule =
+        rules::deciding_in(rules, &table.schema, &table.name, facet.unwrap_or(Facet::Writes), conflict.by)?;
+    Some((rule, facet.map_or(Afterwards::Resolved, |_| rule.afterwards)))
 }
 
 /// What the server sent of a row before: only its key unless the identity is FULL; the rest is unknown, not NULL.

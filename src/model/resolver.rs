@@ -160,6 +160,26 @@ impl Deletes {
     }
 }
 
+/// Which of the rows that claim one unique value keeps it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum UniqueWinner {
+    /// The one that was changed last.
+    #[default]
+    LastUpdateWins,
+    /// The one of the node that comes first here; every node is in it once.
+    OriginPriority(Arc<[NodeId]>),
+}
+
+impl UniqueWinner {
+    /// The name as rules write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            UniqueWinner::LastUpdateWins => Resolver::NAMES[0],
+            UniqueWinner::OriginPriority(_) => Resolver::NAMES[2],
+        }
+    }
+}
+
 /// All that decides about a table's rows.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct TableRule {
@@ -171,6 +191,8 @@ pub struct TableRule {
     /// What counts between a delete and another change; with [`Resolver::Merge`] a delete wins, whatever this says: it
     /// takes away every change of the row that had not seen it.
     pub deletes: Deletes,
+    /// Which of two rows keeps a unique value.
+    pub unique: UniqueWinner,
 }
 
 /// What decides about some of a table's conflicts.
@@ -221,12 +243,18 @@ impl TableRule {
         case.and_then(|case| case.deletes).unwrap_or(self.deletes)
     }
 
-    /// Whether every conflict is sure to come out by the one as by the other.
-    pub fn comes_to_the_same(&self, other: &TableRule) -> bool {
-        self == other || self.is_by_stamp_alone() && other.is_by_stamp_alone()
+    /// The same, but for which row keeps a unique value.
+    pub fn about_rows(&self) -> TableRule {
+        TableRule { unique: UniqueWinner::default(), ..self.clone() }
     }
 
-    /// Whether the latest change comes out of every conflict, whatever the cases are.
+    /// Whether every conflict is sure to come out by the one as by the other.
+    pub fn comes_to_the_same(&self, other: &TableRule) -> bool {
+        self == other
+            || self.unique == other.unique && self.is_by_stamp_alone() && other.is_by_stamp_alone()
+    }
+
+    /// Whether the latest change comes out of every conflict about a row, whatever the cases are.
     fn is_by_stamp_alone(&self) -> bool {
         let is_latest = |resolver: &Resolver| *resolver == Resolver::LastUpdateWins;
         let by_stamp = |case: &Case| {

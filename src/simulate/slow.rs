@@ -189,9 +189,7 @@ impl World {
         }
         let unique = row.unique.expect("a row without a unique value stands in nobody's way");
         let held_by = self.daemon.coordinator.standing_during(link, holder.table, self.schema.key_id(holder))?;
-        let stamp = |change: ChangeRef| self.daemon.coordinator.window().transaction(change).transaction.stamp;
-        let older: Option<Stamp> = held_by.map(stamp);
-        if older < Some(by.stamp) {
+        if self.daemon.coordinator.takes_unique(key.table, by.stamp, by.at, held_by) {
             let home = held_by.map_or(link.target, |change| change.source);
             tell!(self, "n{}: {key} takes u{unique} from {holder}, at home at n{}", link.target.0, home.0);
             let at = held_by.map_or(Lsn::ZERO, |change| self.commit_lsn(change));

@@ -13,6 +13,8 @@ use std::env;
 use super::*;
 use crate::model::{Case, ColumnMerge, Deletes, Resolver};
 
+mod uniques;
+
 /// Schedules of each test, unless PGCONCORD_SEEDS says otherwise.
 const SCHEDULES: u64 = 4_000;
 /// Last lines of a failing schedule's story that are shown, unless PGCONCORD_STORY says otherwise.
@@ -135,12 +137,6 @@ fn what_stood_before_a_batch_does_not_stand_where_the_batch_has_written() {
     converge_as(2, "ahead, one key", SCHEDULES, one_key);
     let mut trusting = (0..100_000).map(|seed| Settings { mutation: Some(Mutation::TouchedStands), ..one_key(seed) });
     assert!(trusting.any(|settings| fails(&settings)), "nothing is wrong with it");
-}
-
-#[test]
-fn a_row_that_loses_its_unique_value_gets_another_one_alike_everywhere() {
-    let renames = |nodes, seed| Settings { renames: true, ..Settings::new(nodes, seed) };
-    (2..5).for_each(|nodes| converge_as(nodes, "renames", SCHEDULES / 2, |seed| renames(nodes, seed)));
 }
 
 #[test]
@@ -398,14 +394,6 @@ fn without_a_rule_some_schedule_fails() {
         });
         assert!(settings.any(|settings| fails(&settings)), "{mutation:?} broke nothing");
     }
-}
-
-/// The same where losers of unique values are renamed: at the target before that is done at their homes.
-#[test]
-fn renaming_a_loser_that_is_not_settled_breaks_it() {
-    let mutation = Some(Mutation::UnsettledLosers);
-    let settings = |seed: u64| Settings { mutation, renames: true, ..Settings::new(2 + (seed % 3) as usize, seed) };
-    assert!((0..60_000).map(settings).any(|settings| fails(&settings)), "it broke nothing");
 }
 
 /// The same where rows are made from several changes.

@@ -77,7 +77,7 @@ impl<R: Recorder> Execution<'_, R> {
         }
         let mut pipeline = self.begin();
         let at = pipeline.query(&sql::delete(&table, Guard::Locked), &types, params());
-        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing the older of two rows"))?;
+        let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing a row that lost a unique value"))?;
         self.rows += sets::rows_written(&outcomes[at]);
         Ok(true)
     }

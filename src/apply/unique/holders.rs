@@ -5,7 +5,7 @@ use crate::apply::execute::Execution;
 use crate::apply::net::Row;
 use crate::apply::record::{Recorder, Side};
 use crate::apply::unique::query::{Lock, holder_query};
-use crate::apply::unique::row_of;
+use crate::apply::unique::{Claimant, row_of};
 use crate::apply::{note, sql};
 use crate::conflict::ChangeRef;
 use crate::model::table::UniqueIndex;
@@ -31,6 +31,8 @@ pub(super) struct Holder {
     pub(super) home: NodeId,
     /// The newest change of it that was made at the target.
     pub(super) newest_here: Option<ChangeRef>,
+    /// It loses the value to the row that wants it.
+    pub(super) loses: bool,
 }
 
 impl<R: Recorder> Execution<'_, R> {
@@ -41,12 +43,12 @@ impl<R: Recorder> Execution<'_, R> {
 
     /// The same rows and who made them. They are locked, for what is found may be changed or removed at any moment, by
     /// the decision of another node too, and the change that is looked up then would not be that of the row found.
-    pub(super) async fn lock_holders(&mut self, row: &Row) -> Result<Vec<Holder>, ApplyError> {
+    pub(super) async fn lock_holders(&mut self, row: &Row, by: &Claimant) -> Result<Vec<Holder>, ApplyError> {
         let found = self.find_holders(row, Lock::Rows).await?;
         if !found.is_empty() {
             self.shared.barrier(self.batch.link.target).await?;
         }
-        found.into_iter().map(|found| self.holder(found)).collect()
+        found.into_iter().map(|found| self.holder(found, by)).collect()
     }
 
     async fn find_holders(&mut self, row: &Row, lock: Lock) -> Result<Vec<Found>, ApplyError> {
@@ -73,7 +75,7 @@ impl<R: Recorder> Execution<'_, R> {
         Ok(holders)
     }
 
-    fn holder(&self, Found { row, index, origin }: Found) -> Result<Holder, ApplyError> {
+    fn holder(&self, Found { row, index, origin }: Found, by: &Claimant) -> Result<Holder, ApplyError> {
         let target = self.batch.link.target;
         let (table, key) = (row.table().id, row.key(&self.shared.catalog.hasher));
         let coordinator = self.shared.coordinator();
@@ -85,6 +87,8 @@ impl<R: Recorder> Execution<'_, R> {
         let home = standing.map(|change| change.source).or_else(by_origin).unwrap_or(target);
         let side = standing.map(|change| note::side(&coordinator, change)).transpose()?;
         let newest_here = coordinator.newest_at(target, table, key)?;
-        Ok(Holder { row, index, side, home, newest_here })
+        let Side { stamp, lsn, .. } = by.remote;
+        let loses = stamp.is_some_and(|stamp| coordinator.takes_unique(table, stamp, lsn, standing));
+        Ok(Holder { row, index, side, home, newest_here, loses })
     }
 }

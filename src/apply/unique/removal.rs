@@ -52,11 +52,11 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
         let removed = remove_one(shared, removal).await?;
         let (node, table) = (&shared.node(removal.home).name, removal.row.table());
         match (removed, &removal.renamed) {
-            (0, _) => tracing::debug!(node, %table, "the older of two rows with one unique value has changed or gone"),
-            (_, None) => tracing::info!(node, %table, "removed the older of two rows with one unique value"),
+            (0, _) => tracing::debug!(node, %table, "a row that lost a unique value has changed or gone"),
+            (_, None) => tracing::info!(node, %table, "removed a row that lost a unique value to another"),
             (_, Some((values, _))) => {
                 let columns = values.names(table);
-                tracing::info!(node, %table, columns, "gave the older of two rows with one unique value another one");
+                tracing::info!(node, %table, columns, "gave another one to a row that lost a unique value");
             }
         }
         shared.barrier(removal.home).await?;
@@ -99,7 +99,7 @@ async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyErro
     if removed == 0 {
         let statement = if renamed.is_some() { "UPDATE" } else { "DELETE" };
         return Err(ApplyError::Operator {
-            what: format!("{} keeps a row of {table} whose unique value a newer row has", node.name),
+            what: format!("{} keeps a row of {table} that lost its unique value to another", node.name),
             advice: format!(
                 "a BEFORE {statement} trigger there takes its {statement} back; change or delete the row, or change the trigger"
             ),

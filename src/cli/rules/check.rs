@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::ptr;
+use std::sync::Arc;
 
 use serde_json::json;
 
 use crate::cli::rules::{catalog, described};
 use crate::cli::text::emit;
-use crate::config::rules::{Facet, cases, deciding, on_errors, renaming};
+use crate::config::rules::{Facet, cases, deciding, on_errors, on_unique, renaming};
 use crate::config::{Config, Rule};
 use crate::daemon::resolvers::{Misfit, Told, ask_expressions, compile, lost_masks};
 use crate::model::table::Catalog;
-use crate::model::{Case, ColumnMerge, Deletes, Resolver, Table, TableRule};
+use crate::model::{Case, ColumnMerge, Deletes, NodeId, Resolver, Table, TableRule, UniqueWinner};
 use crate::simulate::{self, Failure, Settings};
 
 /// The simulation has at most so many nodes.
@@ -136,10 +137,12 @@ async fn told(config: &Config, catalog: &Catalog) -> Result<Told, String> {
 
 /// What a rule decides by itself.
 fn alone(rule: &Rule) -> TableRule {
-    let Rule { condition, resolve, deletes, .. } = rule.clone();
+    let Rule { condition, resolve, deletes, unique, .. } = rule.clone();
     match condition.is_empty() {
         true => {
-            TableRule { cases: Vec::new(), resolver: resolve.unwrap_or_default(), deletes: deletes.unwrap_or_default() }
+            let unique = unique.unwrap_or_default().0;
+            let (resolver, deletes) = (resolve.unwrap_or_default(), deletes.unwrap_or_default());
+            TableRule { cases: Vec::new(), resolver, deletes, unique }
         }
         false => TableRule { cases: vec![Case { condition, resolver: resolve, deletes }], ..TableRule::default() },
     }
@@ -205,9 +208,10 @@ fn against(config: &Config, catalog: &Catalog, told: Told, in_use: &mut BTreeMap
         let is_case =
             |table: &Table| cases(rules, &table.schema, &table.name).into_iter().any(|(case, _)| ptr::eq(case, rule));
         let renames = is_first(&|schema, table| renaming(rules, schema, table).map(|(rule, _)| ptr::from_ref(rule)));
+        let on_unique = is_first(&|schema, table| on_unique(rules, schema, table).map(ptr::from_ref));
         let on_errors = is_first(&|schema, table| on_errors(rules, schema, table).map(ptr::from_ref));
         let decides = Facet::ALL.into_iter().any(decides) || tables().any(|table| is_case(table));
-        let says_something = renames || on_errors || !rule.mask.is_empty() || decides;
+        let says_something = renames || on_errors || on_unique || !rule.mask.is_empty() || decides;
         if tables().next().is_none() {
             let what = "is for no table that replicates";
             findings.push(Finding::of_rule(
@@ -259,11 +263,11 @@ fn simulated(name: &str, rule: &TableRule, config: &Config, schedules: u64) -> F
 /// The rule in the simulation's terms: its rows have a number and a text, merged in each way that the rule's columns are.
 fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
     let Resolver::Merge(merge) = &rule.resolver else {
+        // An order of more nodes than are simulated: of those that are.
+        let simulated_order =
+            |order: &[NodeId]| order.iter().filter(|node| node.index() < nodes).copied().collect::<Arc<[NodeId]>>();
         let resolver = |resolver: &Resolver| match resolver {
-            // An order of more nodes than are simulated: of those that are.
-            Resolver::OriginPriority(order) => {
-                Resolver::OriginPriority(order.iter().filter(|node| node.index() < nodes).copied().collect())
-            }
+            Resolver::OriginPriority(order) => Resolver::OriginPriority(simulated_order(order)),
             Resolver::LastByColumn(_) => simulate::by_column(Resolver::LastByColumn),
             Resolver::FirstByColumn(_) => simulate::by_column(Resolver::FirstByColumn),
             _ => resolver.clone(),
@@ -286,7 +290,15 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
         });
         let name = conditional.collect::<String>() + &name(Some(&rule.resolver), rule.deletes);
         let cases = rule.cases.iter().map(case).collect();
-        return vec![(name, TableRule { cases, resolver: resolver(&rule.resolver), deletes: rule.deletes })];
+        let (unique, name) = match &rule.unique {
+            UniqueWinner::LastUpdateWins => (UniqueWinner::LastUpdateWins, name),
+            UniqueWinner::OriginPriority(order) => (
+                UniqueWinner::OriginPriority(simulated_order(order)),
+                format!("{name}, unique values by {}", rule.unique.name()),
+            ),
+        };
+        let (resolver, deletes) = (resolver(&rule.resolver), rule.deletes);
+        return vec![(name, TableRule { cases, resolver, deletes, unique })];
     };
     let kinds: BTreeSet<&ColumnMerge> = merge.columns.values().chain([&merge.others]).collect();
     let of_kind = |how: &ColumnMerge| {
@@ -325,6 +337,7 @@ mod tests {
             deletes,
             afterwards,
             errors,
+            unique: None,
             rename: None,
             mask: Vec::new(),
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::cli::rules::{condition, described};
 use crate::cli::text::emit;
-use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors, renaming, table_rule};
+use crate::config::rules::{Afterwards, Errors, Facet, deciding, masked, on_errors, on_unique, renaming, table_rule};
 use crate::config::{Config, Rule};
 use crate::model::Resolver;
 
@@ -50,7 +50,7 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
     };
     let masked: Vec<&str> = masked(rules, schema, table).collect();
     let on_errors = on_errors(rules, schema, table);
-    let renaming = renaming(rules, schema, table);
+    let (on_unique, renaming) = (on_unique(rules, schema, table), renaming(rules, schema, table));
     let name = format!("{schema}.{table}");
     let replicates = config.tables.matches(schema, table);
     let text = match args.json {
@@ -61,6 +61,10 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
                 "table": name, "replicates": replicates, "resolve": resolve,
                 "comes_to": described, "decided": each, "masked": masked,
                 "errors": on_errors.and_then(|rule| rule.errors).unwrap_or_default().name(),
+                "unique": on_unique.and_then(|rule| rule.unique.as_ref().map(|unique| json!({
+                    "rule": rule.name, "place": rule.place.to_string(), "kept_by": unique.0.name(),
+                    "held": unique.1 == Afterwards::Held, "stops": unique.1 == Afterwards::Refused,
+                }))),
                 "rename": renaming.map(|(rule, rename)| json!({
                     "rule": rule.name, "place": rule.place.to_string(), "values": rename.0,
                 })),
@@ -74,6 +78,15 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
             }
             for decision in &decisions {
                 text += &decision.sentence(schema, table, &comes_to.resolver, &config.node_names());
+            }
+            if let Some((rule, (winner, after))) = on_unique.and_then(|rule| Some((rule, rule.unique.as_ref()?))) {
+                text += &format!(
+                    "  Where two rows claim a unique value: the rule {:?} ({}), by {}.\n{}",
+                    rule.name,
+                    rule.place,
+                    winner.name(),
+                    afterwards(*after)
+                );
             }
             if let Some((rule, rename)) = renaming {
                 let values: Vec<_> = rename.0.iter().map(|(column, value)| format!("{column} = {value}")).collect();
@@ -107,8 +120,8 @@ pub(super) fn run(config: &Config, args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 /// What becomes of what the rule decides, a line.
-fn afterwards(rule: &Rule) -> &'static str {
-    match rule.afterwards {
+fn afterwards(afterwards: Afterwards) -> &'static str {
+    match afterwards {
         Afterwards::Resolved => "",
         Afterwards::Held => {
             "    What comes out stands, and the conflict is held until a person decides: pgconcord conflicts resolve.\n"
@@ -142,7 +155,7 @@ impl Decision<'_> {
         let mut when = format!("  Where {}: ", self.facet.describe());
         for rule in &self.conditional {
             let so = condition(&rule.condition, nodes);
-            when += &format!("if {so}, the rule {:?} ({}).\n{}    Else ", rule.name, rule.place, afterwards(rule));
+            when += &format!("if {so}, the rule {:?} ({}).\n{}    Else ", rule.name, rule.place, afterwards(rule.afterwards));
         }
         let Some(rule) = self.rule else {
             let what = match (self.facet, resolver) {
@@ -154,7 +167,7 @@ impl Decision<'_> {
         };
         let pattern = rule.tables.matching(schema, table).unwrap_or("*");
         let mut text = format!("{when}the rule {:?} ({}), by its pattern {pattern:?}.\n", rule.name, rule.place);
-        text += afterwards(rule);
+        text += afterwards(rule.afterwards);
         for other in &self.passed_over {
             text += &format!("    {:?} ({}) comes later and is passed over.\n", other.name, other.place);
         }

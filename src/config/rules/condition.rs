@@ -13,7 +13,7 @@ use crate::model::{Condition, NodeId, When};
 /// The keys of a condition.
 const KEYS: [&str; 4] = ["source", "target", "changed", "when"];
 /// Keys that are not about a conflict of two changes.
-const ABOUT_TABLES: [&str; 3] = ["mask", "errors", "rename"];
+const ABOUT_TABLES: [&str; 4] = ["mask", "errors", "unique", "rename"];
 const EXAMPLE: &str = "when = \"remote.total > 1000 || local.total > 1000\"";
 
 /// Reads it, for these nodes; `None` with a problem noted.

@@ -41,7 +41,7 @@ impl Facet {
     }
 
     /// Which of them conflicts of this type belong to; `None` for those that leave nothing to decide: the change is
-    /// written or has no row, and the unique values are settled by the last update.
+    /// written or has no row. What unique values have to do with is not among them.
     pub fn of(conflict: ConflictType) -> Option<Facet> {
         Facet::ALL.into_iter().find(|facet| facet.types().contains(&conflict))
     }

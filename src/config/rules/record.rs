@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::config::rules::{Facet, parse, table_rule};
-use crate::model::{ColumnMerge, Condition, Deletes, NodeId, Resolver, TableRule};
+use crate::model::{ColumnMerge, Condition, Deletes, NodeId, Resolver, TableRule, UniqueWinner};
 
 /// The rule's `resolve` and `deletes` with what belongs to them. Compared with what the nodes keep, so equal rules have
 /// equal texts.
@@ -26,6 +26,7 @@ pub fn record(rule: &TableRule, nodes: &[&str]) -> String {
     if !matches!(rule.resolver, Resolver::Merge(_)) {
         lines.push(deletes(rule.deletes));
     }
+    unique(&rule.unique, nodes, &mut lines);
     lines.join("\n")
 }
 
@@ -49,7 +50,7 @@ fn resolver(resolver: &Resolver, nodes: &[&str], lines: &mut Vec<String>) {
             lines.push(format!("by = {}", quoted(column)));
         }
         Resolver::OriginPriority(order) => {
-            lines.push(format!("priority = {}", list(order.iter().map(|node| nodes[node.index()]))));
+            lines.push(priority(order, nodes));
         }
         Resolver::Merge(merge) => {
             let columns = merge.columns.iter().map(|(name, how)| format!("{} = {}", quoted(name), written(how)));
@@ -58,6 +59,20 @@ fn resolver(resolver: &Resolver, nodes: &[&str], lines: &mut Vec<String>) {
             lines.push(format!("others = {}", written(&merge.others)));
         }
     }
+}
+
+/// Which row keeps a unique value; nothing of the default, which older versions have not on record. A rule of its own, for the
+/// order of nodes may be another one than for rows.
+fn unique(winner: &UniqueWinner, nodes: &[&str], lines: &mut Vec<String>) {
+    if let UniqueWinner::OriginPriority(order) = winner {
+        lines.push(BEGIN.to_owned());
+        lines.push(format!("unique = {}", quoted(winner.name())));
+        lines.push(priority(order, nodes));
+    }
+}
+
+fn priority(order: &[NodeId], nodes: &[&str]) -> String {
+    format!("priority = {}", list(order.iter().map(|node| nodes[node.index()])))
 }
 
 fn deletes(deletes: Deletes) -> String {
@@ -88,7 +103,7 @@ fn quoted(text: &str) -> String {
 pub fn recorded(text: &str, nodes: &[&str]) -> Option<TableRule> {
     let mut problems = Vec::new();
     let rules = parse(Path::new(""), &format!("{BEGIN}\n{text}\n"), nodes, &mut problems);
-    let decides = rules.last().is_some_and(|last| last.condition.is_empty() && last.resolve.is_some());
+    let decides = rules.iter().any(|rule| rule.condition.is_empty() && rule.resolve.is_some());
     (problems.is_empty() && decides).then(|| table_rule(&rules, "public", "recorded"))
 }
 
@@ -113,14 +128,14 @@ mod tests {
             Resolver::OriginPriority([NodeId(1), NodeId(0)].into()),
         ];
         let whole = resolvers.into_iter().flat_map(|resolver| {
-            Deletes::ALL.map(|(_, deletes)| TableRule { cases: Vec::new(), resolver: resolver.clone(), deletes })
+            Deletes::ALL.map(|(_, deletes)| TableRule { resolver: resolver.clone(), deletes, ..TableRule::default() })
         });
         let by = ["updated_at", "a \"b\"\n"].map(Into::into);
         let by = by.into_iter().flat_map(|column: Arc<str>| {
             let resolvers = [Resolver::LastByColumn(column.clone()), Resolver::FirstByColumn(column)];
             let deletes = [Deletes::DeleteWins, Deletes::UpdateWins];
             resolvers.into_iter().flat_map(move |resolver| {
-                deletes.map(|deletes| TableRule { cases: Vec::new(), resolver: resolver.clone(), deletes })
+                deletes.map(|deletes| TableRule { resolver: resolver.clone(), deletes, ..TableRule::default() })
             })
         });
         let odd =
@@ -154,8 +169,14 @@ mod tests {
             cases: cases(&condition),
             resolver: Resolver::OriginPriority([NodeId(1), NodeId(0)].into()),
             deletes: Deletes::DeleteWins,
+            ..TableRule::default()
         });
-        for rule in whole.chain(by).chain(merges).chain(conditional) {
+        let unique = [TableRule::default(), Resolver::OriginPriority([NodeId(1), NodeId(0)].into()).into()];
+        let unique = unique.map(|rule: TableRule| TableRule {
+            unique: UniqueWinner::OriginPriority([NodeId(0), NodeId(1)].into()),
+            ..rule
+        });
+        for rule in whole.chain(by).chain(merges).chain(conditional).chain(unique) {
             let text = record(&rule, &nodes);
             assert_eq!(recorded(&text, &nodes).as_ref(), Some(&rule), "{text}");
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -10,8 +11,8 @@ use crate::config::reader::{Section, Typed, string, suggestion};
 use crate::config::report::Problem;
 use crate::config::rules::condition::node_ids;
 use crate::config::rules::facet::{self, Facet, Facets};
-use crate::config::rules::{Afterwards, Errors};
-use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver};
+use crate::config::rules::{Afterwards, Errors, unique};
+use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver, UniqueWinner};
 
 /// Resolvers of later versions: their names are right, so no other spelling is suggested.
 const LATER: &[&str] = &["keep_local", "apply_remote", "skip", "function"];
@@ -19,9 +20,12 @@ const LATER: &[&str] = &["keep_local", "apply_remote", "skip", "function"];
 const BY_NEEDS_DELETES: &str = "`by` compares rows, and a delete leaves none";
 const WHICH_COUNTS: &str = "say which counts against a change: deletes = \"delete_wins\" or deletes = \"update_wins\"";
 /// As `resolve`: the last update stands until a person has decided.
-const HOLD: &str = "hold";
+pub(super) const HOLD: &str = "hold";
 /// As `resolve`: nothing is decided, and the link stops.
-const ERROR: &str = "error";
+pub(super) const ERROR: &str = "error";
+
+/// As `resolve` and as `unique`.
+pub(super) const ORIGIN_PRIORITY: &str = "origin_priority";
 
 /// What a rule says about each facet, and what becomes of what it decides.
 pub(super) struct Decision {
@@ -29,20 +33,28 @@ pub(super) struct Decision {
     pub deletes: Option<Deletes>,
     pub afterwards: Afterwards,
     pub errors: Option<Errors>,
+    pub unique: Option<(UniqueWinner, Afterwards)>,
 }
 
-/// Reads `types`, `resolve`, `by`, `priority`, `columns`, `others`, `deletes`, `hold` and `errors`. `None` only with a problem noted.
+/// Reads `types`, `resolve`, `by`, `priority`, `columns`, `others`, `deletes`, `unique`, `hold` and `errors`. `None` only with a problem noted.
 pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
     let before = problems.len();
     let facets = facet::read(section, problems);
     let deletes = choice(section, "deletes", &Deletes::ALL, problems);
     let errors = choice(section, "errors", &Errors::ALL, problems);
-    let by_itself = ["mask", "errors", "rename"].iter().any(|key| section.get(key).is_some());
+    let by_itself = ["mask", "errors", "unique", "rename"].iter().any(|key| section.get(key).is_some());
     let typed = section.text("resolve", problems);
     let wrong = typed.is_none() && section.get("resolve").is_some();
-    let resolver = resolver(section, typed.as_ref(), nodes, problems);
+    let order = Order {
+        span: section.get("priority").map(|value| value.span()),
+        nodes: section.list("priority", problems),
+        serves_unique: section.get("unique").is_some_and(|value| value.get_ref().as_str() == Some(ORIGIN_PRIORITY)),
+    };
+    let unique = unique::read(section, &order, nodes, problems);
+    let resolver = resolver(section, typed.as_ref(), &order, nodes, problems);
     let afterwards = afterwards(section, typed.as_ref(), problems);
-    if let Some(span) = section.get("hold").map(|value| value.span()).filter(|_| typed.is_none() && deletes.is_none()) {
+    let decides = typed.is_some() || deletes.is_some() || section.get("unique").is_some();
+    if let Some(span) = section.get("hold").map(|value| value.span()).filter(|_| !decides) {
         let problem = Problem::error(span, "`hold` has no meaning for a rule that decides nothing");
         problems.push(problem.help("remove it, or write resolve = \"hold\""));
     }
@@ -74,10 +86,15 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     let by_resolver = facets.facets.contains(&Facet::Deletes) && resolver.is_some();
     let deletes = deletes.map(|typed| typed.value).or(by_resolver.then_some(Deletes::ByResolver));
     let errors = errors.map(|typed| typed.value);
-    Some(Decision { resolve: resolver, deletes, afterwards, errors })
+    Some(Decision { resolve: resolver, deletes, afterwards, errors, unique })
 }
 
-fn afterwards(section: &mut Section<'_>, resolve: Option<&Typed<String>>, problems: &mut Vec<Problem>) -> Afterwards {
+/// What becomes of what `resolve` or `unique` decides.
+pub(super) fn afterwards(
+    section: &mut Section<'_>,
+    resolve: Option<&Typed<String>>,
+    problems: &mut Vec<Problem>,
+) -> Afterwards {
     if resolve.is_some_and(|typed| typed.value == ERROR) {
         if let Some(typed) = section.flag("hold", problems) {
             let problem = Problem::error(typed.span, "`hold` has no meaning for error, which decides nothing");
@@ -149,16 +166,15 @@ fn check_deletes(
 fn resolver(
     section: &mut Section<'_>,
     typed: Option<&Typed<String>>,
+    order: &Order,
     nodes: &[&str],
     problems: &mut Vec<Problem>,
 ) -> Option<Resolver> {
-    let order =
-        Order { span: section.get("priority").map(|value| value.span()), nodes: section.list("priority", problems) };
     let merge = merge(section, problems);
     let by = by(section, problems);
     let name = typed.map(|typed| typed.value.as_str());
     let belongs = [
-        ("priority", order.span.clone(), "origin_priority"),
+        ("priority", order.span.clone().filter(|_| !order.serves_unique), ORIGIN_PRIORITY),
         ("columns", section.get("columns").map(|value| value.span()), "merge"),
         ("others", section.get("others").map(|value| value.span()), "merge"),
     ];
@@ -187,7 +203,7 @@ fn resolver(
         (ERROR, Some(_)) => None, // said above
         ("first_update_wins", None) => Some(Resolver::FirstUpdateWins),
         ("first_update_wins", Some(column)) => Some(Resolver::FirstByColumn(column.into())),
-        ("origin_priority", _) => origin_priority(typed, order, nodes, problems),
+        (ORIGIN_PRIORITY, _) => order.whole(typed, nodes, problems).map(Resolver::OriginPriority),
         ("merge", _) => merge.map(|merge| Resolver::Merge(merge.into())),
         (other, _) => {
             problems.push(unknown(typed, other));
@@ -310,27 +326,32 @@ fn with_detail(key: &str, table: &DeTable<'_>, span: Range<usize>, problems: &mu
 }
 
 /// `priority = […]`.
-struct Order {
+pub(super) struct Order {
     span: Option<Range<usize>>,
     nodes: Vec<Typed<String>>,
+    /// It is at least for unique values.
+    serves_unique: bool,
 }
 
-/// Every node once, the one that wins over all others first.
-fn origin_priority(
-    typed: &Typed<String>,
-    order: Order,
-    nodes: &[&str],
-    problems: &mut Vec<Problem>,
-) -> Option<Resolver> {
-    let before = problems.len();
-    let places = node_ids(&order.nodes, nodes, problems);
-    let left: Vec<&str> =
-        NodeId::all(nodes.len()).filter(|node| !places.contains(node)).map(|node| nodes[node.index()]).collect();
-    if problems.len() == before && !left.is_empty() {
-        let title = format!("origin_priority needs `priority` with every node once; it lacks {}", left.join(", "));
-        let all: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
-        let help = format!("write priority = [{}], the node that wins over all others first", all.join(", "));
-        problems.push(Problem::error(order.span.unwrap_or_else(|| typed.span.clone()), title).help(help));
+impl Order {
+    /// Every node once, the one that wins over all others first; `typed` asks for it.
+    pub(super) fn whole(
+        &self,
+        typed: &Typed<String>,
+        nodes: &[&str],
+        problems: &mut Vec<Problem>,
+    ) -> Option<Arc<[NodeId]>> {
+        let before = problems.len();
+        let places = node_ids(&self.nodes, nodes, problems);
+        let left: Vec<&str> =
+            NodeId::all(nodes.len()).filter(|node| !places.contains(node)).map(|node| nodes[node.index()]).collect();
+        if problems.len() == before && !left.is_empty() {
+            let title = format!("{ORIGIN_PRIORITY} needs `priority` with every node once; it lacks {}", left.join(", "));
+            let all: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
+            let help = format!("write priority = [{}], the node that wins over all others first", all.join(", "));
+            let span = self.span.clone().unwrap_or_else(|| typed.span.clone());
+            problems.push(Problem::error(span, title).help(help));
+        }
+        (problems.len() == before).then(|| places.into())
     }
-    (problems.len() == before).then(|| Resolver::OriginPriority(places.into()))
 }

@@ -4,7 +4,7 @@ use crate::config::Rule;
 use crate::config::rules::{self, Errors, Facet, deciding};
 use crate::daemon::resolvers::Misfit;
 use crate::daemon::resolvers::fit::{self, Unfit};
-use crate::model::{Case, Deletes, Resolver, Table, TableRule};
+use crate::model::{Case, Deletes, Resolver, Table, TableRule, UniqueWinner};
 
 /// What decides about the table: of each facet the first rule that matches; and what is wrong with that.
 pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
@@ -14,6 +14,10 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
         cases: rules::cases(rules, &table.schema, &table.name),
         writes: decides(Facet::Writes).and_then(|rule| Some((rule, rule.resolve.as_ref()?))),
         deletes: decides(Facet::Deletes).and_then(|rule| Some((rule, rule.deletes?))),
+        unique: match table.unique.is_empty() {
+            true => UniqueWinner::default(), // so that all ways to write nothing are one rule
+            false => rules::table_rule(rules, &table.schema, &table.name).unique,
+        },
     };
     let (rule, mut misfits) = found.rule();
     misfits.extend(found.misfits(&rule));
@@ -29,6 +33,7 @@ struct Found<'a> {
     writes: Option<(&'a Rule, &'a Resolver)>,
     /// Without a condition.
     deletes: Option<(&'a Rule, Deletes)>,
+    unique: UniqueWinner,
 }
 
 impl Found<'_> {
@@ -51,7 +56,7 @@ impl Found<'_> {
         let said = self.deletes.filter(|_| !matches!(resolver, Resolver::Merge(_)));
         let deletes = said.map_or(Deletes::ByResolver, |(_, deletes)| deletes);
         let cases = self.cases.iter().map(|(_, case)| case.clone()).collect();
-        (TableRule { cases, resolver, deletes }, misfits)
+        (TableRule { cases, resolver, deletes, unique: self.unique.clone() }, misfits)
     }
 
     /// What is wrong with them beside how columns are merged.
@@ -93,6 +98,9 @@ fn beside(rules: &[Rule], rule: &TableRule, table: &Table) -> Vec<Misfit> {
     let mut misfits = Vec::new();
     let errors = rules::on_errors(rules, &table.schema, &table.name).filter(|by| by.errors == Some(Errors::Hold));
     misfits.extend(errors.and_then(|by| Some(Misfit::new(by, table, fit::hold(rule, table)?))));
+    if let Some(by) = rules::on_unique(rules, &table.schema, &table.name) {
+        misfits.extend(fit::unique(table).map(|unfit| Misfit::new(by, table, unfit)));
+    }
     if let Some((by, rename)) = rules::renaming(rules, &table.schema, &table.name) {
         misfits.extend(fit::rename(rename, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
     }

@@ -134,17 +134,28 @@ pub(super) fn hold(rule: &TableRule, table: &Table) -> Option<Unfit> {
     }
 }
 
-/// Why rows that lose a unique value can't get other values of these columns.
-pub(super) fn rename(rename: &Rename, table: &Table) -> Vec<Unfit> {
-    let leave = |name: &str| format!("remove {name:?} from `rename`");
-    let unfit = |what: String, fix: String| vec![Unfit { what, fix }];
+/// Why there are no rows of the table of which one loses a unique value.
+pub(super) fn unique(table: &Table) -> Option<Unfit> {
+    nothing_unique(table, "unique")
+}
+
+fn nothing_unique(table: &Table, key: &str) -> Option<Unfit> {
     if table.insert_only {
-        let what = "`rename` is not for a table of which nothing but the inserts replicate".to_owned();
-        return unfit(what, "leave the table out of the rule's `tables`".to_owned());
+        let what = format!("`{key}` is not for a table of which nothing but the inserts replicate");
+        return Some(Unfit { what, fix: "leave the table out of the rule's `tables`".to_owned() });
     }
     if table.unique.is_empty() {
         let what = "it has no unique index beside the key, so none of its rows loses a unique value".to_owned();
-        return unfit(what, "remove `rename`, or leave the table out of the rule's `tables`".to_owned());
+        return Some(Unfit { what, fix: format!("remove `{key}`, or leave the table out of the rule's `tables`") });
+    }
+    None
+}
+
+/// Why rows that lose a unique value can't get other values of these columns.
+pub(super) fn rename(rename: &Rename, table: &Table) -> Vec<Unfit> {
+    let leave = |name: &str| format!("remove {name:?} from `rename`");
+    if let Some(unfit) = nothing_unique(table, "rename") {
+        return vec![unfit];
     }
     let of_column = |name: &String| {
         let Some(at) = table.column(name) else { return named(name, table, &leave(name)) };

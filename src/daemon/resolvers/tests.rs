@@ -19,6 +19,7 @@ fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Del
         deletes,
         afterwards: Afterwards::default(),
         errors: None,
+        unique: None,
         rename: None,
         mask: Vec::new(),
     }
