@@ -219,14 +219,16 @@ pub enum Failure {
         /// What each node has.
         rows: Vec<Option<Row>>,
     },
-    /// All nodes hold the same row, but not the one that comes out of the set.
-    #[error("{key} is {row:?} everywhere and should be {expected:?}")]
+    /// A node has another row than the one that comes out of the set.
+    #[error("{key} is {row:?} at n{} and should be {expected:?}", node.0)]
     Lost {
         /// Where.
+        node: NodeId,
+        /// The row.
         key: Key,
-        /// What all nodes have.
+        /// What the node has.
         row: Option<Box<Row>>,
-        /// What they should have.
+        /// What it should have.
         expected: Option<Box<Row>>,
     },
     /// Every row that had a unique value was removed for the sake of another.

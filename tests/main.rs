@@ -26,6 +26,8 @@ mod crashes;
 mod decisions;
 /// `pgconcord demo`.
 mod demo;
+/// Rules by which rows differ on purpose.
+mod differing;
 /// Columns that are merged by an SQL expression.
 mod expressions;
 /// What people get wrong: the message, and that nothing is lost.
@@ -46,6 +48,8 @@ mod names;
 mod opposites;
 /// Partitioned tables, inheritance.
 mod partitions;
+/// Rules about which row keeps a unique value.
+mod priorities;
 /// Changes that a node refuses.
 mod refusals;
 mod renames;

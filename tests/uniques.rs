@@ -226,13 +226,24 @@ fn a_key_that_moves_to_a_value_that_is_taken() {
 /// removals arrive, and of every two rows one stays.
 #[test]
 fn one_row_of_each_value_stays_when_both_nodes_decide_at_once() {
+    one_row_of_each_value_stays("");
+}
+
+#[test]
+fn one_row_of_each_value_stays_when_both_nodes_decide_at_once_by_the_order_of_nodes() {
+    one_row_of_each_value_stays(
+        "[[rule]]\nname = \"west first\"\nunique = \"origin_priority\"\npriority = [\"west\", \"east\"]\n",
+    );
+}
+
+fn one_row_of_each_value_stays(rules: &str) {
     const VALUES: usize = 40;
     // an index that is slow to look into, so that what is found may be gone when it is judged
     let schema = "CREATE FUNCTION slow(text) RETURNS text IMMUTABLE LANGUAGE plpgsql
             AS 'BEGIN PERFORM pg_sleep(0.002); RETURN $1; END';
         CREATE TABLE claim (id int PRIMARY KEY, name text, touched int NOT NULL DEFAULT 0);
         CREATE UNIQUE INDEX claim_name ON claim (slow(name));";
-    let mut cluster = Plan::two().schema(schema).run();
+    let mut cluster = Plan::two().schema(schema).rules(rules).run();
     let together = Barrier::new(2);
     let write = |place: usize, cluster: &Cluster| {
         let sql = cluster.sql(place);

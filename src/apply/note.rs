@@ -10,7 +10,7 @@ use crate::apply::record::{Conflict, Recorder, Side, Subject};
 use crate::apply::{complete, unique};
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
 use crate::conflict::{Coordinator, Decision};
-use crate::model::{Cell, ConflictType, Deciding, KeyId, Resolution, TouchKind};
+use crate::model::{Cell, ConflictType, Deciding, KeyId, Resolution, Resolver, TouchKind};
 
 impl Net {
     /// Whether there is a row afterwards.
@@ -64,7 +64,11 @@ impl<R: Recorder> Execution<'_, R> {
             _ => {
                 let hasher = &self.shared.catalog.hasher;
                 let result = complete::content_of(coordinator, decision.winner, net.key, hasher)?;
-                (Resolution::KeepLocal, Some(result))
+                let resolution = match self.resolvers.rule(net.table.id).resolver_of(decision.by) {
+                    Resolver::Skip => Resolution::Skip,
+                    _ => Resolution::KeepLocal,
+                };
+                (resolution, Some(result))
             }
         };
         let mut kind = conflict_type(net.operation(), met);

@@ -15,9 +15,7 @@ use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder, Side, Subject};
 use crate::apply::{hold, note};
 use crate::conflict::{ChangeRef, Coordinator, Decision, Operation};
-use crate::model::{
-    Cell, ConflictType, Lsn, NewValues, NodeId, Resolution, Table, Tuple, UniqueWinner, Xid,
-};
+use crate::model::{Cell, ConflictType, Lsn, NewValues, NodeId, Resolution, Table, Tuple, UniqueWinner, Xid};
 
 mod give_way;
 mod holders;

@@ -66,6 +66,7 @@ fn described(rule: &TableRule, config: &Config) -> String {
 fn words(resolver: Option<&Resolver>, deletes: Deletes, config: &Config) -> String {
     let detail = match resolver {
         None | Some(Resolver::LastUpdateWins | Resolver::FirstUpdateWins) => String::new(),
+        Some(Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip) => " (rows may differ)".to_owned(),
         Some(Resolver::LastByColumn(column) | Resolver::FirstByColumn(column)) => format!(" (by {column})"),
         Some(Resolver::OriginPriority(order)) => {
             format!(" ({})", node_names(order, config))

@@ -22,9 +22,9 @@ mod facet;
 mod malformed;
 mod record;
 mod resolve;
-mod unique;
 #[cfg(test)]
 mod tests;
+mod unique;
 
 pub use facet::Facet;
 pub use record::{record, recorded};

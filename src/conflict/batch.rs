@@ -219,12 +219,12 @@ impl Coordinator {
         let end = batch.end;
         let history = self.window.history(table, key)?;
         let mut present = self.present(link.target);
-        let before = self.standing_of(table, &history, &present)?.certain();
+        let before = self.standing_of(link.target, table, &history, &present)?.certain();
         let local = history.latest(link.target, present[link.target.index()]);
         let here = history.maximal(&self.window, &present);
         present[link.source.index()] = end;
         let incoming = history.latest(link.source, end).expect("the batch changes the key");
-        let (winner, by) = self.decided(table, &history, &present)?;
+        let (winner, by) = self.decided(link.target, table, &history, &present)?;
         let winner = winner.expect("the batch's change is present");
         let reach = history.reach(&self.window, incoming);
         let superseded = |change: &ChangeRef| {
@@ -289,7 +289,7 @@ impl Coordinator {
         if let Some(same) = history.before_in_transaction(change) {
             return Ok(Some(same));
         }
-        let found = self.standing_of(table, &history, &history.reach(&self.window, change))?;
+        let found = self.standing_of(change.source, table, &history, &history.reach(&self.window, change))?;
         Ok(found.certain().filter(|_| self.window.saw_all_forgotten(change)))
     }
 
@@ -300,7 +300,7 @@ impl Coordinator {
     pub fn has_predecessor(&self, node: NodeId, table: TableId, key: KeyId, change: ChangeRef) -> io::Result<bool> {
         let history = self.window.history(table, key)?;
         let present = self.present(node);
-        let standing = self.standing_of(table, &history, &present)?;
+        let standing = self.standing_of(node, table, &history, &present)?;
         if let Some(same) = history.before_in_transaction(change) {
             return Ok(standing.certain() == Some(same));
         }
@@ -312,7 +312,7 @@ impl Coordinator {
         let alike = |source: NodeId| {
             history.latest(source, present[source.index()]) == history.latest(source, reach[source.index()])
         };
-        let before = self.standing_of(table, &history, &reach)?;
+        let before = self.standing_of(change.source, table, &history, &reach)?;
         Ok(self.nodes().all(alike) || before.is_certain && standing.is_certain && before.change == standing.change)
     }
 
@@ -321,7 +321,7 @@ impl Coordinator {
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
     pub fn standing(&self, node: NodeId, table: TableId, key: KeyId) -> io::Result<Standing> {
-        self.standing_of(table, &self.window.history(table, key)?, &self.present(node))
+        self.standing_of(node, table, &self.window.history(table, key)?, &self.present(node))
     }
 
     /// The change of a row that is found at the target while a batch of the link is written there: what stood before, or
@@ -340,7 +340,7 @@ impl Coordinator {
         if let Some(batch) = &self.link(link).in_flight {
             present[link.source.index()] = batch.end;
         }
-        let after = self.outcome(table, &self.window.history(table, key)?, &present)?;
+        let after = self.outcome(link.target, table, &self.window.history(table, key)?, &present)?;
         Ok(after.filter(|change| !is_delete(change)))
     }
 
@@ -391,8 +391,8 @@ impl Coordinator {
         let mut met = Vec::new();
         for key in keys {
             let history = self.window.history(table, key)?;
-            let standing = self.standing_of(table, &history, &before)?.certain();
-            let (Some(outcome), by) = self.decided(table, &history, &present)? else { continue };
+            let standing = self.standing_of(link.target, table, &history, &before)?.certain();
+            let (Some(outcome), by) = self.decided(link.target, table, &history, &present)? else { continue };
             let own = history.of(link.source).iter().rfind(|change| (change.seq, change.offset()) == place).copied();
             let maximal = history.maximal(&self.window, &before);
             let rival = own.and_then(|own| {

@@ -365,12 +365,18 @@ impl Coordinator {
             .collect()
     }
 
-    /// The change whose value a key of the table must have where these are present.
+    /// The change whose value a key of the table must have at the node, with these present there.
     ///
     /// # Errors
     /// If a spilled transaction can't be read.
-    pub(super) fn outcome(&self, table: TableId, history: &History, present: &[Seq]) -> io::Result<Option<ChangeRef>> {
-        Ok(self.decided(table, history, present)?.0)
+    pub(super) fn outcome(
+        &self,
+        node: NodeId,
+        table: TableId,
+        history: &History,
+        present: &[Seq],
+    ) -> io::Result<Option<ChangeRef>> {
+        Ok(self.decided(node, table, history, present)?.0)
     }
 
     /// The same, and which of the table's cases decide.
@@ -379,6 +385,7 @@ impl Coordinator {
     /// If a spilled transaction can't be read.
     pub(super) fn decided(
         &self,
+        node: NodeId,
         table: TableId,
         history: &History,
         present: &[Seq],
@@ -393,7 +400,7 @@ impl Coordinator {
                 let resolver = rule.resolver_of(deciding);
                 let candidates = several.iter().map(|change| self.candidate(resolver, *change));
                 let candidates = candidates.collect::<io::Result<SmallVec<[Candidate; 4]>>>()?;
-                Ok((choose(resolver, rule.deletes_of(deciding), &candidates), deciding))
+                Ok((choose(resolver, rule.deletes_of(deciding), &candidates, node), deciding))
             }
         }
     }
@@ -415,16 +422,22 @@ impl Coordinator {
         Ok(rule.deciding(holds))
     }
 
-    /// The change whose value the key has where these are present.
+    /// The change whose value the key has at the node, with these present there.
     ///
     /// # Errors
     /// If a spilled transaction can't be read.
-    pub(super) fn standing_of(&self, table: TableId, history: &History, present: &[Seq]) -> io::Result<Standing> {
+    pub(super) fn standing_of(
+        &self,
+        node: NodeId,
+        table: TableId,
+        history: &History,
+        present: &[Seq],
+    ) -> io::Result<Standing> {
         let maximal = history.maximal(&self.window, present);
         // Whoever supersedes a change supersedes what its author had seen.
         let mut latest = self.nodes().filter_map(|source| history.latest(source, present[source.index()]));
         let is_certain = maximal.is_empty() || latest.any(|change| self.window.saw_all_forgotten(change));
-        Ok(Standing { change: self.outcome(table, history, present)?, is_certain })
+        Ok(Standing { change: self.outcome(node, table, history, present)?, is_certain })
     }
 
     pub(super) fn latest_stamp(&self, changes: &[ChangeRef]) -> Option<ChangeRef> {

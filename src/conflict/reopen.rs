@@ -265,7 +265,7 @@ impl Coordinator {
                 .collect();
             Some((local, self.latest_stamp(&theirs)?))
         });
-        let (winner, by) = self.decided(reopened.table, &history, &present)?;
+        let (winner, by) = self.decided(node, reopened.table, &history, &present)?;
         Ok(Redecision { winner, conflict, by })
     }
 

@@ -2,7 +2,7 @@
 
 use crate::conflict::order::Ordered;
 use crate::conflict::window::ChangeRef;
-use crate::model::{Deletes, Resolution, Resolver, Stamp, TouchKind};
+use crate::model::{Deletes, NodeId, Resolver, Stamp, TouchKind};
 
 /// One of the changes to choose from.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -15,8 +15,9 @@ pub struct Candidate {
     pub value: Option<Ordered>,
 }
 
-/// The change that comes out of the set, alike at every node that has the same set. There is at most one of each source.
-pub fn choose(resolver: &Resolver, deletes: Deletes, candidates: &[Candidate]) -> Option<ChangeRef> {
+/// The change that comes out of the set at a node: alike at every one that has the same set, unless the resolver
+/// [diverges](Resolver::diverges). There is at most one of each source.
+pub fn choose(resolver: &Resolver, deletes: Deletes, candidates: &[Candidate], node: NodeId) -> Option<ChangeRef> {
     let preferred = match deletes {
         _ if matches!(resolver, Resolver::Merge(_)) => Some(TouchKind::Delete),
         Deletes::ByResolver => None,
@@ -37,15 +38,10 @@ pub fn choose(resolver: &Resolver, deletes: Deletes, candidates: &[Candidate]) -
         Resolver::OriginPriority(order) => {
             each.min_by_key(|candidate| order.iter().position(|node| *node == candidate.change.source))
         }
+        Resolver::KeepLocal | Resolver::Skip => {
+            each.max_by_key(|candidate| (candidate.change.source == node, candidate.stamp))
+        }
+        Resolver::ApplyRemote => each.max_by_key(|candidate| (candidate.change.source != node, candidate.stamp)),
     }
     .map(|candidate| candidate.change)
-}
-
-/// What a decision about an incoming change was, seen from the target.
-pub fn resolution(incoming: ChangeRef, winner: ChangeRef, same_outcome: bool) -> Resolution {
-    match (winner == incoming, same_outcome) {
-        (_, true) => Resolution::Skip,
-        (true, false) => Resolution::ApplyRemote,
-        (false, false) => Resolution::KeepLocal,
-    }
 }

@@ -32,8 +32,7 @@ impl Coordinator {
                     None => self.window().saw_all_forgotten(holder),
                 };
                 let place = |node: NodeId| order.iter().position(|each| *each == node);
-                let comes_first =
-                    (place(stamp.node), Reverse(stamp)) < (place(holder.source), Reverse(held_by.stamp));
+                let comes_first = (place(stamp.node), Reverse(stamp)) < (place(holder.source), Reverse(held_by.stamp));
                 // Whose author had seen the other row has taken a value that was free at his node: what freed it is under way.
                 saw_holder || !was_seen && comes_first
             }

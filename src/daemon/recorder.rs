@@ -14,7 +14,7 @@ use crate::config::rules::{self, Afterwards, Errors, Facet};
 use crate::conflict::Operation;
 use crate::daemon::Daemon;
 use crate::journal::{self, JsonRow, LocalSide, MASK, NewEntry, Side, json_key, json_row};
-use crate::model::{Link, Rename, Resolution, Stamp, Table};
+use crate::model::{Link, Rename, Resolution, Resolver, Stamp, Table};
 
 /// Writes to the daemon's journal.
 #[derive(Clone, Debug)]
@@ -84,7 +84,8 @@ impl JournalRecorder {
             None => decided.map(|(rule, _)| rule),
         };
         let is_decided =
-            matches!(conflict.resolution, Resolution::ApplyRemote | Resolution::KeepLocal | Resolution::Merge);
+            matches!(conflict.resolution, Resolution::ApplyRemote | Resolution::KeepLocal | Resolution::Merge)
+                || conflict.resolution == Resolution::Skip && conflict.resolver == Resolver::Skip.name();
         let held = is_decided && decided.is_some_and(|(_, afterwards)| afterwards == Afterwards::Held);
         let mask = daemon.rules.masked(&table);
         let refusal = conflict.refusal.as_ref().map(|refusal| match mask.is_empty() {
@@ -138,8 +139,7 @@ fn deciding<'r>(rules: &'r [Rule], conflict: &Conflict) -> Option<(&'r Rule, Aft
         return rules::deciding_unique(rules, &table.schema, &table.name);
     }
     let facet = Facet::of(conflict.conflict_type);
-    let rule =
-        rules::deciding_in(rules, &table.schema, &table.name, facet.unwrap_or(Facet::Writes), conflict.by)?;
+    let rule = rules::deciding_in(rules, &table.schema, &table.name, facet.unwrap_or(Facet::Writes), conflict.by)?;
     Some((rule, facet.map_or(Afterwards::Resolved, |_| rule.afterwards)))
 }
 

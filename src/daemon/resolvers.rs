@@ -159,7 +159,16 @@ pub async fn keep(
             "rules have changed; these tables are decided as before until nothing of that is under way"
         );
     }
-    Ok(InForce { resolvers: Resolvers::new(in_force), pending })
+    let resolvers = Resolvers::new(in_force);
+    warn_of_divergence(&resolvers, catalog);
+    Ok(InForce { resolvers, pending })
+}
+
+/// Says which tables' rows may come to differ, as their rules accept.
+pub fn warn_of_divergence(resolvers: &Resolvers, catalog: &Catalog) {
+    for table in resolvers.diverging().map(|table| catalog.table(table)) {
+        tracing::warn!(%table, "rows may come to differ between nodes: a rule of this table accepts that");
+    }
 }
 
 /// Whether the table can be decided about by a rule that it was decided by before.

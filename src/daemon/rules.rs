@@ -254,6 +254,9 @@ impl Reloader {
             Resolvers::new(shared.catalog.tables().iter().map(rule).collect())
         };
         let switched = self.keep(&free, &next).await;
+        if switched {
+            resolvers::warn_of_divergence(&next, &shared.catalog);
+        }
         shared.coordinator().end_switch(switched.then_some(next));
         if switched {
             lock(&self.daemon.rules.0).pending.retain(|table, _| !free.contains(table));

@@ -73,7 +73,7 @@ named! {
     KeepLocal = "keep_local",
     /// A row made from both was written.
     Merge = "merge",
-    /// Nothing had to be written: both ends wanted the same.
+    /// Nothing had to be written: both ends wanted the same, or a rule passes the change over.
     Skip = "skip",
     /// The change waits for a person.
     Hold = "hold",

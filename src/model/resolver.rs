@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use crate::model::{Condition, NodeId, TableId};
 
-/// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1).
+/// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1), but for the three by
+/// which rows differ on purpose, which look at the node, too.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Resolver {
     /// The greatest stamp: the latest commit time; the tie falls by node.
@@ -26,11 +27,18 @@ pub enum Resolver {
     OriginPriority(Arc<[NodeId]>),
     /// A row made from all of them, column by column.
     Merge(Arc<Merge>),
+    /// At each node the change that was made there, so that rows differ afterwards; where none was, the latest.
+    KeepLocal,
+    /// At each node the latest change that was made elsewhere, so that rows differ afterwards.
+    ApplyRemote,
+    /// As [`Resolver::KeepLocal`]; it is on record that the other change was passed over.
+    Skip,
 }
 
 impl Resolver {
     /// The names that rules may write.
-    pub const NAMES: [&str; 4] = ["last_update_wins", "first_update_wins", "origin_priority", "merge"];
+    pub const NAMES: [&str; 7] =
+        ["last_update_wins", "first_update_wins", "origin_priority", "merge", "keep_local", "apply_remote", "skip"];
 
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
@@ -39,7 +47,15 @@ impl Resolver {
             Resolver::FirstUpdateWins | Resolver::FirstByColumn(_) => Resolver::NAMES[1],
             Resolver::OriginPriority(_) => Resolver::NAMES[2],
             Resolver::Merge(_) => Resolver::NAMES[3],
+            Resolver::KeepLocal => Resolver::NAMES[4],
+            Resolver::ApplyRemote => Resolver::NAMES[5],
+            Resolver::Skip => Resolver::NAMES[6],
         }
+    }
+
+    /// Whether what comes out depends on the node, so that rows differ.
+    pub fn diverges(&self) -> bool {
+        matches!(self, Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip)
     }
 
     /// The column whose values tell which row is the later one, if not the stamps do.
@@ -243,6 +259,12 @@ impl TableRule {
         case.and_then(|case| case.deletes).unwrap_or(self.deletes)
     }
 
+    /// Whether rows may differ by it.
+    pub fn diverges(&self) -> bool {
+        let of_cases = self.cases.iter().filter_map(|case| case.resolver.as_ref());
+        of_cases.chain([&self.resolver]).any(Resolver::diverges)
+    }
+
     /// The same, but for which row keeps a unique value.
     pub fn about_rows(&self) -> TableRule {
         TableRule { unique: UniqueWinner::default(), ..self.clone() }
@@ -250,8 +272,7 @@ impl TableRule {
 
     /// Whether every conflict is sure to come out by the one as by the other.
     pub fn comes_to_the_same(&self, other: &TableRule) -> bool {
-        self == other
-            || self.unique == other.unique && self.is_by_stamp_alone() && other.is_by_stamp_alone()
+        self == other || self.unique == other.unique && self.is_by_stamp_alone() && other.is_by_stamp_alone()
     }
 
     /// Whether the latest change comes out of every conflict about a row, whatever the cases are.
@@ -287,6 +308,11 @@ impl Resolvers {
     /// What decides about the table.
     pub fn rule(&self, table: TableId) -> &TableRule {
         self.by_table.get(table.0 as usize).unwrap_or(&self.default)
+    }
+
+    /// The tables whose rows may differ by their rules.
+    pub fn diverging(&self) -> impl Iterator<Item = TableId> + '_ {
+        (0..).zip(&self.by_table).filter(|(_, rule)| rule.diverges()).map(|(table, _)| TableId(table))
     }
 
     /// How conflicts of the table are resolved.

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::conflict::{ChangeRef, Decision};
-use crate::model::{Link, Lsn, NodeId, TableId};
+use crate::model::{Link, Lsn, NodeId, TableId, TableRule};
 use crate::simulate::node::{Moved, Version};
 use crate::simulate::oracle::Truth;
 use crate::simulate::rows::{Key, Row};
@@ -89,7 +89,8 @@ impl World {
     fn check_key(&self, key: Key) -> Result<(), Failure> {
         let rows: Vec<Option<Row>> =
             self.nodes.iter().map(|node| node.rows().get(&key).map(|version| version.row)).collect();
-        if rows.iter().any(|row| *row != rows[0]) {
+        let differ = self.settings.rule.diverges() || self.settings.later.as_ref().is_some_and(TableRule::diverges);
+        if !differ && rows.iter().any(|row| *row != rows[0]) {
             return Err(Failure::Diverged { key, rows });
         }
         if self.settings.later.is_some() {
@@ -101,12 +102,15 @@ impl World {
         {
             return Err(Failure::LostEntry { key, row: Box::new(row), entry });
         }
-        match truth.outcome(&self.settings.rule) {
-            Some(expected) if expected != rows[0] && !self.gave_way(key, rows[0], expected) => {
-                Err(Failure::Lost { key, row: rows[0].map(Box::new), expected: expected.map(Box::new) })
+        for (node, row) in NodeId::all(rows.len()).zip(rows) {
+            match truth.outcome(&self.settings.rule, node) {
+                Some(expected) if expected != row && !self.gave_way(key, row, expected) => {
+                    return Err(Failure::Lost { node, key, row: row.map(Box::new), expected: expected.map(Box::new) });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Of the rows that would have a unique value if none had been removed for its sake one must have it, unless one of
@@ -123,7 +127,7 @@ impl World {
             .filter(|truth| truth.ever_had(unique))
             .collect();
         let has = |row: Option<Row>| row.is_some_and(|row| row.unique == Some(unique));
-        let all_would = !truths.is_empty() && truths.iter().all(|truth| has(truth.end(&self.settings.rule)));
+        let all_would = !truths.is_empty() && truths.iter().all(|truth| has(truth.end(&self.settings.rule, NodeId(0))));
         let rows = self.nodes[0].rows();
         let nobody_has = !rows.iter().any(|(key, version)| key.table == table && has(Some(version.row)));
         if all_would && nobody_has {

@@ -71,9 +71,9 @@ impl Truth {
         self.edits.iter().map(|edit| edit.row).chain([self.base]).flatten().any(|row| row.unique == Some(unique))
     }
 
-    /// The row that comes out.
-    pub fn end(&self, rule: &TableRule) -> Option<Row> {
-        self.outcome(rule).unwrap_or(self.base)
+    /// The row that comes out at the node.
+    pub fn end(&self, rule: &TableRule, node: NodeId) -> Option<Row> {
+        self.outcome(rule, node).unwrap_or(self.base)
     }
 
     /// Whether the author of the change that committed at `later` had seen the one that committed at `earlier`,
@@ -93,8 +93,8 @@ impl Truth {
         reach(edit, &self.edits.iter().collect::<Vec<_>>())
     }
 
-    /// The row that comes out, if any change of the key was made.
-    pub fn outcome(&self, rule: &TableRule) -> Option<Option<Row>> {
+    /// The row that comes out at the node, if any change of the key was made.
+    pub fn outcome(&self, rule: &TableRule, node: NodeId) -> Option<Option<Row>> {
         if let Resolver::Merge(merge) = &rule.resolver {
             return (!self.edits.is_empty()).then(|| self.merged(merge));
         }
@@ -123,6 +123,14 @@ impl Truth {
             Resolver::FirstByColumn(_) => standing.min_by_key(|edit| (edit.row.map(|row| row.value), stamp(edit))),
             Resolver::OriginPriority(order) => {
                 standing.min_by_key(|edit| order.iter().position(|node| *node == edit.source))
+            }
+            Resolver::KeepLocal | Resolver::Skip => {
+                let own = standing.clone().find(|edit| edit.source == node);
+                own.or(standing.max_by_key(stamp))
+            }
+            Resolver::ApplyRemote => {
+                let others = standing.clone().filter(|edit| edit.source != node);
+                others.max_by_key(stamp).or(standing.max_by_key(stamp))
             }
         };
         found.map(|edit| edit.row)

@@ -13,6 +13,7 @@ use std::env;
 use super::*;
 use crate::model::{Case, ColumnMerge, Deletes, Resolver};
 
+mod differing;
 mod uniques;
 
 /// Schedules of each test, unless PGCONCORD_SEEDS says otherwise.

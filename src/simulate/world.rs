@@ -104,7 +104,8 @@ impl World {
         let tables = 1 + u32::from(random.permille(300));
         let drawn = if random.permille(200) { Identity::Full } else { Identity::Default };
         // What other resolvers do not take: see daemon/resolvers.rs.
-        let newest = settings.later.iter().chain([&settings.rule]).all(|rule| rule.about_rows() == TableRule::default());
+        let newest =
+            settings.later.iter().chain([&settings.rule]).all(|rule| rule.about_rows() == TableRule::default());
         let identity = if newest && settings.refusals == 0 { drawn } else { Identity::Full };
         let large = if random.permille(300) { 1 + random.below(3) } else { usize::MAX };
         let schema = Schema::new(tables, identity, large);

@@ -155,7 +155,12 @@ impl Decision<'_> {
         let mut when = format!("  Where {}: ", self.facet.describe());
         for rule in &self.conditional {
             let so = condition(&rule.condition, nodes);
-            when += &format!("if {so}, the rule {:?} ({}).\n{}    Else ", rule.name, rule.place, afterwards(rule.afterwards));
+            when += &format!(
+                "if {so}, the rule {:?} ({}).\n{}    Else ",
+                rule.name,
+                rule.place,
+                afterwards(rule.afterwards)
+            );
         }
         let Some(rule) = self.rule else {
             let what = match (self.facet, resolver) {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::config::rules::resolve::ACCEPTED;
 use crate::config::rules::{Facet, parse, table_rule};
 use crate::model::{ColumnMerge, Condition, Deletes, NodeId, Resolver, TableRule, UniqueWinner};
 
@@ -46,6 +47,9 @@ fn resolver(resolver: &Resolver, nodes: &[&str], lines: &mut Vec<String>) {
     lines.push(format!("resolve = {}", quoted(resolver.name())));
     match resolver {
         Resolver::LastUpdateWins | Resolver::FirstUpdateWins => {}
+        Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip => {
+            lines.push(format!("diverges = {}", quoted(ACCEPTED)));
+        }
         Resolver::LastByColumn(column) | Resolver::FirstByColumn(column) => {
             lines.push(format!("by = {}", quoted(column)));
         }
@@ -126,6 +130,9 @@ mod tests {
             Resolver::LastUpdateWins,
             Resolver::FirstUpdateWins,
             Resolver::OriginPriority([NodeId(1), NodeId(0)].into()),
+            Resolver::KeepLocal,
+            Resolver::ApplyRemote,
+            Resolver::Skip,
         ];
         let whole = resolvers.into_iter().flat_map(|resolver| {
             Deletes::ALL.map(|(_, deletes)| TableRule { resolver: resolver.clone(), deletes, ..TableRule::default() })

@@ -15,7 +15,9 @@ use crate::config::rules::{Afterwards, Errors, unique};
 use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver, UniqueWinner};
 
 /// Resolvers of later versions: their names are right, so no other spelling is suggested.
-const LATER: &[&str] = &["keep_local", "apply_remote", "skip", "function"];
+const LATER: &[&str] = &["function"];
+/// As `diverges`: rows may differ between nodes.
+pub(super) const ACCEPTED: &str = "accepted";
 /// A column of rows can't tell whether a delete is later than a row.
 const BY_NEEDS_DELETES: &str = "`by` compares rows, and a delete leaves none";
 const WHICH_COUNTS: &str = "say which counts against a change: deletes = \"delete_wins\" or deletes = \"update_wins\"";
@@ -24,6 +26,8 @@ pub(super) const HOLD: &str = "hold";
 /// As `resolve`: nothing is decided, and the link stops.
 pub(super) const ERROR: &str = "error";
 
+/// As `resolve`: what comes out depends on the node.
+const DIVERGING: [&str; 3] = ["keep_local", "apply_remote", "skip"];
 /// As `resolve` and as `unique`.
 pub(super) const ORIGIN_PRIORITY: &str = "origin_priority";
 
@@ -36,7 +40,7 @@ pub(super) struct Decision {
     pub unique: Option<(UniqueWinner, Afterwards)>,
 }
 
-/// Reads `types`, `resolve`, `by`, `priority`, `columns`, `others`, `deletes`, `unique`, `hold` and `errors`. `None` only with a problem noted.
+/// Reads `types`, `resolve`, `diverges`, `by`, `priority`, `columns`, `others`, `deletes`, `unique`, `hold` and `errors`. `None` only with a problem noted.
 pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
     let before = problems.len();
     let facets = facet::read(section, problems);
@@ -196,6 +200,7 @@ fn resolver(
         let help = "remove it, or write resolve = \"last_update_wins\" or resolve = \"first_update_wins\"";
         problems.push(Problem::error(span, title).help(help));
     }
+    check_diverges(section, typed, problems);
     let typed = typed?;
     match (typed.value.as_str(), by?) {
         ("last_update_wins" | HOLD | ERROR, None) => Some(Resolver::LastUpdateWins),
@@ -205,10 +210,40 @@ fn resolver(
         ("first_update_wins", Some(column)) => Some(Resolver::FirstByColumn(column.into())),
         (ORIGIN_PRIORITY, _) => order.whole(typed, nodes, problems).map(Resolver::OriginPriority),
         ("merge", _) => merge.map(|merge| Resolver::Merge(merge.into())),
+        ("keep_local", _) => Some(Resolver::KeepLocal),
+        ("apply_remote", _) => Some(Resolver::ApplyRemote),
+        ("skip", _) => Some(Resolver::Skip),
         (other, _) => {
             problems.push(unknown(typed, other));
             None
         }
+    }
+}
+
+/// Whether rows may differ by the resolver, and the rule says so.
+fn check_diverges(section: &mut Section<'_>, typed: Option<&Typed<String>>, problems: &mut Vec<Problem>) {
+    let by_node = typed.filter(|typed| DIVERGING.contains(&typed.value.as_str()));
+    match (section.text("diverges", problems), by_node) {
+        (Some(said), _) if said.value != ACCEPTED => {
+            let problem = Problem::error(said.span, format!("`diverges` can't be {:?}", said.value));
+            problems.push(problem.help(format!("write diverges = {ACCEPTED:?} if rows may differ, or remove it")));
+        }
+        (Some(said), None) if typed.is_none_or(|typed| known(&typed.value)) => {
+            let title = match typed {
+                Some(typed) => format!("`diverges` has no meaning for {}, by which rows come out alike", typed.value),
+                None => "`diverges` has no meaning without `resolve`".to_owned(),
+            };
+            problems.push(Problem::error(said.span, title).help("remove it"));
+        }
+        (None, Some(typed)) if section.get("diverges").is_none() => {
+            let title = format!("by {} the row differs afterwards: each node decides for itself", typed.value);
+            let help = format!(
+                "write resolve = \"last_update_wins\" or resolve = \"origin_priority\"; or diverges = {ACCEPTED:?} beside it, \
+                 if that is what you want"
+            );
+            problems.push(Problem::error(typed.span.clone(), title).help(help));
+        }
+        _ => {}
     }
 }
 
@@ -346,7 +381,8 @@ impl Order {
         let left: Vec<&str> =
             NodeId::all(nodes.len()).filter(|node| !places.contains(node)).map(|node| nodes[node.index()]).collect();
         if problems.len() == before && !left.is_empty() {
-            let title = format!("{ORIGIN_PRIORITY} needs `priority` with every node once; it lacks {}", left.join(", "));
+            let title =
+                format!("{ORIGIN_PRIORITY} needs `priority` with every node once; it lacks {}", left.join(", "));
             let all: Vec<String> = nodes.iter().map(|node| format!("{node:?}")).collect();
             let help = format!("write priority = [{}], the node that wins over all others first", all.join(", "));
             let span = self.span.clone().unwrap_or_else(|| typed.span.clone());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::report::Style;
-use crate::model::{ColumnMerge, ConflictType, Deciding, NodeId};
+use crate::model::{ColumnMerge, ConflictType, Deciding, NodeId, UniqueWinner};
 
 fn read(text: &str) -> (Vec<Rule>, String) {
     let mut problems = Vec::new();
@@ -210,6 +210,40 @@ fn a_row_that_loses_a_unique_value_may_get_another_one() {
 }
 
 #[test]
+fn a_rule_may_say_which_row_keeps_a_unique_value() {
+    let unique = |lines: &str| rule(lines).unique;
+    let newest = |afterwards| Some((UniqueWinner::LastUpdateWins, afterwards));
+    assert_eq!(unique("unique = \"last_update_wins\""), newest(Afterwards::Resolved));
+    assert_eq!(unique("unique = \"hold\""), newest(Afterwards::Held));
+    assert_eq!(unique("unique = \"error\"\nresolve = \"hold\""), newest(Afterwards::Refused));
+    let order = "priority = [\"west\", \"east\"]";
+    let ordered = || UniqueWinner::OriginPriority([NodeId(1), NodeId(0)].into());
+    let held = unique(&format!("unique = \"origin_priority\"\nhold = true\n{order}"));
+    assert_eq!(held, Some((ordered(), Afterwards::Held)));
+    let both = rule(&format!("resolve = \"origin_priority\"\nunique = \"origin_priority\"\n{order}"));
+    assert_eq!(both.resolve, Some(Resolver::OriginPriority([NodeId(1), NodeId(0)].into())));
+    let rules =
+        [rule(&format!("tables = [\"public.a\"]\nunique = \"origin_priority\"\n{order}")), rule("unique = \"hold\"")];
+    let of = |table| table_rule(&rules, "public", table).unique;
+    assert_eq!((of("a"), of("b")), (ordered(), UniqueWinner::LastUpdateWins));
+    let after = |table| deciding_unique(&rules, "public", table).map(|(_, afterwards)| afterwards);
+    assert_eq!((after("a"), after("b")), (Some(Afterwards::Resolved), Some(Afterwards::Held)));
+    for (lines, says) in [
+        ("unique = \"origin_priority\"", "origin_priority needs `priority` with every node once"),
+        ("unique = \"origin_priority\"\npriority = [\"east\"]", "it lacks west"),
+        ("unique = \"last_update_wins\"\npriority = [\"east\", \"west\"]", "`priority` has no meaning"),
+        ("unique = \"last_update\"", "did you mean"),
+        ("unique = \"rename\"", "`unique` says which row keeps a value"),
+        ("unique = \"error\"\nhold = true", "`hold` has no meaning for error"),
+        ("unique = \"hold\"\nsource = \"east\"", "`unique` is for all rows of a table"),
+        ("unique = 1", "`unique` is a string"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.matches("error:").count() == 1, "{lines}: {shown}");
+    }
+}
+
+#[test]
 fn deletes_are_read_by_themselves_and_beside_a_resolver() {
     for (lines, resolve, deletes) in [
         ("resolve = \"last_update_wins\"", true, Some(Deletes::ByResolver)),
@@ -240,12 +274,32 @@ fn masks_of_all_rules_for_a_table_hold() {
 
 #[test]
 fn a_resolver_of_a_later_version_is_refused_by_name() {
-    for name in ["keep_local", "apply_remote", "skip", "function"] {
-        let shown = refused(&format!("resolve = \"{name}\""));
-        assert!(shown.contains(&format!("the resolver \"{name}\" is not available in this version")), "{shown}");
-    }
+    let shown = refused("resolve = \"function\"");
+    assert!(shown.contains("the resolver \"function\" is not available in this version"), "{shown}");
     let shown = refused("resolve = \"last_update_wins\"\nfunction = \"x\"");
     assert!(shown.contains("`function` is not available in this version"), "{shown}");
+}
+
+#[test]
+fn rows_differ_only_where_a_rule_accepts_it() {
+    let accepted = "diverges = \"accepted\"";
+    for (name, resolver) in
+        [("keep_local", Resolver::KeepLocal), ("apply_remote", Resolver::ApplyRemote), ("skip", Resolver::Skip)]
+    {
+        assert_eq!(rule(&format!("resolve = \"{name}\"\n{accepted}")).resolve, Some(resolver));
+        let shown = refused(&format!("resolve = \"{name}\""));
+        assert!(shown.contains(&format!("by {name} the row differs afterwards")), "{shown}");
+        assert!(shown.contains(accepted), "{shown}");
+    }
+    for (lines, says) in [
+        ("resolve = \"hold\"\ndiverges = \"accepted\"", "`diverges` has no meaning for hold"),
+        ("resolve = \"skip\"\ndiverges = \"yes\"", "`diverges` can't be \"yes\""),
+        ("resolve = \"skip\"\ndiverges = true", "`diverges` is a string"),
+        ("deletes = \"delete_wins\"\ndiverges = \"accepted\"", "`diverges` has no meaning without `resolve`"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.matches("error:").count() == 1, "{lines}: {shown}");
+    }
 }
 
 #[test]

@@ -30,7 +30,12 @@ fn renaming_a_loser_that_is_not_settled_breaks_it() {
 fn the_row_of_the_node_that_comes_first_keeps_a_unique_value_alike_everywhere() {
     for nodes in 2..5 {
         let ordered = |renames| {
-            move |seed| Settings { rule: by_order(nodes), renames, at_once: seed % 2 == 0, ..Settings::new(nodes, seed) }
+            move |seed| Settings {
+                rule: by_order(nodes),
+                renames,
+                at_once: seed % 2 == 0,
+                ..Settings::new(nodes, seed)
+            }
         };
         converge_as(nodes, "unique values by the order of nodes", SCHEDULES / 2, ordered(false));
         converge_as(nodes, "unique values by the order of nodes, renaming", SCHEDULES / 4, ordered(true));
@@ -46,9 +51,6 @@ fn another_row_keeps_a_unique_value_when_nothing_is_under_way() {
     let (newest, ordered) = (TableRule::default, || by_order(2));
     converge_as(2, "by the order of nodes, later", SCHEDULES, switching(newest(), ordered()));
     converge_as(2, "by the last update, later", SCHEDULES, switching(ordered(), newest()));
-    let at_once = |seed| Settings {
-        mutation: Some(Mutation::SwitchAtOnce),
-        ..switching(newest(), ordered())(seed)
-    };
+    let at_once = |seed| Settings { mutation: Some(Mutation::SwitchAtOnce), ..switching(newest(), ordered())(seed) };
     assert!((0..40_000).any(|seed| fails(&at_once(seed))), "nothing is wrong with it");
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::merged::{self, Merged};
 use crate::cli::conflicts::is_unchanged;
 use crate::config::Rule;
-use crate::config::rules::{Afterwards, Errors, Facet, deciding_in, on_errors, table_rule};
+use crate::config::rules::{Afterwards, Errors, Facet, deciding_in, deciding_unique, on_errors, table_rule};
 use crate::conflict::condition::{Met, holds};
 use crate::conflict::order::Ordered;
 use crate::conflict::resolve::{Candidate, choose};
@@ -19,6 +19,7 @@ use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
 use crate::model::{
     Cells, ConflictType, Deciding, Deletes, NodeId, Party, Resolution, Resolver, Stamp, TableRule, TouchKind,
+    UniqueWinner,
 };
 
 /// How a conflict comes out by other rules.
@@ -59,6 +60,7 @@ struct Sides<'a> {
     local: &'a EntryLocal,
     remote_stamp: Stamp,
     local_stamp: Stamp,
+    target: NodeId,
 }
 
 /// What `rules` make of a conflict, for these nodes in the order of the configuration. Of `tables` conditions are told; or why
@@ -68,14 +70,16 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str], tables: &Result<Cat
     if entry.conflict_type == ConflictType::ApplyError {
         return refused(rules, schema, table);
     }
+    let by = table_rule(rules, schema, table);
+    if is_about_unique_values(entry) {
+        return about_unique_values(entry, &by.unique, deciding_unique(rules, schema, table), nodes);
+    }
     // Of any other type nothing is decided by a rule, nor where a row met one that no change explains.
     let (Some(facet), Some(local)) = (Facet::of(entry.conflict_type), &entry.local) else { return Verdict::Alike };
     if is_delete(entry.remote.operation) && is_delete(local.operation) {
         return Verdict::Alike;
     }
-    let by = table_rule(rules, schema, table);
-    let unique = is_about_unique_values(entry);
-    let cases = match by.cases.is_empty() || unique {
+    let cases = match by.cases.is_empty() {
         true => Ok(Deciding::default()),
         false => cases_of(&by, entry, local, nodes, tables),
     };
@@ -87,9 +91,6 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str], tables: &Result<Cat
     if rule.is_some_and(|rule| rule.afterwards == Afterwards::Refused) {
         let outcome = Outcome { resolution: Resolution::Error, resolver: "error", rule: name_of(rule), row: None };
         return Verdict::Otherwise(outcome);
-    }
-    if unique {
-        return about_unique_values(entry, rule);
     }
     let (resolver, deletes) = (by.resolver_of(cases), by.deletes_of(cases));
     let place = |name: &str| place(nodes, name);
@@ -114,6 +115,7 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str], tables: &Result<Cat
         local,
         remote_stamp: stamp(entry.remote.stamp, node(remote_node, 0)),
         local_stamp: stamp(local_time, node(local_node, 1)),
+        target: node(place(&entry.target), 2),
     };
     let (winner, row, open) = match resolver {
         Resolver::Merge(merge) if !is_delete(entry.remote.operation) && !is_delete(local.operation) => {
@@ -128,6 +130,7 @@ pub fn replay(entry: &Entry, rules: &[Rule], nodes: &[&str], tables: &Result<Cat
     let resolution = match winner {
         _ if rule.is_some_and(|rule| rule.afterwards == Afterwards::Held) => Resolution::Hold,
         Winner::Remote => Resolution::ApplyRemote,
+        Winner::Local if *resolver == Resolver::Skip => Resolution::Skip,
         Winner::Local => Resolution::KeepLocal,
         Winner::Both => Resolution::Merge,
     };
@@ -203,19 +206,49 @@ fn refused(rules: &[Rule], schema: &str, table: &str) -> Verdict {
     }
 }
 
-/// The later row stays, whatever the rules say; but they may hold the conflict.
-fn about_unique_values(entry: &Entry, rule: Option<&Rule>) -> Verdict {
-    let was_held = entry.resolution == Resolution::Hold;
-    let is_held = rule.is_some_and(|rule| rule.afterwards == Afterwards::Held);
-    let resolution = match (was_held, is_held) {
-        (false, false) | (true, true) => return Verdict::Alike,
-        (false, true) => Resolution::Hold,
-        (true, false) if entry.result == entry.remote.row => Resolution::ApplyRemote,
-        (true, false) => Resolution::KeepLocal,
+/// Another row keeps the value only by another order of the nodes; and rules may hold the conflict, or have it decided by
+/// nobody.
+fn about_unique_values(
+    entry: &Entry,
+    winner: &UniqueWinner,
+    deciding: Option<(&Rule, Afterwards)>,
+    nodes: &[&str],
+) -> Verdict {
+    let (rule, afterwards) = (name_of(deciding.map(|(rule, _)| rule)), deciding.map(|(_, afterwards)| afterwards));
+    let otherwise =
+        |resolution, resolver, row| Verdict::Otherwise(Outcome { resolution, resolver, rule: rule.clone(), row });
+    if afterwards == Some(Afterwards::Refused) {
+        return otherwise(Resolution::Error, "error", None);
+    }
+    let local = entry.local.as_ref();
+    let (remote_node, local_node) =
+        (place(nodes, &entry.remote.node), local.and_then(|local| place(nodes, local.node.as_deref()?)));
+    let remote_keeps = match (winner, local.and_then(|local| local.stamp)) {
+        (_, None) => true, // everybody had seen the row that had the value
+        (UniqueWinner::LastUpdateWins, Some(local)) => (entry.remote.stamp, remote_node) > (local, local_node),
+        (UniqueWinner::OriginPriority(order), Some(local)) => {
+            let place_of = |node: Option<u8>| order.iter().position(|each| Some(each.0) == node);
+            let [Some(remote_place), Some(local_place)] = [remote_node, local_node].map(place_of) else {
+                return Verdict::Open("the node of one side is not in the configuration".to_owned());
+            };
+            (local_place, entry.remote.stamp) > (remote_place, local)
+        }
     };
-    let name = name_of(rule);
-    let resolver = Resolver::LastUpdateWins.name();
-    Verdict::Otherwise(Outcome { resolution, resolver, rule: name, row: entry.result.clone() })
+    let had_kept = entry.result == entry.remote.row;
+    if entry.conflict_type == ConflictType::MultipleUniqueConflicts && remote_keeps != had_kept {
+        return Verdict::Open("several rows had the values, and this entry has one of them".to_owned());
+    }
+    let held = afterwards == Some(Afterwards::Held);
+    let resolution = match (held, remote_keeps) {
+        (true, _) => Resolution::Hold,
+        (false, true) => Resolution::ApplyRemote,
+        (false, false) => Resolution::KeepLocal,
+    };
+    if remote_keeps == had_kept && held == (entry.resolution == Resolution::Hold) {
+        return Verdict::Alike;
+    }
+    let row = if remote_keeps { entry.remote.row.clone() } else { local.and_then(|local| local.row.clone()) };
+    otherwise(resolution, winner.name(), row)
 }
 
 /// Whether another row's unique value was in the way.
@@ -265,7 +298,7 @@ impl Sides<'_> {
         let remote = candidate(self.remote_stamp, entry.remote.operation, entry.remote.row.as_ref(), 0);
         let local = candidate(self.local_stamp, local.operation, local.row.as_ref(), 1);
         let incoming = remote.change;
-        match choose(resolver, deletes, &[remote, local]) {
+        match choose(resolver, deletes, &[remote, local], self.target) {
             Some(change) if change == incoming => Winner::Remote,
             _ => Winner::Local,
         }

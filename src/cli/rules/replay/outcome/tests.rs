@@ -196,6 +196,16 @@ fn what_no_rule_decides_stays() {
     assert_eq!(otherwise(by(&rule("\"hold\""), &unique)), (Resolution::Hold, unique.result.clone()));
     unique.resolution = Resolution::Hold;
     assert_eq!(otherwise(by("", &unique)), (Resolution::ApplyRemote, unique.result.clone()));
+    unique.resolution = Resolution::ApplyRemote;
+    let priority =
+        |nodes: &str| format!("[[rule]]\nname = \"r\"\nunique = \"origin_priority\"\npriority = [{nodes}]\n");
+    assert_eq!(by(&priority("\"east\", \"west\""), &unique), Verdict::Alike);
+    let local = unique.local.as_ref().and_then(|local| local.row.clone());
+    assert_eq!(otherwise(by(&priority("\"west\", \"east\""), &unique)), (Resolution::KeepLocal, local));
+    let error = otherwise(by("[[rule]]\nname = \"r\"\nunique = \"error\"\n", &unique));
+    assert_eq!(error, (Resolution::Error, None));
+    unique.conflict_type = ConflictType::MultipleUniqueConflicts;
+    assert!(matches!(by(&priority("\"west\", \"east\""), &unique), Verdict::Open(_)));
     let missing = Entry { conflict_type: ConflictType::UpdateMissing, local: None, ..stock() };
     assert_eq!(by(&first, &missing), Verdict::Alike);
     let refused = Entry { conflict_type: ConflictType::ApplyError, resolution: Resolution::Hold, ..stock() };

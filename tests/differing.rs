@@ -1,0 +1,153 @@
+//! keep_local, apply_remote and skip: each node decides for itself, and the rule says that it may.
+
+use crate::harness::{Cluster, Plan};
+
+const EAST: usize = 0;
+const WEST: usize = 1;
+const NORTH: usize = 2;
+
+const TABLES: &str = "
+    CREATE TABLE kept (id int PRIMARY KEY, v text);
+    CREATE TABLE taken (id int PRIMARY KEY, v text);
+    CREATE TABLE skipped (id int PRIMARY KEY, v text);
+    CREATE TABLE some (id int PRIMARY KEY, v text);
+    ALTER TABLE kept REPLICA IDENTITY FULL;
+    ALTER TABLE taken REPLICA IDENTITY FULL;
+    ALTER TABLE skipped REPLICA IDENTITY FULL;
+    ALTER TABLE some REPLICA IDENTITY FULL;
+";
+const RULES: &str = r#"
+    [[rule]]
+    name = "each its own"
+    tables = ["public.kept"]
+    resolve = "keep_local"
+    diverges = "accepted"
+
+    [[rule]]
+    name = "each the other's"
+    tables = ["public.taken"]
+    resolve = "apply_remote"
+    diverges = "accepted"
+
+    [[rule]]
+    name = "pass it over"
+    tables = ["public.skipped"]
+    resolve = "skip"
+    diverges = "accepted"
+
+    [[rule]]
+    name = "drafts stay where they are"
+    tables = ["public.some"]
+    when = "remote.v == 'draft' && local.v == 'draft of another'"
+    resolve = "keep_local"
+    diverges = "accepted"
+"#;
+
+/// The values of a row at each node; "-" where there is none.
+fn values(cluster: &Cluster, table: &str, id: u32) -> String {
+    let query = format!("SELECT coalesce((SELECT v FROM {table} WHERE id = {id}), '-')");
+    (0..cluster.names().len()).map(|place| cluster.value(place, &query)).collect::<Vec<_>>().join(" ")
+}
+
+/// Lets all write without seeing each other; rows need not be equal afterwards.
+fn apart(cluster: &mut Cluster, statements: &[(usize, &str)]) {
+    cluster.stop_daemon();
+    for (place, statement) in statements {
+        cluster.rows(*place, statement);
+    }
+    cluster.start_daemon();
+    cluster.wait_applied();
+    cluster.wait_journal_settled();
+}
+
+#[test]
+fn each_node_decides_for_itself_and_the_next_change_makes_rows_equal() {
+    let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
+    for table in ["kept", "taken", "skipped", "some"] {
+        cluster.rows(EAST, &format!("INSERT INTO {table} VALUES (1, 'a'), (2, 'a'), (3, 'a')"));
+    }
+    cluster.settle();
+    for table in ["kept", "taken", "skipped"] {
+        let of = |sql: &str| sql.replace("TABLE", table);
+        let [update, delete, insert] = [
+            "UPDATE TABLE SET v = 'X' WHERE id = 1",
+            "DELETE FROM TABLE WHERE id = 2",
+            "INSERT INTO TABLE VALUES (4, 'X')",
+        ];
+        let of_west = |sql: &str| of(&sql.replace('X', "west"));
+        let of_east = |sql: &str| of(&sql.replace('X', "east"));
+        apart(
+            &mut cluster,
+            &[
+                (EAST, &of_east(update)),
+                (WEST, &of_west(update)),
+                (EAST, &of(delete)),
+                (WEST, &of("UPDATE TABLE SET v = 'west' WHERE id = 2")),
+                (EAST, &of_east(insert)),
+                (WEST, &of_west(insert)),
+                (WEST, &of("UPDATE TABLE SET v = 'alone' WHERE id = 3")),
+            ],
+        );
+        let expected = match table {
+            "taken" => ["west east", "west -", "alone alone", "west east"],
+            _ => ["east west", "- west", "alone alone", "east west"],
+        };
+        assert_eq!([1, 2, 3, 4].map(|id| values(&cluster, table, id)), expected, "{table}");
+        let found = cluster.conflicts(&["--table", table]);
+        let (resolver, resolution) = match table {
+            "kept" => ("keep_local", "keep_local"),
+            "taken" => ("apply_remote", "apply_remote"),
+            _ => ("skip", "skip"),
+        };
+        let is_so = |one: &serde_json::Value| one["resolver"] == resolver && one["resolution"] == resolution;
+        assert!(found.len() == 6 && found.iter().all(is_so), "{table}: {found:?}");
+        // whoever has seen it writes for all
+        cluster.rows(WEST, &of("UPDATE TABLE SET v = 'both' WHERE id IN (1, 4)"));
+        cluster.rows(WEST, &of("INSERT INTO TABLE VALUES (2, 'both') ON CONFLICT (id) DO UPDATE SET v = 'both'"));
+        cluster.settle();
+        assert_eq!([1, 2, 4].map(|id| values(&cluster, table, id)), ["both both"; 3], "{table}");
+    }
+    apart(
+        &mut cluster,
+        &[
+            (EAST, "UPDATE some SET v = 'draft' WHERE id = 1"),
+            (WEST, "UPDATE some SET v = 'draft of another' WHERE id = 1"),
+            (EAST, "UPDATE some SET v = 'east' WHERE id = 2"),
+            (WEST, "UPDATE some SET v = 'west' WHERE id = 2"),
+        ],
+    );
+    assert_eq!(values(&cluster, "some", 1), "draft draft of another");
+    assert_eq!(values(&cluster, "some", 2), "west west", "decided alike");
+}
+
+#[test]
+fn of_three_nodes_one_that_made_no_change_has_the_latest() {
+    let mut cluster = Plan::three().schema(TABLES).rules(RULES).run();
+    cluster.rows(NORTH, "INSERT INTO kept VALUES (1, 'a'); INSERT INTO taken VALUES (1, 'a')");
+    cluster.settle();
+    apart(
+        &mut cluster,
+        &[
+            (EAST, "UPDATE kept SET v = 'east'; UPDATE taken SET v = 'east'"),
+            (WEST, "UPDATE kept SET v = 'west'; UPDATE taken SET v = 'west'"),
+        ],
+    );
+    assert_eq!(values(&cluster, "kept", 1), "east west west");
+    assert_eq!(values(&cluster, "taken", 1), "west east west");
+}
+
+#[test]
+fn a_rule_must_say_that_rows_may_differ_and_a_check_and_the_log_say_that_they_may() {
+    let cluster = Plan::two().schema(TABLES).rules(&RULES.replace("diverges = \"accepted\"", "")).set_up();
+    let output = cluster.pgconcord(&["rules", "check"]);
+    assert!(output.code == 2 && output.stderr.contains("by keep_local the row differs afterwards"), "{output}");
+    assert!(output.stderr.contains("diverges = \"accepted\""), "{output}");
+    cluster.set_rules(RULES);
+    let output = cluster.pgconcord(&["rules", "check", "--schedules", "50"]);
+    let says = "keep_local leaves rows that differ, as the rule accepts";
+    assert!(output.code == 0 && output.stdout.contains(says), "{output}");
+    let mut cluster = cluster;
+    cluster.start_daemon();
+    let log = cluster.daemon().log();
+    assert!(log.contains("rows may come to differ between nodes"), "{log}");
+}
