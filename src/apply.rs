@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod busy;
+mod call;
 pub mod complete;
 mod deferred;
 pub mod error;

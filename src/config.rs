@@ -79,7 +79,8 @@ pub struct Limits {
     pub memory: u64,
     /// Directory for what does not fit in memory.
     pub spill: PathBuf,
-    /// How long a batch that met an unknown row waits for the target's stream before it rolls back (R4).
+    /// How long a batch that met an unknown row waits for the target's stream before it rolls back (R4), or for a function of a
+    /// rule.
     pub barrier_timeout: Duration,
     /// The most row changes that are joined in one target transaction, unless one source transaction has more.
     pub batch_rows: usize,

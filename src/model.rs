@@ -8,6 +8,7 @@ pub mod condition;
 pub mod conflict;
 pub mod cut;
 pub mod error;
+pub mod function;
 pub mod ids;
 pub mod key;
 pub mod key_form;
@@ -25,11 +26,14 @@ pub use condition::Condition;
 pub use conflict::{ConflictType, Resolution};
 pub use cut::Cut;
 pub use error::{Class, Classify};
+pub use function::{FunctionName, NoFunctionName};
 pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use key_form::{CaseMap, KeyForm};
 pub use payload::Payload;
 pub use rename::{NewValues, Rename};
-pub use resolver::{Case, ColumnMerge, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule, UniqueWinner};
+pub use resolver::{
+    Case, ColumnMerge, ColumnMerges, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule, UniqueWinner,
+};
 pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
 pub use transaction::{Growing, Growth, Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};

@@ -11,6 +11,7 @@ pub mod doctor;
 mod error;
 pub mod expressions;
 pub mod finding;
+pub mod functions;
 pub mod setup;
 pub mod teardown;
 

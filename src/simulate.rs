@@ -29,7 +29,9 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::model::{ColumnMerge, Condition, Lsn, Merge, NodeId, Resolver, TableId, TableRule, When};
+use crate::model::{
+    ColumnMerge, ColumnMerges, Condition, FunctionName, Lsn, Merge, NodeId, Resolver, TableId, TableRule, When,
+};
 use rows::{Key, Row};
 
 /// A rule that is dropped, to see that the simulation finds out.
@@ -83,7 +85,14 @@ pub enum Mutation {
 pub fn merge_by(how: ColumnMerge) -> TableRule {
     let column = if matches!(how, ColumnMerge::Append(_)) { "notes" } else { "value" };
     let columns = [(column.to_owned(), how)].into();
-    Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into()).into()
+    let merge = ColumnMerges { columns, others: ColumnMerge::LastUpdateWins };
+    Resolver::Merge(Merge::Columns(merge).into()).into()
+}
+
+/// A rule by which the simulated rows are merged by a function: [`Row::called`].
+pub fn by_function() -> TableRule {
+    let function = FunctionName { schema: "simulated".into(), name: "called".into() };
+    Resolver::Merge(Merge::Function(function).into()).into()
 }
 
 /// The resolver for which a column of the simulated rows tells which row is the later one.
@@ -109,7 +118,8 @@ pub fn stand_in(condition: &Condition, nodes: usize) -> Condition {
 
 /// Whether the simulated notes are merged by what is appended to them.
 pub fn appends(rule: &TableRule) -> bool {
-    matches!(&rule.resolver, Resolver::Merge(merge) if matches!(merge.of("notes"), ColumnMerge::Append(_)))
+    let Resolver::Merge(merge) = &rule.resolver else { return false };
+    matches!(&**merge, Merge::Columns(merge) if matches!(merge.of("notes"), ColumnMerge::Append(_)))
 }
 
 /// What a schedule has more of than others.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use bigdecimal::BigDecimal;
 
+use crate::apply::call::{CANCELLED, begin_limit, end_limit};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::{Content, Row};
@@ -39,8 +40,9 @@ impl<R: Recorder> Execution<'_, R> {
     /// Carries plans out, in order.
     pub(super) async fn merged(&mut self, plans: &[Merging]) -> Result<Vec<Merged>, ApplyError> {
         let combined = self.combine(plans).await?;
-        let mut combined = combined.into_iter();
-        plans.iter().map(|plan| plan.carry_out(&mut combined)).collect()
+        let called = self.call(plans).await?;
+        let (mut combined, mut called) = (combined.into_iter(), called.into_iter());
+        plans.iter().map(|plan| plan.carry_out(&mut combined, &mut called)).collect()
     }
 
     /// What the server makes of values, one result for each question, in order.
@@ -50,14 +52,24 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(Vec::new());
         }
         let folds = plans.iter().flat_map(Merging::columns).any(|(_, plan)| matches!(plan, ColumnPlan::Fold { .. }));
+        let limit = self.shared.settings.barrier_timeout;
         let mut pipeline = self.begin();
+        if folds {
+            begin_limit(&mut pipeline, limit);
+        }
         let mut places = Vec::new();
         for (text, values) in &questions {
             let params = values.iter().map(|value| value.as_deref().map_or(Param::Null, Param::Text));
             places.push(pipeline.query(text, &[], params));
         }
+        if folds {
+            end_limit(&mut pipeline);
+        }
         let failed = |failed: PipelineError| match failed.error.code() {
-            Some(code) if folds && is_about_values(code) => expression_failed(plans, code),
+            Some(CANCELLED) if folds => expression_failed(plans, &format!("has given nothing within {limit:?}")),
+            Some(code) if folds && is_about_values(code) => {
+                expression_failed(plans, &format!("fails (SQLSTATE {code})"))
+            }
             _ => ApplyError::pipeline("merging the values of a column")(failed),
         };
         let outcomes = pipeline.run().await.map_err(failed)?;
@@ -70,7 +82,7 @@ impl Merging {
     fn columns(&self) -> &[(usize, ColumnPlan)] {
         match &self.made {
             Made::Onto(columns) | Made::Whole(columns) => columns,
-            Made::Stands | Made::Gone | Made::OldRowMissing => &[],
+            Made::Stands | Made::Gone | Made::OldRowMissing | Made::Called { .. } => &[],
         }
     }
 
@@ -90,11 +102,20 @@ impl Merging {
         })
     }
 
-    fn carry_out(&self, combined: &mut impl Iterator<Item = Value>) -> Result<Merged, ApplyError> {
+    fn carry_out(
+        &self,
+        combined: &mut impl Iterator<Item = Value>,
+        called: &mut impl Iterator<Item = Vec<Value>>,
+    ) -> Result<Merged, ApplyError> {
         match self.made {
             Made::Stands => return Ok(Merged::Stands),
             Made::Gone => return Ok(Merged::Write(Content::Delete, Content::Delete)),
             Made::OldRowMissing => return Err(old_row_missing(self.key_row.table())),
+            Made::Called { .. } => {
+                let values = called.next().unwrap_or_default();
+                let whole = || Content::Put(self.row(|column| values.get(column)));
+                return Ok(Merged::Write(whole(), whole()));
+            }
             Made::Onto(_) | Made::Whole(_) => {}
         }
         let table = self.key_row.table();
@@ -206,7 +227,7 @@ fn is_about_values(code: &str) -> bool {
 }
 
 /// The server's message may have values in it, which may be masked.
-fn expression_failed(plans: &[Merging], code: &str) -> ApplyError {
+fn expression_failed(plans: &[Merging], how: &str) -> ApplyError {
     let folded = plans.iter().flat_map(|plan| {
         let table = plan.key_row.table();
         let is_folded = |(_, plan): &&(usize, ColumnPlan)| matches!(plan, ColumnPlan::Fold { .. });
@@ -215,7 +236,7 @@ fn expression_failed(plans: &[Merging], code: &str) -> ApplyError {
     let columns: BTreeSet<String> = folded.collect();
     let columns: Vec<_> = columns.into_iter().collect();
     ApplyError::Operator {
-        what: format!("the SQL expression that merges {} fails (SQLSTATE {code})", columns.join(" or ")),
+        what: format!("the SQL expression that merges {} {how}", columns.join(" or ")),
         advice: "change the value at the target to one for which the expression has a value, or make what it calls work; then \
                  the link goes on"
             .into(),
@@ -226,7 +247,7 @@ fn old_row_missing(table: &Table) -> ApplyError {
     ApplyError::Operator {
         what: format!("a change of {table} came without the row before it, so nobody knows which columns it changed"),
         advice: format!(
-            "the table's rule merges columns, which needs ALTER TABLE {} REPLICA IDENTITY FULL; at every node; the change \
+            "the table's rule merges rows, which needs ALTER TABLE {} REPLICA IDENTITY FULL; at every node; the change \
              itself was made without: give the table resolve = \"last_update_wins\" until it is through, then run that and \
              put the rule back",
             table.sql_name()

@@ -21,7 +21,7 @@ use crate::node::control::Control;
 pub struct ApplySettings {
     /// Changes joined into one batch, at most; a larger transaction is a batch of its own.
     pub batch_changes: u64,
-    /// How long a batch may wait for a barrier before it is rolled back.
+    /// How long a batch may wait for a barrier, or for a function of a rule, before it is rolled back.
     pub barrier_timeout: Duration,
     /// Beyond this skew a batch does not wait for the target's clock.
     pub max_clock_skew: Duration,

@@ -14,7 +14,7 @@ use crate::apply::record::{Conflict, Recorder, Side};
 use crate::apply::sets::{Judging, Kind, queue_set, rows_written};
 use crate::apply::unique::{self, Claim, Outcome, ROUNDS};
 use crate::apply::{note, slow, sql};
-use crate::conflict::{ChangeRef, Made, Operation, Survivor};
+use crate::conflict::{ChangeRef, Operation, Survivor};
 use crate::model::{Deciding, KeyId, Resolution, TableId, TouchKind};
 use crate::wire::Param;
 
@@ -171,7 +171,7 @@ impl<R: Recorder> Execution<'_, R> {
                     let local = note::side(&coordinator, rival)?;
                     conflicts.extend(self.truncate_conflict(truncation, key, local, Content::Delete, by));
                 }
-                if let (Made::Whole(_), TouchKind::Put) = (&made, outcome.kind()) {
+                if made.is_whole() && outcome.kind() == TouchKind::Put {
                     let hasher = &self.shared.catalog.hasher;
                     let Content::Put(key_row) = complete::content_of(&coordinator, outcome, key, hasher)? else {
                         continue;

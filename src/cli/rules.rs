@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use crate::cli::Global;
 use crate::config::Config;
 use crate::model::table::Catalog;
-use crate::model::{Case, Condition, Deletes, NodeId, Resolver, TableRule, UniqueWinner};
+use crate::model::{Case, Condition, Deletes, Merge, NodeId, Resolver, TableRule, UniqueWinner};
 use crate::node::catalog::ClusterCatalog;
 use crate::node::connect::connect;
 
@@ -71,10 +71,13 @@ fn words(resolver: Option<&Resolver>, deletes: Deletes, config: &Config) -> Stri
         Some(Resolver::OriginPriority(order)) => {
             format!(" ({})", node_names(order, config))
         }
-        Some(Resolver::Merge(merge)) => {
-            let columns = merge.columns.iter().map(|(name, how)| format!("{name} by {how}, "));
-            format!(" ({}others by {})", columns.collect::<String>(), merge.others)
-        }
+        Some(Resolver::Merge(merge)) => match &**merge {
+            Merge::Columns(merge) => {
+                let columns = merge.columns.iter().map(|(name, how)| format!("{name} by {how}, "));
+                format!(" ({}others by {})", columns.collect::<String>(), merge.others)
+            }
+            Merge::Function(function) => format!(" ({function})"),
+        },
     };
     let deletes = match (resolver, deletes) {
         (Some(Resolver::Merge(_)), _) | (_, Deletes::DeleteWins) => "a delete wins",

@@ -107,13 +107,6 @@ impl<'a> Section<'a> {
         table.iter().map(|(name, value)| (name.get_ref().to_string(), value)).collect()
     }
 
-    /// The value of a key that a later version may know: it is told by itself and not suggested for another.
-    pub fn get_later(&mut self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
-        let value = self.table.get(key)?;
-        self.asked.push(key);
-        Some(value)
-    }
-
     /// `true` or `false` under `key`, with where it stands.
     pub fn flag(&mut self, key: &'static str, problems: &mut Vec<Problem>) -> Option<Typed<bool>> {
         let value = self.get(key)?;

@@ -270,7 +270,6 @@ fn rule(mut section: Section<'_>, place: Place, nodes: &[&str], problems: &mut V
     let rename = rename(&mut section, problems);
     let condition = condition::read(&mut section, nodes, problems);
     let decision = resolve::read(&mut section, nodes, problems);
-    later(&mut section, problems);
     section.finish(problems);
     let resolve::Decision { resolve, deletes, afterwards, errors, unique } = decision?;
     let (name, condition) = (name?.value, condition?);
@@ -303,14 +302,6 @@ fn rename(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Rena
         values.insert(column, value);
     }
     (problems.len() == before).then_some(Rename(values))
-}
-
-/// Keys of later versions, which are right but not built.
-fn later(section: &mut Section<'_>, problems: &mut Vec<Problem>) {
-    if let Some(value) = section.get_later("function") {
-        let problem = Problem::error(value.span(), "`function` is not available in this version");
-        problems.push(problem.help("remove it: this version calls no function of yours"));
-    }
 }
 
 /// Those of the globs that are right.

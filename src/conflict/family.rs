@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 use crate::conflict::append;
 use crate::conflict::history::{History, Reach};
 use crate::conflict::json;
+use crate::conflict::merge::Made;
 use crate::conflict::put::{Put, Value};
 use crate::conflict::window::{ChangeRef, Seq, Window};
-use crate::model::{ColumnMerge, Merge, NodeId, Table, TouchKind};
+use crate::model::{ColumnMerge, ColumnMerges, FunctionName, NodeId, Table, TouchKind};
 
 /// How a column's value comes about; columns are indices into [`Table::columns`].
 #[derive(Clone, PartialEq, Debug)]
@@ -138,7 +139,7 @@ impl<'a> Family<'a> {
     pub(super) fn columns(
         &self,
         table: &Table,
-        merge: &Merge,
+        merge: &ColumnMerges,
         puts: &[Put],
         incoming: impl Fn(&Put) -> bool,
     ) -> Vec<(usize, ColumnPlan)> {
@@ -188,7 +189,7 @@ impl<'a> Family<'a> {
     /// The row where the insert that it began with is not here: under way, or somebody removed the row unseen. It is as
     /// one of the latest authors had it, with what else there is. So a user finds it and can't insert one in its place, which
     /// would count as having seen it.
-    pub(super) fn without_birth(&self, table: &Table, merge: &Merge, puts: &[Put]) -> Vec<(usize, ColumnPlan)> {
+    pub(super) fn without_birth(&self, table: &Table, merge: &ColumnMerges, puts: &[Put]) -> Vec<(usize, ColumnPlan)> {
         let maximal = self.maximal(puts.iter());
         let Some(latest) = maximal.last() else { return Vec::new() };
         let others = |put: &Put| put.change != latest.change && !self.had(latest.change, put.change);
@@ -203,6 +204,26 @@ impl<'a> Family<'a> {
         };
         let all = 0..table.columns.len();
         all.filter_map(|column| Some((column, onto_latest(column, columns.remove(&column))?))).collect()
+    }
+
+    /// What a function makes of the row. Every change touches it, so who had seen whom is closed over all changes of the key.
+    pub(super) fn row(&self, table: &Table, function: &FunctionName, puts: &[Put]) -> Made {
+        let mut latest: BTreeMap<NodeId, &Put> = BTreeMap::new();
+        for put in puts {
+            let of_source = latest.entry(put.change.source).or_insert(put);
+            *of_source = if put.change > of_source.change { put } else { of_source };
+        }
+        let superseded = |put: &Put| latest.values().any(|other| self.saw(other.change, put.change));
+        let mut maximal: Vec<&Put> = latest.values().filter(|put| !superseded(put)).copied().collect();
+        maximal.sort_unstable_by_key(|put| put.stamp);
+        match maximal.as_slice() {
+            [] => Made::Stands,
+            [.., last] if maximal.len() == 1 || table.key.len() == table.columns.len() => {
+                let columns = last.new.iter().enumerate();
+                Made::Whole(columns.filter_map(|(at, value)| Some((at, ColumnPlan::Set(value.clone()?)))).collect())
+            }
+            several => Made::Called { function: function.clone(), rows: several.iter().map(|put| put.row()).collect() },
+        }
     }
 
     /// Each top-level key is a register of its own.

@@ -1,10 +1,12 @@
-//! Rows that are made from all changes of their key, column by column (R1, R13).
+//! Rows that are made from all changes of their key, column by column or by a function (R1, R13).
 //!
 //! A delete takes away every change that had not seen it: what is left is *live*. Of the live changes each column has the
 //! outcome that its [`ColumnMerge`](crate::model::ColumnMerge) gives: of the causally maximal ones that touched it, or,
 //! for a counter, of all. While the row stands and the window knows of no delete, what an incoming change makes of it needs
 //! only that change and those that it had not seen, for what is forgotten is in the row already. Where there is a delete
 //! every live change came after it and so is in the window, too; the row is made anew from them, not from what stands.
+//!
+//! For a function the row is like one column that every change touches.
 
 use std::io;
 
@@ -15,7 +17,7 @@ use crate::conflict::history::History;
 pub use crate::conflict::put::Value;
 use crate::conflict::put::{Put, put};
 use crate::conflict::window::{ChangeRef, Seq};
-use crate::model::{KeyId, Link, Merge, NodeId, Op, Table};
+use crate::model::{FunctionName, KeyId, Link, Merge, NodeId, Op, Table};
 
 /// Where a change stands in the log of its source: number of the transaction, offset of the record.
 pub type Place = (Seq, u64);
@@ -31,8 +33,22 @@ pub enum Made {
     Onto(Vec<(usize, ColumnPlan)>),
     /// A whole row, whatever stands.
     Whole(Vec<(usize, ColumnPlan)>),
+    /// A whole row, whatever stands: what this function makes of these rows, two or more.
+    Called {
+        /// Of what came out of those before, and the next one.
+        function: FunctionName,
+        /// By column, in the order of their stamps.
+        rows: Vec<Vec<Value>>,
+    },
     /// A change came without its old row, so nobody knows what it changed.
     OldRowMissing,
+}
+
+impl Made {
+    /// Whether there is a row afterwards that does not depend on what stands.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Made::Whole(_) | Made::Called { .. })
+    }
 }
 
 impl Coordinator {
@@ -68,7 +84,9 @@ impl Coordinator {
         key: KeyId,
         span: (Place, Place),
     ) -> io::Result<Option<ChangeRef>> {
-        if self.window.nodes() < 3 {
+        // What a function makes of a row depends on all changes of it, in whichever column.
+        let by_column = matches!(self.resolvers().merge(table.id).map(|merge| &**merge), Some(Merge::Columns(_)));
+        if self.window.nodes() < 3 || !by_column {
             return Ok(None);
         }
         let history = self.window.history(table.id, key)?;
@@ -182,7 +200,10 @@ impl Coordinator {
         };
         let Some(before) = self.puts(table, &family.live(&before))? else { return Ok(Some(Made::OldRowMissing)) };
         puts.extend(before);
-        let columns = family.columns(table, merge, &puts, |put| own.contains(&put.change));
+        let columns = match merge {
+            Merge::Function(function) => return Ok(Some(family.row(table, function, &puts))),
+            Merge::Columns(merge) => family.columns(table, merge, &puts, |put| own.contains(&put.change)),
+        };
         Ok(Some(if columns.is_empty() { Made::Stands } else { Made::Onto(columns) }))
     }
 
@@ -193,6 +214,10 @@ impl Coordinator {
             return Ok(if there { Made::Gone } else { Made::Stands });
         }
         let Some(mut puts) = self.puts(table, &live)? else { return Ok(Made::OldRowMissing) };
+        let merge = match merge {
+            Merge::Function(function) => return Ok(family.row(table, function, &puts)),
+            Merge::Columns(merge) => merge,
+        };
         if !family.deaths.is_empty() {
             let roots = puts.iter_mut().filter(|put| family.is_root(put.change, &live));
             roots.for_each(|put| put.old = None);

@@ -34,6 +34,11 @@ impl Put {
         self.new[column].clone().flatten()
     }
 
+    /// All columns.
+    pub(super) fn row(&self) -> Vec<Value> {
+        (0..self.new.len()).map(|column| self.value(column)).collect()
+    }
+
     pub(super) fn before(&self, column: usize) -> Value {
         self.old.as_ref().and_then(|old| old[column].clone().flatten())
     }

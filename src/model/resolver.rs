@@ -6,7 +6,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-use crate::model::{Condition, NodeId, TableId};
+use crate::model::{Condition, FunctionName, NodeId, TableId};
 
 /// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1), but for the three by
 /// which rows differ on purpose, which look at the node, too.
@@ -25,7 +25,7 @@ pub enum Resolver {
     FirstByColumn(Arc<str>),
     /// The change of the node that comes first here; every node is in it once.
     OriginPriority(Arc<[NodeId]>),
-    /// A row made from all of them, column by column.
+    /// A row made from all of them.
     Merge(Arc<Merge>),
     /// At each node the change that was made there, so that rows differ afterwards; where none was, the latest.
     KeepLocal,
@@ -37,8 +37,16 @@ pub enum Resolver {
 
 impl Resolver {
     /// The names that rules may write.
-    pub const NAMES: [&str; 7] =
-        ["last_update_wins", "first_update_wins", "origin_priority", "merge", "keep_local", "apply_remote", "skip"];
+    pub const NAMES: [&str; 8] = [
+        "last_update_wins",
+        "first_update_wins",
+        "origin_priority",
+        "merge",
+        "function",
+        "keep_local",
+        "apply_remote",
+        "skip",
+    ];
 
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
@@ -46,10 +54,13 @@ impl Resolver {
             Resolver::LastUpdateWins | Resolver::LastByColumn(_) => Resolver::NAMES[0],
             Resolver::FirstUpdateWins | Resolver::FirstByColumn(_) => Resolver::NAMES[1],
             Resolver::OriginPriority(_) => Resolver::NAMES[2],
-            Resolver::Merge(_) => Resolver::NAMES[3],
-            Resolver::KeepLocal => Resolver::NAMES[4],
-            Resolver::ApplyRemote => Resolver::NAMES[5],
-            Resolver::Skip => Resolver::NAMES[6],
+            Resolver::Merge(merge) => match **merge {
+                Merge::Columns(_) => Resolver::NAMES[3],
+                Merge::Function(_) => Resolver::NAMES[4],
+            },
+            Resolver::KeepLocal => Resolver::NAMES[5],
+            Resolver::ApplyRemote => Resolver::NAMES[6],
+            Resolver::Skip => Resolver::NAMES[7],
         }
     }
 
@@ -67,17 +78,27 @@ impl Resolver {
     }
 }
 
+/// How a row is made from changes that did not see each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Merge {
+    /// Column by column.
+    Columns(ColumnMerges),
+    /// What this function makes of their rows, one after the other in the order of their stamps: of what came out of those
+    /// before and of the next one, both as jsonb. Every change counts, whatever it changed.
+    Function(FunctionName),
+}
+
 /// How each column of a table is merged. A change *touches* a column if the value after it is another than before, or if
 /// there was no row before.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Merge {
+pub struct ColumnMerges {
     /// By column name.
     pub columns: BTreeMap<String, ColumnMerge>,
     /// Of the columns that are not named.
     pub others: ColumnMerge,
 }
 
-impl Merge {
+impl ColumnMerges {
     /// How the column is merged.
     pub fn of(&self, column: &str) -> &ColumnMerge {
         self.columns.get(column).unwrap_or(&self.others)
@@ -320,12 +341,12 @@ impl Resolvers {
         &self.rule(table).resolver
     }
 
-    /// Whether any table's columns are merged.
+    /// Whether any table's rows are merged.
     pub fn any_merges(&self) -> bool {
         self.by_table.iter().any(|rule| matches!(rule.resolver, Resolver::Merge(_)))
     }
 
-    /// How the table's columns are merged, if they are.
+    /// How the table's rows are merged, if they are.
     pub fn merge(&self, table: TableId) -> Option<&Arc<Merge>> {
         match self.of(table) {
             Resolver::Merge(merge) => Some(merge),

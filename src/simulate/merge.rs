@@ -51,6 +51,7 @@ impl World {
             Made::Gone => None,
             Made::Onto(columns) => Some(carry_out(existing, &columns)?),
             Made::Whole(columns) => Some(carry_out(None, &columns)?),
+            Made::Called { rows, .. } => Some(called(&rows)?),
             Made::OldRowMissing => return Err(Failure::Error("an old row is missing".into())),
         };
         if row == existing {
@@ -76,8 +77,18 @@ impl World {
     pub fn merged_survivor(&self, link: Link, met: Survivor, table: TableId, place: Place) -> io::Result<Option<Key>> {
         let made = self.daemon.coordinator.merge_truncated(link, self.schema.table(table), met.key, place)?;
         let mut keys = (0..self.workload.keys).map(|id| Key { table, id });
-        Ok(keys.find(|key| matches!(made, Made::Whole(_)) && self.schema.key_id(*key) == met.key))
+        Ok(keys.find(|key| made.is_whole() && self.schema.key_id(*key) == met.key))
     }
+}
+
+/// What the simulated function makes of these rows.
+fn called(rows: &[Vec<Value>]) -> io::Result<Row> {
+    let row = |values: &Vec<Value>| {
+        let columns: Vec<_> = values.iter().map(|value| ColumnPlan::Set(value.clone())).enumerate().collect();
+        carry_out(None, &columns)
+    };
+    let rows: Vec<Row> = rows.iter().map(row).collect::<io::Result<_>>()?;
+    rows.into_iter().reduce(Row::called).ok_or_else(|| io::Error::other("nothing to make a row of"))
 }
 
 /// The columns are the key, a number, one that is always NULL here, the body, and the notes.

@@ -168,7 +168,8 @@ impl Truth {
         added.into_iter().find(|(edit, entry)| !row.notes.has(*entry) && !removed(edit, *entry)).map(|(_, entry)| entry)
     }
 
-    /// The row that all live edits make: of the number and the notes what the merge says, of the body the last update wins.
+    /// The row that all live edits make: of the number and the notes what the merge says, of the body the last update wins; or
+    /// what the function makes of the rows of those that no other had seen.
     fn merged(&self, merge: &Merge) -> Option<Row> {
         let (live, deaths) = self.live();
         let stamp = |edit: &&Edit| (edit.micros, edit.source, edit.at);
@@ -179,7 +180,6 @@ impl Truth {
         if live.is_empty() {
             return None;
         }
-        let begin = birth.and_then(|birth| birth.row).or(self.base)?;
         let last = |touches: &dyn Fn(&Row, &Row) -> bool| -> Vec<&Edit> {
             let touching: Vec<&Edit> = live
                 .iter()
@@ -195,6 +195,11 @@ impl Truth {
             maximal
         };
         let rows = |edits: Vec<&Edit>| edits.iter().filter_map(|edit| edit.row).collect::<Vec<Row>>();
+        let merge = match merge {
+            Merge::Columns(merge) => merge,
+            Merge::Function(_) => return rows(last(&|_, _| true)).into_iter().reduce(Row::called),
+        };
+        let begin = birth.and_then(|birth| birth.row).or(self.base)?;
         let touched = last(&|old, row| old.value != row.value);
         let numbers = rows(touched.clone());
         let value = match merge.of("value") {

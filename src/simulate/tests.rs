@@ -244,6 +244,11 @@ fn what_an_expression_makes_of_values_is_alike_everywhere() {
 }
 
 #[test]
+fn what_a_function_makes_of_rows_is_alike_everywhere() {
+    (2..5).for_each(|nodes| converge_by(nodes, &by_function(), SCHEDULES / 2));
+}
+
+#[test]
 fn columns_merge_alike_everywhere() {
     for how in [ColumnMerge::LastUpdateWins, ColumnMerge::Greatest, ColumnMerge::Least, ColumnMerge::JsonMerge] {
         let rule = merge_by(how);
@@ -309,6 +314,7 @@ fn all_rules(nodes: usize) -> Vec<TableRule> {
         deletes(Deletes::UpdateWins),
     ];
     rules.extend([ColumnMerge::LastUpdateWins, ColumnMerge::Delta, ColumnMerge::Greatest].map(merge_by));
+    rules.push(by_function());
     rules
 }
 
@@ -409,13 +415,16 @@ fn without_a_rule_some_merged_row_differs() {
         (Mutation::ResumeAtOnce, Focus::Starts),
     ];
     for (mutation, focus) in broken {
-        let mut settings = (0..20_000).map(|seed| Settings {
-            mutation: Some(mutation),
-            focus,
-            rule: merge_by(ColumnMerge::Delta),
-            ..Settings::new(2 + (seed % 3) as usize, seed)
-        });
-        assert!(settings.any(|settings| fails(&settings)), "{mutation:?} broke nothing");
+        for rule in [merge_by(ColumnMerge::Delta), by_function()] {
+            let mut settings = (0..20_000).map(|seed| Settings {
+                mutation: Some(mutation),
+                focus,
+                rule: rule.clone(),
+                ..Settings::new(2 + (seed % 3) as usize, seed)
+            });
+            let name = rule.resolver.name();
+            assert!(settings.any(|settings| fails(&settings)), "{mutation:?} broke nothing by {name}");
+        }
     }
 }
 
@@ -448,6 +457,7 @@ fn resolver_named(name: &str, nodes: usize) -> Resolver {
     match name {
         "first_update_wins" => Resolver::FirstUpdateWins,
         "origin_priority" => Resolver::OriginPriority(NodeId::all(nodes).rev().collect()),
+        "function" => by_function().resolver,
         text => match ColumnMerge::ALL.into_iter().find(|(name, _)| text == format!("merge {name}")) {
             Some((_, how)) => merge_by(how).resolver,
             None => Resolver::LastUpdateWins,

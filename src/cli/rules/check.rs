@@ -13,7 +13,7 @@ use crate::config::rules::{Facet, cases, deciding, on_errors, on_unique, renamin
 use crate::config::{Config, Rule};
 use crate::daemon::resolvers::{Misfit, Told, ask_expressions, compile, lost_masks};
 use crate::model::table::Catalog;
-use crate::model::{Case, ColumnMerge, Deletes, NodeId, Resolver, Table, TableRule, UniqueWinner};
+use crate::model::{Case, ColumnMerge, Deletes, Merge, NodeId, Resolver, Table, TableRule, UniqueWinner};
 use crate::simulate::{self, Failure, Settings};
 
 /// The simulation has at most so many nodes.
@@ -307,6 +307,12 @@ fn to_simulate(rule: &TableRule, nodes: usize) -> Vec<(String, TableRule)> {
         let (resolver, deletes) = (resolver(&rule.resolver), rule.deletes);
         return vec![(name, TableRule { cases, resolver, deletes, unique })];
     };
+    let merge = match &**merge {
+        Merge::Columns(merge) => merge,
+        Merge::Function(_) => {
+            return vec![("function (simulated with another function)".to_owned(), simulate::by_function())];
+        }
+    };
     let kinds: BTreeSet<&ColumnMerge> = merge.columns.values().chain([&merge.others]).collect();
     let of_kind = |how: &ColumnMerge| {
         // Sets of elements are made from the same changes as extremes are.
@@ -329,7 +335,7 @@ mod tests {
     use crate::config::rules::{Afterwards, Place};
     use crate::config::{TableFilter, tables::glob};
     use crate::model::key::KeyHasher;
-    use crate::model::{Condition, Merge};
+    use crate::model::{ColumnMerges, Condition};
 
     fn rule(name: &str, tables: &str, resolve: Resolver) -> Rule {
         let tables = TableFilter::new(vec![glob(tables).expect("a pattern")], vec![]).expect("a filter");
@@ -395,10 +401,14 @@ mod tests {
     fn a_rule_is_tried_and_told() {
         let config = Config::sample();
         let columns = [("qty".to_owned(), ColumnMerge::Delta), ("tags".to_owned(), ColumnMerge::Union)].into();
-        let merge = Resolver::Merge(Merge { columns, others: ColumnMerge::LastUpdateWins }.into());
+        let merge = ColumnMerges { columns, others: ColumnMerge::LastUpdateWins };
+        let merge = Resolver::Merge(Merge::Columns(merge).into());
         let tried = to_simulate(&merge.into(), 2);
         let text = told(&tried.iter().map(|(name, rule)| simulated(name, rule, &config, 20)).collect::<Vec<_>>());
         assert_eq!(text.matches("comes out alike in 20 random schedules on 2 nodes").count(), 3, "{text}");
         assert!(text.contains("merging by delta") && text.contains("union (simulated as greatest)"), "{text}");
+        let function = Merge::Function("public.f".parse().expect("a name"));
+        let tried = to_simulate(&Resolver::Merge(function.into()).into(), 2);
+        assert_eq!(tried, [("function (simulated with another function)".to_owned(), simulate::by_function())]);
     }
 }

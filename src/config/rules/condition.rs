@@ -38,9 +38,12 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
                 problems.push(Problem::error(value.span(), title).help(help));
             }
         }
-        let is_merge = |value: &DeValue<'_>| value.as_str() == Some("merge");
-        if let Some(value) = section.get("resolve").filter(|value| is_merge(value.get_ref())) {
-            let title = format!("merge can't go with `{key}`: merged rows are made of all changes, in conflict or not");
+        let merging = |name: &&str| ["merge", "function"].contains(name);
+        if let Some(value) = section.get("resolve")
+            && let Some(name) = value.get_ref().as_str().filter(merging)
+        {
+            let title =
+                format!("{name} can't go with `{key}`: merged rows are made of all changes, in conflict or not");
             let help = format!("remove `{key}`, or give `resolve` another value");
             problems.push(Problem::error(value.span(), title).help(help));
         }

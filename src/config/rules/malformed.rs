@@ -40,6 +40,10 @@ target = "west"
 changed = ["price"]
 when = "remote.total > 1000.0 || local['a'].matches('x+') && key.id in [1, 2].map(n, n * 2) && old != null"
 resolve = "hold"
+[[rule]]
+name = "e"
+resolve = "function"
+function = "public.\"Price\""
 "#,
 ];
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::config::rules::resolve::ACCEPTED;
 use crate::config::rules::{Facet, parse, table_rule};
-use crate::model::{ColumnMerge, Condition, Deletes, NodeId, Resolver, TableRule, UniqueWinner};
+use crate::model::{ColumnMerge, Condition, Deletes, Merge, NodeId, Resolver, TableRule, UniqueWinner};
 
 /// The rule's `resolve` and `deletes` with what belongs to them. Compared with what the nodes keep, so equal rules have
 /// equal texts.
@@ -56,12 +56,15 @@ fn resolver(resolver: &Resolver, nodes: &[&str], lines: &mut Vec<String>) {
         Resolver::OriginPriority(order) => {
             lines.push(priority(order, nodes));
         }
-        Resolver::Merge(merge) => {
-            let columns = merge.columns.iter().map(|(name, how)| format!("{} = {}", quoted(name), written(how)));
-            let columns: Vec<_> = columns.collect();
-            lines.push(format!("columns = {{ {} }}", columns.join(", ")));
-            lines.push(format!("others = {}", written(&merge.others)));
-        }
+        Resolver::Merge(merge) => match &**merge {
+            Merge::Columns(merge) => {
+                let columns = merge.columns.iter().map(|(name, how)| format!("{} = {}", quoted(name), written(how)));
+                let columns: Vec<_> = columns.collect();
+                lines.push(format!("columns = {{ {} }}", columns.join(", ")));
+                lines.push(format!("others = {}", written(&merge.others)));
+            }
+            Merge::Function(function) => lines.push(format!("function = {}", quoted(&function.to_string()))),
+        },
     }
 }
 
@@ -116,14 +119,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Case, Merge, When};
+    use crate::model::{Case, ColumnMerges, When};
 
     #[test]
     fn every_rule_is_read_back_as_it_was_recorded() {
         let nodes = ["east", "west"];
         let merge = |columns: &[(&str, ColumnMerge)]| {
             let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), how.clone())).collect();
-            Resolver::Merge(Merge { columns, others: ColumnMerge::Greatest }.into())
+            Resolver::Merge(Merge::Columns(ColumnMerges { columns, others: ColumnMerge::Greatest }).into())
         };
         let all = ColumnMerge::ALL;
         let resolvers = [
@@ -154,8 +157,11 @@ mod tests {
             ("c", append(ColumnMerge::NEW_LINE)),
             ("d", ColumnMerge::Sql("'a\"' || local --\n".into())),
         ];
-        let others = Merge { columns: [].into(), others: append(" | ") };
+        let others = Merge::Columns(ColumnMerges { columns: [].into(), others: append(" | ") });
+        let functions = ["shop.price", "\"A \"\"b\"\"\n\".\"c.d\""];
+        let functions = functions.map(|name| Resolver::Merge(Merge::Function(name.parse().expect(name)).into()));
         let merges = [merge(&[]), merge(&all), merge(&odd), merge(&separators), Resolver::Merge(others.into())];
+        let merges = merges.into_iter().chain(functions);
         let merges = merges.map(TableRule::from);
         let condition = Condition {
             source: Some([NodeId(1)].into()),

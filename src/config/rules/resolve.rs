@@ -12,10 +12,10 @@ use crate::config::report::Problem;
 use crate::config::rules::condition::node_ids;
 use crate::config::rules::facet::{self, Facet, Facets};
 use crate::config::rules::{Afterwards, Errors, unique};
-use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver, UniqueWinner};
+use crate::model::{
+    ColumnMerge, ColumnMerges, Deletes, FunctionName, Merge, NoFunctionName, NodeId, Resolver, UniqueWinner,
+};
 
-/// Resolvers of later versions: their names are right, so no other spelling is suggested.
-const LATER: &[&str] = &["function"];
 /// As `diverges`: rows may differ between nodes.
 pub(super) const ACCEPTED: &str = "accepted";
 /// A column of rows can't tell whether a delete is later than a row.
@@ -40,7 +40,7 @@ pub(super) struct Decision {
     pub unique: Option<(UniqueWinner, Afterwards)>,
 }
 
-/// Reads `types`, `resolve`, `diverges`, `by`, `priority`, `columns`, `others`, `deletes`, `unique`, `hold` and `errors`. `None` only with a problem noted.
+/// Reads `types`, `resolve`, `diverges`, `by`, `priority`, `columns`, `others`, `function`, `deletes`, `unique`, `hold` and `errors`. `None` only with a problem noted.
 pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec<Problem>) -> Option<Decision> {
     let before = problems.len();
     let facets = facet::read(section, problems);
@@ -175,12 +175,14 @@ fn resolver(
     problems: &mut Vec<Problem>,
 ) -> Option<Resolver> {
     let merge = merge(section, problems);
+    let function = function(section, problems);
     let by = by(section, problems);
     let name = typed.map(|typed| typed.value.as_str());
     let belongs = [
         ("priority", order.span.clone().filter(|_| !order.serves_unique), ORIGIN_PRIORITY),
         ("columns", section.get("columns").map(|value| value.span()), "merge"),
         ("others", section.get("others").map(|value| value.span()), "merge"),
+        ("function", section.get("function").map(|value| value.span()), "function"),
     ];
     for (key, span, resolver) in belongs {
         if let Some(span) = span.filter(|_| name.is_none_or(|name| name != resolver && known(name))) {
@@ -209,7 +211,15 @@ fn resolver(
         ("first_update_wins", None) => Some(Resolver::FirstUpdateWins),
         ("first_update_wins", Some(column)) => Some(Resolver::FirstByColumn(column.into())),
         (ORIGIN_PRIORITY, _) => order.whole(typed, nodes, problems).map(Resolver::OriginPriority),
-        ("merge", _) => merge.map(|merge| Resolver::Merge(merge.into())),
+        ("merge", _) => merge.map(|merge| Resolver::Merge(Merge::Columns(merge).into())),
+        ("function", _) => {
+            if section.get("function").is_none() {
+                let problem =
+                    Problem::error(typed.span.clone(), "the rule resolves by a function and does not say which");
+                problems.push(problem.help(FUNCTION_EXAMPLE));
+            }
+            function.map(|function| Resolver::Merge(Merge::Function(function).into()))
+        }
         ("keep_local", _) => Some(Resolver::KeepLocal),
         ("apply_remote", _) => Some(Resolver::ApplyRemote),
         ("skip", _) => Some(Resolver::Skip),
@@ -273,10 +283,7 @@ fn names() -> Vec<&'static str> {
 }
 
 fn unknown(typed: &Typed<String>, name: &str) -> Problem {
-    let (title, help) = if LATER.contains(&name) {
-        let help = format!("this version has {}", names().join(", "));
-        (format!("the resolver {name:?} is not available in this version"), help)
-    } else if Deletes::ALL.iter().any(|(each, _)| *each == name) {
+    let (title, help) = if Deletes::ALL.iter().any(|(each, _)| *each == name) {
         (format!("{name:?} is no resolver: it says what counts against a delete"), format!("write deletes = {name:?}"))
     } else if ColumnMerge::ALL.iter().any(|(each, _)| *each == name) {
         let help = format!("write resolve = \"merge\" and columns = {{ a_column = {name:?} }}");
@@ -287,8 +294,30 @@ fn unknown(typed: &Typed<String>, name: &str) -> Problem {
     Problem::error(typed.span.clone(), title).help(help)
 }
 
+const FUNCTION_EXAMPLE: &str = "write function = \"public.resolve_price\": a function at every node that takes two rows as jsonb, \
+                                the earlier and the later one, and returns the row";
+
+/// The name of a function; `None` if there is none, or with a problem noted.
+fn function(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<FunctionName> {
+    let Typed { value, span } = section.text("function", problems)?;
+    let (title, help) = match value.parse() {
+        Ok(function) => return Some(function),
+        Err(NoFunctionName::NoSchema) => {
+            let help = format!("name its schema, too: function = \"public.{}\"", value.trim().replace('"', "\\\""));
+            ("`function` has no schema", help)
+        }
+        Err(NoFunctionName::Malformed) => {
+            let help =
+                "write its schema and its name, without arguments, as in SQL: function = \"public.resolve_price\"";
+            ("`function` is no name of a function", help.to_owned())
+        }
+    };
+    problems.push(Problem::error(span, title).help(help));
+    None
+}
+
 /// `columns` and `others`; `None` with a problem noted.
-fn merge(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Merge> {
+fn merge(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<ColumnMerges> {
     let before = problems.len();
     let others = section.get("others").and_then(|value| column_merge("others", value, problems));
     let mut columns = BTreeMap::new();
@@ -297,7 +326,7 @@ fn merge(section: &mut Section<'_>, problems: &mut Vec<Problem>) -> Option<Merge
             columns.insert(column, how);
         }
     }
-    (problems.len() == before).then(|| Merge { columns, others: others.unwrap_or_default() })
+    (problems.len() == before).then(|| ColumnMerges { columns, others: others.unwrap_or_default() })
 }
 
 /// `"delta"`, `{ append = "; " }` or `{ sql = "…" }`; `None` with a problem noted.

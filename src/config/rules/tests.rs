@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::report::Style;
-use crate::model::{ColumnMerge, ConflictType, Deciding, NodeId, UniqueWinner};
+use crate::model::{ColumnMerge, ColumnMerges, ConflictType, Deciding, Merge, NodeId, UniqueWinner};
 
 fn read(text: &str) -> (Vec<Rule>, String) {
     let mut problems = Vec::new();
@@ -66,6 +66,16 @@ fn a_rule_is_for_its_tables_and_types_only() {
     assert_eq!(rules[0].tables.matching("public", "a"), Some("public.a"));
 }
 
+fn columns(resolver: Resolver) -> ColumnMerges {
+    match resolver {
+        Resolver::Merge(merge) => match &*merge {
+            Merge::Columns(columns) => columns.clone(),
+            Merge::Function(function) => panic!("a function: {function}"),
+        },
+        other => panic!("no merge: {other:?}"),
+    }
+}
+
 #[test]
 fn each_resolver_is_read() {
     let resolver = |lines: &str| rule(lines).resolve.expect("it says so");
@@ -75,12 +85,10 @@ fn each_resolver_is_read() {
     let found = resolver("resolve = \"origin_priority\"\npriority = [\"west\", \"east\"]");
     assert_eq!(found, Resolver::OriginPriority(order));
     let lines = "resolve = \"merge\"\ncolumns = { qty = \"delta\", at = \"greatest\" }\nothers = \"least\"";
-    let Resolver::Merge(merge) = resolver(lines) else { panic!("no merge") };
+    let merge = columns(resolver(lines));
     let of = ["qty", "at", "x"].map(|column| merge.of(column));
     assert_eq!(of, [&ColumnMerge::Delta, &ColumnMerge::Greatest, &ColumnMerge::Least]);
-    let Resolver::Merge(merge) = resolver("resolve = \"merge\"\n[rule.columns]\nqty = \"delta\"") else {
-        panic!("no merge")
-    };
+    let merge = columns(resolver("resolve = \"merge\"\n[rule.columns]\nqty = \"delta\""));
     assert_eq!((merge.of("qty"), merge.of("x")), (&ColumnMerge::Delta, &ColumnMerge::LastUpdateWins));
 }
 
@@ -115,17 +123,15 @@ fn a_column_may_tell_which_row_is_the_later_one() {
 #[test]
 fn what_appends_may_say_what_is_between_two_entries() {
     let by = |separator: &str| ColumnMerge::Append(separator.to_owned().into());
-    for (columns, expected) in [
+    for (lines, expected) in [
         ("columns = { n = \"append\" }", by("\n")),
         ("columns = { n = { append = \"; \" } }", by("; ")),
         ("[rule.columns]\nn = { append = \"\\n\\n\" }", by("\n\n")),
         ("[rule.columns.n]\nappend = \"|\"", by("|")),
         ("others = { append = \"|\" }", by("|")),
     ] {
-        let Some(Resolver::Merge(merge)) = rule(&format!("resolve = \"merge\"\n{columns}")).resolve else {
-            panic!("no merge: {columns}")
-        };
-        assert_eq!(merge.of("n"), &expected, "{columns}");
+        let resolver = rule(&format!("resolve = \"merge\"\n{lines}")).resolve;
+        assert_eq!(columns(resolver.expect(lines)).of("n"), &expected, "{lines}");
     }
     for (columns, says, place) in [
         ("columns = { n = { append = \"\" } }", "the separator of `columns.n` is empty", "4:28"),
@@ -273,11 +279,35 @@ fn masks_of_all_rules_for_a_table_hold() {
 }
 
 #[test]
-fn a_resolver_of_a_later_version_is_refused_by_name() {
-    let shown = refused("resolve = \"function\"");
-    assert!(shown.contains("the resolver \"function\" is not available in this version"), "{shown}");
-    let shown = refused("resolve = \"last_update_wins\"\nfunction = \"x\"");
-    assert!(shown.contains("`function` is not available in this version"), "{shown}");
+fn rows_may_be_merged_by_a_function() {
+    for (name, expected) in [("public.resolve_price", "public.resolve_price"), ("Shop.\\\"Price\\\"", "shop.\"Price\"")]
+    {
+        let read = rule(&format!("resolve = \"function\"\nfunction = \"{name}\"\ndeletes = \"delete_wins\""));
+        let function = Merge::Function(expected.parse().expect("a name"));
+        assert_eq!(read.resolve, Some(Resolver::Merge(function.into())), "{name}");
+    }
+    let by = "resolve = \"function\"\nfunction = \"a.b\"";
+    for (lines, says, help) in [
+        ("resolve = \"function\"", "resolves by a function and does not say which", "function = \"public."),
+        ("resolve = \"function\"\nfunction = \"price\"", "`function` has no schema", "function = \"public.price\""),
+        ("resolve = \"function\"\nfunction = \"a.b(jsonb, jsonb)\"", "no name of a function", "without arguments"),
+        ("resolve = \"function\"\nfunction = 3", "`function` is a string", ""),
+        ("resolve = \"merge\"\nfunction = \"a.b\"", "`function` has no meaning for merge", "resolve = \"function\""),
+        (
+            "function = \"a.b\"\ndeletes = \"delete_wins\"",
+            "`function` has no meaning without `resolve`",
+            "\"function\"",
+        ),
+        (&format!("{by}\nothers = \"delta\""), "`others` has no meaning for function", "\"merge\""),
+        (&format!("{by}\nby = \"v\""), "`by` has no meaning for function", "remove it"),
+        (&format!("{by}\npriority = [\"east\", \"west\"]"), "`priority` has no meaning for function", "remove it"),
+        (&format!("{by}\ndeletes = \"update_wins\""), "a delete always wins", "delete_wins"),
+        (&format!("{by}\nchanged = [\"v\"]"), "function can't go with `changed`", "remove `changed`"),
+    ] {
+        let shown = refused(lines);
+        assert!(shown.contains(says) && shown.contains(help), "{lines}: {says}, {help}\n{shown}");
+        assert_eq!(shown.matches("error:").count(), 1, "{lines}\n{shown}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The SQL expressions of rules, which only the nodes can tell to be right.
+//! The SQL expressions and the functions of rules, which only the nodes can tell to be right.
 
 use std::sync::Arc;
 
@@ -8,11 +8,12 @@ use crate::daemon::error::DaemonError;
 use crate::daemon::resolvers::fit::{self, Unfit};
 use crate::daemon::resolvers::{Misfit, refuse};
 use crate::model::table::Catalog;
-use crate::model::{Column, ColumnMerge, Resolver, Table};
+use crate::model::{Column, ColumnMerge, FunctionName, Merge, Resolver, Table};
 use crate::node::NodeError;
 use crate::node::expressions::{self, Answer, Expression, Remark, Role};
+use crate::node::functions::{self, Unusable};
 
-/// What a node says of the expressions of rules.
+/// What a node says of the expressions and functions of rules.
 #[derive(Debug, Default)]
 pub struct Told {
     /// What it does not take.
@@ -21,7 +22,7 @@ pub struct Told {
     pub untold: Vec<Misfit>,
 }
 
-/// What a node says of the expressions of rules: of the columns that the tables have.
+/// What a node says of the expressions of rules, of the columns that the tables have, and of their functions.
 ///
 /// # Errors
 /// If the node can't be reached.
@@ -58,7 +59,30 @@ pub async fn ask_expressions(rules: &[Rule], catalog: &Catalog, node: &NodeConfi
             }
         }
     }
+    let called: Vec<_> = catalog.tables().iter().filter_map(|table| called(rules, table)).collect();
+    let functions: Vec<_> = called.iter().map(|(_, _, function)| *function).collect();
+    for Unusable { at, what, fix } in functions::check(&node.conninfo, &functions).await? {
+        let (rule, table, _) = called[at];
+        told.refused.push(Misfit::new(rule, table, Unfit { what: format!("{} {what}", node.name), fix }));
+    }
     Ok(told)
+}
+
+/// What the first rule for all conflicts of the table merges its rows by.
+fn merge<'r>(rules: &'r [Rule], table: &Table) -> Option<(&'r Rule, &'r Merge)> {
+    let rule = deciding(rules, &table.schema, &table.name, Facet::Writes)?;
+    match &rule.resolve {
+        Some(Resolver::Merge(merge)) => Some((rule, merge)),
+        _ => None,
+    }
+}
+
+/// The function that merges the table's rows.
+fn called<'r>(rules: &'r [Rule], table: &'r Arc<Table>) -> Option<(&'r Rule, &'r Table, &'r FunctionName)> {
+    match merge(rules, table)? {
+        (rule, Merge::Function(function)) => Some((rule, table, function)),
+        (_, Merge::Columns(_)) => None,
+    }
 }
 
 /// What rows of the table get that lose a unique value.
@@ -74,10 +98,7 @@ fn renames<'r>(rules: &'r [Rule], table: &'r Arc<Table>) -> Vec<(&'r Rule, Expre
 
 /// What merges the table's columns.
 fn merges<'r>(rules: &'r [Rule], table: &'r Arc<Table>) -> Vec<(&'r Rule, Expression<'r>)> {
-    let rule = deciding(rules, &table.schema, &table.name, Facet::Writes);
-    let Some((rule, Resolver::Merge(merge))) = rule.and_then(|rule| Some((rule, rule.resolve.as_ref()?))) else {
-        return Vec::new();
-    };
+    let Some((rule, Merge::Columns(merge))) = merge(rules, table) else { return Vec::new() };
     let columns = table.columns.iter().enumerate().filter(|(at, _)| !table.key.contains(at));
     let each = |(_, column): (_, &'r Column)| match merge.of(&column.name) {
         ColumnMerge::Sql(text) => Some((rule, Expression { table, column: &column.name, text, role: Role::Merge })),
@@ -86,7 +107,7 @@ fn merges<'r>(rules: &'r [Rule], table: &'r Arc<Table>) -> Vec<(&'r Rule, Expres
     columns.filter_map(each).collect()
 }
 
-/// Refuses rules with expressions that a node does not take, and warns of what can't be told.
+/// Refuses rules with expressions or functions that a node does not take, and warns of what can't be told.
 ///
 /// # Errors
 /// If it doesn't, or can't be reached.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::model::table::{Column, UniqueIndex};
-use crate::model::{Case, ColumnMerge, Condition, Deletes, Merge, Rename, Resolver, Table, TableRule, When};
+use crate::model::{
+    Case, ColumnMerge, ColumnMerges, Condition, Deletes, Merge, Rename, Resolver, Table, TableRule, When,
+};
 
 /// How far from a column's name another may be to be taken for a slip (Jaro–Winkler).
 const LIKE: f64 = 0.75;
@@ -187,8 +189,12 @@ pub(super) fn rename(rename: &Rename, table: &Table) -> Vec<Unfit> {
     rename.0.keys().filter_map(of_column).chain(table.unique.iter().filter_map(of_index)).collect()
 }
 
-/// The merge as far as it makes a difference for the table's columns, and what is wrong with it.
+/// The merge as far as it makes a difference for the table's columns, and what is wrong with it; of a function the nodes tell.
 pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
+    let merge = match merge {
+        Merge::Columns(merge) => merge,
+        Merge::Function(_) => return (merge.clone(), Vec::new()),
+    };
     let mut unfit: Vec<Unfit> =
         merge.columns.keys().filter_map(|name| named(name, table, "remove it from `columns`")).collect();
     let mut columns = BTreeMap::new();
@@ -222,7 +228,7 @@ pub(super) fn merge(merge: &Merge, table: &Table) -> (Merge, Vec<Unfit>) {
             columns.insert(column.name.clone(), how.clone());
         }
     }
-    (Merge { columns, others: ColumnMerge::default() }, unfit)
+    (Merge::Columns(ColumnMerges { columns, others: ColumnMerge::default() }), unfit)
 }
 
 /// What is wrong with a column's name.

@@ -4,7 +4,7 @@ use super::*;
 use crate::config::rules::{Afterwards, Place};
 use crate::config::{TableFilter, tables};
 use crate::model::key::KeyHasher;
-use crate::model::{ColumnMerge, Condition, Deletes, Merge, NodeId, Rename, TableId, UniqueIndex};
+use crate::model::{ColumnMerge, ColumnMerges, Condition, Deletes, Merge, NodeId, Rename, TableId, UniqueIndex};
 
 fn rule(name: &str, tables: &str, resolve: Option<Resolver>, deletes: Option<Deletes>) -> Rule {
     let globs = vec![tables::glob(tables).expect("a pattern")];
@@ -79,7 +79,7 @@ fn whole(name: &str, tables: &str, resolve: Resolver) -> Rule {
 
 fn merge(columns: &[(&str, ColumnMerge)], others: ColumnMerge) -> Resolver {
     let columns = columns.iter().map(|(name, how)| ((*name).to_owned(), how.clone())).collect();
-    Resolver::Merge(Merge { columns, others }.into())
+    Resolver::Merge(Merge::Columns(ColumnMerges { columns, others }).into())
 }
 
 /// A table with a key, a number, a text, an array and a jsonb.
@@ -206,6 +206,30 @@ fn merges_that_can_t_be_are_refused_with_what_to_do() {
     assert!(says.contains("a delete always wins") && says.contains("\"d\""), "{says}");
 }
 
+fn function() -> Resolver {
+    Resolver::Merge(Merge::Function("public.f".parse().expect("a name")).into())
+}
+
+#[test]
+fn a_function_decides_alone_and_a_delete_wins() {
+    let (found, misfits) = compile(
+        &[whole("f", "public.a", function()), rule("d", "public.a", None, Some(Deletes::DeleteWins))],
+        &table("a"),
+    );
+    assert_eq!((found, misfits), (function().into(), vec![]));
+    let says = refused(
+        &[rule("d", "public.*", None, Some(Deletes::UpdateWins)), whole("f", "public.a", function())],
+        table("a"),
+    );
+    assert!(says.contains("a delete always wins") && says.contains("\"d\""), "{says}");
+    let condition = when(made_at(0), Some(Resolver::FirstUpdateWins), None);
+    let says = refused(&[condition, whole("f", "public.a", function())], table("a"));
+    assert!(says.contains("no conflict of theirs is decided otherwise"), "{says}");
+    let held = Rule { errors: Some(rules::Errors::Hold), ..whole("f", "public.a", function()) };
+    let says = refused(&[held], table("a"));
+    assert!(says.contains("errors = \"hold\" is not for a table whose rows are merged"), "{says}");
+}
+
 #[test]
 fn several_misfits_are_counted() {
     let columns = [("note", ColumnMerge::Delta), ("tags", ColumnMerge::Delta)];
@@ -219,6 +243,7 @@ fn what_does_not_converge_is_refused_with_what_to_do() {
         vec![whole("first", "public.a", Resolver::FirstUpdateWins)],
         vec![rule("deletes", "public.a", None, Some(Deletes::DeleteWins))],
         vec![whole("merge", "public.a", merge(&[], ColumnMerge::LastUpdateWins))],
+        vec![whole("function", "public.a", function())],
     ];
     for rules in rules {
         let says = refused(&rules, Table { sends_old_rows: false, ..table("a") });

@@ -11,7 +11,7 @@ use crate::apply::merge::add;
 use crate::cli::conflicts::is_unchanged;
 use crate::conflict::{append, json};
 use crate::journal::{Entry, EntryLocal, JsonRow, MASK, Operation};
-use crate::model::{ColumnMerge, Merge};
+use crate::model::{ColumnMerge, ColumnMerges, Merge};
 
 /// A row.
 pub(super) struct Merged {
@@ -35,6 +35,13 @@ struct Cell<'a> {
 /// The incoming change onto the row that it met. `later`: it was committed after what it met.
 pub(super) fn merge(entry: &Entry, local: &EntryLocal, merge: &Merge, later: bool) -> Merged {
     let mut made = Merged { row: local.row.clone().unwrap_or_default(), open: None };
+    let merge: &ColumnMerges = match merge {
+        Merge::Columns(merge) => merge,
+        Merge::Function(function) => {
+            made.open = Some(format!("only the server can tell what {function} makes of two rows"));
+            return made;
+        }
+    };
     let birth = entry.remote.operation == Operation::Insert;
     let nothing = JsonRow::new();
     let (remote, before) =

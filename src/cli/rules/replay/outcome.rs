@@ -314,7 +314,7 @@ impl Sides<'_> {
     /// Which side stands by the record, as far as its resolution says so.
     fn recorded(&self) -> Option<Winner> {
         match self.entry.resolution {
-            _ if self.entry.resolver == "merge" => None, // a row that is like one side may be made from both
+            _ if ["merge", "function"].contains(&self.entry.resolver.as_str()) => None, // a row that is like one side may be made from both
             Resolution::ApplyRemote => Some(Winner::Remote),
             Resolution::KeepLocal => Some(Winner::Local),
             _ => None,

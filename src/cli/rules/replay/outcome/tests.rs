@@ -115,6 +115,19 @@ fn a_conflict_that_would_be_held_or_no_longer_is_said() {
 }
 
 #[test]
+fn what_a_function_makes_is_not_told() {
+    let function = rule("\"function\"\nfunction = \"public.f\"");
+    let open =
+        |verdict: Verdict| matches!(verdict, Verdict::Open(why) if why.contains("what public.f makes of two rows"));
+    assert!(open(by(&function, &stock())));
+    let recorded = Entry { resolver: "function".into(), resolution: Resolution::Merge, ..stock() };
+    assert!(open(by(&function, &recorded)));
+    // what it had made of them is what one side has
+    let other = by(&rule("\"last_update_wins\""), &recorded);
+    assert_eq!(other, Verdict::Alike);
+}
+
+#[test]
 fn a_merge_has_what_both_sides_changed() {
     let entry = stock();
     assert_eq!(merged("qty = \"delta\"", &entry), json!({ "id": "5", "qty": "2", "name": "b" }));
