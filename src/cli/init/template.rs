@@ -35,7 +35,7 @@ max_clock_skew = "1s"              # clocks further apart raise an alarm
 memory = "256MB"                   # window and transactions in flight; beyond it, disk
 # spill = "/var/tmp"               # where that disk is; default: the system's directory for temporary files
 # batch_rows = 10000               # the most rows that are joined in one transaction at the target
-# barrier_timeout = "5s"           # how long a batch waits to learn what happened to a row
+# barrier_timeout = "5s"           # how long a batch waits to learn what happened to a row, or for a function of a rule
 # lock_timeout = "800ms"           # below the servers' deadlock_timeout, so that users go first
 
 [http]
