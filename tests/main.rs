@@ -32,6 +32,8 @@ mod differing;
 mod expressions;
 /// What people get wrong: the message, and that nothing is lost.
 mod faults;
+/// Rows that are merged by a function.
+mod functions;
 /// Tables of which nothing but the inserts replicate.
 mod inserts;
 /// Large transactions, long backlogs.
