@@ -10,11 +10,11 @@ const TABLES: &str = "
     CREATE TABLE kept (id int PRIMARY KEY, v text);
     CREATE TABLE taken (id int PRIMARY KEY, v text);
     CREATE TABLE skipped (id int PRIMARY KEY, v text);
-    CREATE TABLE some (id int PRIMARY KEY, v text);
+    CREATE TABLE mixed (id int PRIMARY KEY, v text);
     ALTER TABLE kept REPLICA IDENTITY FULL;
     ALTER TABLE taken REPLICA IDENTITY FULL;
     ALTER TABLE skipped REPLICA IDENTITY FULL;
-    ALTER TABLE some REPLICA IDENTITY FULL;
+    ALTER TABLE mixed REPLICA IDENTITY FULL;
 ";
 const RULES: &str = r#"
     [[rule]]
@@ -37,7 +37,7 @@ const RULES: &str = r#"
 
     [[rule]]
     name = "drafts stay where they are"
-    tables = ["public.some"]
+    tables = ["public.mixed"]
     when = "remote.v == 'draft' && local.v == 'draft of another'"
     resolve = "keep_local"
     diverges = "accepted"
@@ -63,7 +63,7 @@ fn apart(cluster: &mut Cluster, statements: &[(usize, &str)]) {
 #[test]
 fn each_node_decides_for_itself_and_the_next_change_makes_rows_equal() {
     let mut cluster = Plan::two().schema(TABLES).rules(RULES).run();
-    for table in ["kept", "taken", "skipped", "some"] {
+    for table in ["kept", "taken", "skipped", "mixed"] {
         cluster.rows(EAST, &format!("INSERT INTO {table} VALUES (1, 'a'), (2, 'a'), (3, 'a')"));
     }
     cluster.settle();
@@ -110,14 +110,14 @@ fn each_node_decides_for_itself_and_the_next_change_makes_rows_equal() {
     apart(
         &mut cluster,
         &[
-            (EAST, "UPDATE some SET v = 'draft' WHERE id = 1"),
-            (WEST, "UPDATE some SET v = 'draft of another' WHERE id = 1"),
-            (EAST, "UPDATE some SET v = 'east' WHERE id = 2"),
-            (WEST, "UPDATE some SET v = 'west' WHERE id = 2"),
+            (EAST, "UPDATE mixed SET v = 'draft' WHERE id = 1"),
+            (WEST, "UPDATE mixed SET v = 'draft of another' WHERE id = 1"),
+            (EAST, "UPDATE mixed SET v = 'east' WHERE id = 2"),
+            (WEST, "UPDATE mixed SET v = 'west' WHERE id = 2"),
         ],
     );
-    assert_eq!(values(&cluster, "some", 1), "draft draft of another");
-    assert_eq!(values(&cluster, "some", 2), "west west", "decided alike");
+    assert_eq!(values(&cluster, "mixed", 1), "draft draft of another");
+    assert_eq!(values(&cluster, "mixed", 2), "west west", "decided alike");
 }
 
 #[test]

