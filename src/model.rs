@@ -12,6 +12,7 @@ pub mod function;
 pub mod ids;
 pub mod key;
 pub mod key_form;
+pub mod merge;
 pub mod payload;
 pub mod rename;
 pub mod resolver;
@@ -29,11 +30,10 @@ pub use error::{Class, Classify};
 pub use function::{FunctionName, NoFunctionName};
 pub use ids::{KeyId, Link, Lsn, NodeId, Stamp, TableId, Xid};
 pub use key_form::{CaseMap, KeyForm};
+pub use merge::{ColumnMerge, ColumnMerges, Merge};
 pub use payload::Payload;
 pub use rename::{NewValues, Rename};
-pub use resolver::{
-    Case, ColumnMerge, ColumnMerges, Deciding, Deletes, Merge, Resolver, Resolvers, TableRule, UniqueWinner,
-};
+pub use resolver::{Case, Deciding, Deletes, Resolver, Resolvers, TableRule, UniqueWinner};
 pub use table::{Column, IndexKey, IndexRule, Input, Table, UniqueIndex};
 pub use transaction::{Growing, Growth, Touch, TouchKind, Touches, Transaction};
 pub use tuple::{Cell, Tuple};

@@ -20,6 +20,7 @@ mod condition;
 mod facet;
 #[cfg(test)]
 mod malformed;
+mod merge;
 mod record;
 mod resolve;
 #[cfg(test)]
