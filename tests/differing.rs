@@ -10,6 +10,8 @@ const TABLES: &str = "
     CREATE TABLE kept (id int PRIMARY KEY, v text);
     CREATE TABLE taken (id int PRIMARY KEY, v text);
     CREATE TABLE skipped (id int PRIMARY KEY, v text);
+    CREATE TABLE item (id int PRIMARY KEY, price text, stock int, place text);
+    ALTER TABLE item REPLICA IDENTITY FULL;
     CREATE TABLE mixed (id int PRIMARY KEY, v text);
     ALTER TABLE kept REPLICA IDENTITY FULL;
     ALTER TABLE taken REPLICA IDENTITY FULL;
@@ -33,6 +35,13 @@ const RULES: &str = r#"
     name = "pass it over"
     tables = ["public.skipped"]
     resolve = "skip"
+    diverges = "accepted"
+
+    [[rule]]
+    name = "each region has its price"
+    tables = ["public.item"]
+    resolve = "merge"
+    columns = { price = "keep_local", stock = "delta", place = "apply_remote" }
     diverges = "accepted"
 
     [[rule]]
@@ -118,6 +127,35 @@ fn each_node_decides_for_itself_and_the_next_change_makes_rows_equal() {
     );
     assert_eq!(values(&cluster, "mixed", 1), "draft draft of another");
     assert_eq!(values(&cluster, "mixed", 2), "west west", "decided alike");
+}
+
+#[test]
+fn columns_may_differ_while_others_come_out_alike() {
+    let mut cluster = Plan::three().schema(TABLES).rules(RULES).run();
+    cluster.rows(NORTH, "INSERT INTO item VALUES (1, 'p', 10, 'q'), (2, 'p', 10, 'q')");
+    cluster.settle();
+    apart(
+        &mut cluster,
+        &[
+            (EAST, "UPDATE item SET price = 'east', stock = stock - 1, place = 'east' WHERE id = 1"),
+            (WEST, "UPDATE item SET price = 'west', stock = stock - 2, place = 'west' WHERE id = 1"),
+            (EAST, "UPDATE item SET price = 'alone' WHERE id = 2"),
+            (WEST, "UPDATE item SET stock = 9 WHERE id = 2"),
+        ],
+    );
+    let rows = |cluster: &Cluster, id: u32| {
+        let query = format!("SELECT concat_ws(' ', price, stock, place) FROM item WHERE id = {id}");
+        [EAST, WEST, NORTH].map(|place| cluster.value(place, &query))
+    };
+    assert_eq!(rows(&cluster, 1), ["east 7 west", "west 7 east", "west 7 west"]);
+    assert_eq!(rows(&cluster, 2), ["alone 9 q"; 3], "nobody else had changed it");
+    // a change of another column leaves what differs; one of that column does not
+    cluster.rows(EAST, "UPDATE item SET stock = stock - 1 WHERE id = 1");
+    cluster.wait_applied();
+    assert_eq!(rows(&cluster, 1), ["east 6 west", "west 6 east", "west 6 west"]);
+    cluster.rows(WEST, "UPDATE item SET price = 'all', place = 'all' WHERE id = 1");
+    cluster.settle();
+    assert_eq!(rows(&cluster, 1), ["all 6 all"; 3]);
 }
 
 #[test]

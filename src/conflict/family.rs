@@ -52,6 +52,8 @@ pub(super) struct Family<'a> {
     /// Deletes among them, or seen by an incoming one.
     pub(super) deaths: Vec<ChangeRef>,
     reaches: RefCell<HashMap<ChangeRef, Reach>>,
+    /// Whose row it is, for columns that may differ.
+    node: NodeId,
 }
 
 impl<'a> Family<'a> {
@@ -60,6 +62,7 @@ impl<'a> Family<'a> {
         history: &'a History,
         before: Vec<ChangeRef>,
         own: Vec<ChangeRef>,
+        node: NodeId,
     ) -> Family<'a> {
         let is_death = |change: &&ChangeRef| change.kind() == TouchKind::Delete;
         let mut deaths: Vec<ChangeRef> = before.iter().chain(&own).filter(is_death).copied().collect();
@@ -70,7 +73,7 @@ impl<'a> Family<'a> {
         }
         deaths.sort_unstable();
         deaths.dedup();
-        Family { window, history, before, own, deaths, reaches: RefCell::default() }
+        Family { window, history, before, own, deaths, reaches: RefCell::default(), node }
     }
 
     /// Whether the author of `later` had seen `earlier`.
@@ -134,6 +137,18 @@ impl<'a> Family<'a> {
         left
     }
 
+    /// The value of the latest of the maximal ones that come from such a node, or else of the latest.
+    fn chosen<'p>(
+        &self,
+        puts: impl Iterator<Item = &'p Put>,
+        column: usize,
+        is_preferred: impl Fn(NodeId) -> bool,
+    ) -> Option<ColumnPlan> {
+        let maximal = self.maximal(puts);
+        let chosen = maximal.iter().max_by_key(|put| (is_preferred(put.change.source), put.stamp))?;
+        Some(ColumnPlan::Set(chosen.value(column)))
+    }
+
     /// What each column becomes: by `incoming` among all of `puts`, onto a row that has what the others made of it; where
     /// all are incoming, from nothing.
     pub(super) fn columns(
@@ -159,6 +174,8 @@ impl<'a> Family<'a> {
                 ColumnMerge::LastUpdateWins => {
                     self.maximal(touching()).last().map(|last| ColumnPlan::Set(last.value(column)))
                 }
+                ColumnMerge::KeepLocal => self.chosen(touching(), column, |source| source == self.node),
+                ColumnMerge::ApplyRemote => self.chosen(touching(), column, |source| source != self.node),
                 ColumnMerge::Greatest | ColumnMerge::Least | ColumnMerge::Union | ColumnMerge::Intersection => {
                     Some(match self.maximal(touching()).as_slice() {
                         [only] => ColumnPlan::Set(only.value(column)),

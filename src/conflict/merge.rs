@@ -124,7 +124,7 @@ impl Coordinator {
         let before: Vec<ChangeRef> = others.chain(earlier).copied().collect();
         let within = |change: &&ChangeRef| (span.0..=span.1).contains(&place(change));
         let own = history.of(link.source).iter().filter(within).copied().collect();
-        Family::new(&self.window, history, before, own)
+        Family::new(&self.window, history, before, own, link.target)
     }
 
     /// What a key's row must be at the node by all that is present, a local change that was not known included.
@@ -137,7 +137,7 @@ impl Coordinator {
         let present = self.present(node);
         let all = self.nodes().flat_map(|source| history.of(source));
         let before = all.filter(|change| change.seq < present[change.source.index()]).copied().collect();
-        let family = Family::new(&self.window, &history, before, Vec::new());
+        let family = Family::new(&self.window, &history, before, Vec::new(), node);
         match family.deaths.is_empty() {
             // Nothing but a row that is missing can be decided on without knowledge.
             true => Ok(Made::Stands),
@@ -159,7 +159,7 @@ impl Coordinator {
         };
         let all = self.nodes().flat_map(|source| history.of(source));
         let before = all.filter(is_before).copied().collect();
-        let family = Family::new(&self.window, &history, before, Vec::new());
+        let family = Family::new(&self.window, &history, before, Vec::new(), link.target);
         self.made_anew(&family, table, merge, true)
     }
 
@@ -170,7 +170,8 @@ impl Coordinator {
     /// If a spilled transaction can't be read.
     pub(super) fn begins_anew(&self, history: &History, among: &[ChangeRef]) -> io::Result<bool> {
         let all = self.nodes().flat_map(|source| history.of(source)).copied().collect();
-        let family = Family::new(&self.window, history, all, Vec::new());
+        let any = among.first().map_or(NodeId(0), |change| change.source); // no column is looked at
+        let family = Family::new(&self.window, history, all, Vec::new(), any);
         let live = family.all_live();
         for &change in among.iter().filter(|change| live.contains(change) && family.is_root(**change, &live)) {
             let record = self.window.transaction(change).transaction.change_at(change.offset())?;

@@ -29,6 +29,11 @@ pub struct ColumnMerges {
 }
 
 impl ColumnMerges {
+    /// Whether the value of a column depends on the node, so that rows differ.
+    pub fn diverges(&self) -> bool {
+        self.columns.values().chain([&self.others]).any(ColumnMerge::diverges)
+    }
+
     /// How the column is merged.
     pub fn of(&self, column: &str) -> &ColumnMerge {
         self.columns.get(column).unwrap_or(&self.others)
@@ -58,11 +63,15 @@ pub enum ColumnMerge {
     /// What this SQL expression makes of the values, one after the other in the order of their stamps: of `local`, what came out of
     /// those before, of `remote`, the next one, and of `old`, the value before that was written.
     Sql(Arc<str>),
+    /// At each node the value that was written there, so that rows differ afterwards; where none was, the latest.
+    KeepLocal,
+    /// At each node the latest value that was written elsewhere, so that rows differ afterwards.
+    ApplyRemote,
 }
 
 impl ColumnMerge {
     /// All that rules write as a name alone.
-    pub const ALL: [(&str, ColumnMerge); 8] = [
+    pub const ALL: [(&str, ColumnMerge); 10] = [
         ("last_update_wins", ColumnMerge::LastUpdateWins),
         ("delta", ColumnMerge::Delta),
         ("greatest", ColumnMerge::Greatest),
@@ -71,12 +80,19 @@ impl ColumnMerge {
         ("intersection", ColumnMerge::Intersection),
         ("json_merge", ColumnMerge::JsonMerge),
         ("append", ColumnMerge::Append(Cow::Borrowed(ColumnMerge::NEW_LINE))),
+        ("keep_local", ColumnMerge::KeepLocal),
+        ("apply_remote", ColumnMerge::ApplyRemote),
     ];
 
     /// What is between two entries of [`ColumnMerge::Append`] if a rule does not say.
     pub const NEW_LINE: &str = "\n";
     /// The name of [`ColumnMerge::Sql`], which is never written alone.
     pub const SQL: &str = "sql";
+
+    /// Whether what comes out depends on the node.
+    pub fn diverges(&self) -> bool {
+        matches!(self, ColumnMerge::KeepLocal | ColumnMerge::ApplyRemote)
+    }
 
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::model::{Condition, Merge, NodeId, TableId};
 
-/// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1), but for the three by
-/// which rows differ on purpose, which look at the node, too.
+/// How a table's conflicts are resolved: a function of the changes present and of who had seen whom (R1), but for those
+/// by which rows differ on purpose, which look at the node, too.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Resolver {
     /// The greatest stamp: the latest commit time; the tie falls by node.
@@ -62,7 +62,11 @@ impl Resolver {
 
     /// Whether what comes out depends on the node, so that rows differ.
     pub fn diverges(&self) -> bool {
-        matches!(self, Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip)
+        match self {
+            Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip => true,
+            Resolver::Merge(merge) => matches!(&**merge, Merge::Columns(columns) if columns.diverges()),
+            _ => false,
+        }
     }
 
     /// The column whose values tell which row is the later one, if not the stamps do.

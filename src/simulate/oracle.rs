@@ -96,7 +96,7 @@ impl Truth {
     /// The row that comes out at the node, if any change of the key was made.
     pub fn outcome(&self, rule: &TableRule, node: NodeId) -> Option<Option<Row>> {
         if let Resolver::Merge(merge) = &rule.resolver {
-            return (!self.edits.is_empty()).then(|| self.merged(merge));
+            return (!self.edits.is_empty()).then(|| self.merged(merge, node));
         }
         let latest: BTreeMap<NodeId, &Edit> = self.edits.iter().map(|edit| (edit.source, edit)).collect();
         let reaches: Vec<_> = latest.values().map(|edit| (edit.source, self.reach(edit))).collect();
@@ -168,9 +168,9 @@ impl Truth {
         added.into_iter().find(|(edit, entry)| !row.notes.has(*entry) && !removed(edit, *entry)).map(|(_, entry)| entry)
     }
 
-    /// The row that all live edits make: of the number and the notes what the merge says, of the body the last update wins; or
+    /// The row that all live edits make at the node: of the number and the notes what the merge says, of the body the last update wins; or
     /// what the function makes of the rows of those that no other had seen.
-    fn merged(&self, merge: &Merge) -> Option<Row> {
+    fn merged(&self, merge: &Merge, node: NodeId) -> Option<Row> {
         let (live, deaths) = self.live();
         let stamp = |edit: &&Edit| (edit.micros, edit.source, edit.at);
         // A row that a delete took away begins anew with an edit that had seen the delete and nothing live.
@@ -202,6 +202,10 @@ impl Truth {
         let begin = birth.and_then(|birth| birth.row).or(self.base)?;
         let touched = last(&|old, row| old.value != row.value);
         let numbers = rows(touched.clone());
+        let numbers_of = |is_one: &dyn Fn(NodeId) -> bool| {
+            let of_one = touched.iter().rfind(|edit| is_one(edit.source)).or(touched.last());
+            of_one.and_then(|edit| edit.row).map(|row| row.value)
+        };
         let value = match merge.of("value") {
             ColumnMerge::Delta => live
                 .iter()
@@ -217,6 +221,8 @@ impl Truth {
                 })
                 .reduce(|(local, _), (remote, old)| (folded(local, remote, old), old))
                 .map_or(begin.value, |(value, _)| value),
+            ColumnMerge::KeepLocal => numbers_of(&|source| source == node).unwrap_or(begin.value),
+            ColumnMerge::ApplyRemote => numbers_of(&|source| source != node).unwrap_or(begin.value),
             _ => numbers.last().map_or(begin.value, |row| row.value),
         };
         let body = rows(last(&|old, row| old.body != row.body)).last().map_or(begin.body, |row| row.body);

@@ -45,11 +45,12 @@ fn condition(condition: &Condition, nodes: &[&str], lines: &mut Vec<String>) {
 
 fn resolver(resolver: &Resolver, nodes: &[&str], lines: &mut Vec<String>) {
     lines.push(format!("resolve = {}", quoted(resolver.name())));
+    if resolver.diverges() {
+        lines.push(format!("diverges = {}", quoted(ACCEPTED)));
+    }
     match resolver {
         Resolver::LastUpdateWins | Resolver::FirstUpdateWins => {}
-        Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip => {
-            lines.push(format!("diverges = {}", quoted(ACCEPTED)));
-        }
+        Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip => {}
         Resolver::LastByColumn(column) | Resolver::FirstByColumn(column) => {
             lines.push(format!("by = {}", quoted(column)));
         }

@@ -8,7 +8,7 @@ use crate::config::report::Problem;
 use crate::config::rules::condition::node_ids;
 use crate::config::rules::facet::{self, Facet, Facets};
 use crate::config::rules::{Afterwards, Errors, merge, unique};
-use crate::model::{ColumnMerge, Deletes, Merge, NodeId, Resolver, UniqueWinner};
+use crate::model::{ColumnMerge, ColumnMerges, Deletes, Merge, NodeId, Resolver, UniqueWinner};
 
 /// As `diverges`: rows may differ between nodes.
 pub(super) const ACCEPTED: &str = "accepted";
@@ -197,7 +197,7 @@ fn resolver(
         let help = "remove it, or write resolve = \"last_update_wins\" or resolve = \"first_update_wins\"";
         problems.push(Problem::error(span, title).help(help));
     }
-    check_diverges(section, typed, problems);
+    check_diverges(section, typed, columns.as_ref(), problems);
     let typed = typed?;
     match (typed.value.as_str(), by?) {
         ("last_update_wins" | HOLD | ERROR, None) => Some(Resolver::LastUpdateWins),
@@ -225,27 +225,44 @@ fn resolver(
     }
 }
 
-/// Whether rows may differ by the resolver, and the rule says so.
-fn check_diverges(section: &mut Section<'_>, typed: Option<&Typed<String>>, problems: &mut Vec<Problem>) {
-    let by_node = typed.filter(|typed| DIVERGING.contains(&typed.value.as_str()));
-    match (section.text("diverges", problems), by_node) {
+/// Whether rows may differ by the resolver or by a column of a merge, and the rule says so.
+fn check_diverges(
+    section: &mut Section<'_>,
+    typed: Option<&Typed<String>>,
+    columns: Option<&ColumnMerges>,
+    problems: &mut Vec<Problem>,
+) {
+    let is_merge = typed.is_some_and(|typed| typed.value == "merge");
+    let differs = typed.filter(|typed| match is_merge {
+        true => columns.is_none_or(ColumnMerges::diverges), // what is wrong with them is told by itself
+        false => DIVERGING.contains(&typed.value.as_str()),
+    });
+    match (section.text("diverges", problems), differs) {
         (Some(said), _) if said.value != ACCEPTED => {
             let problem = Problem::error(said.span, format!("`diverges` can't be {:?}", said.value));
             problems.push(problem.help(format!("write diverges = {ACCEPTED:?} if rows may differ, or remove it")));
         }
         (Some(said), None) if typed.is_none_or(|typed| known(&typed.value)) => {
             let title = match typed {
+                Some(_) if is_merge => "`diverges` has no meaning where all columns come out alike".to_owned(),
                 Some(typed) => format!("`diverges` has no meaning for {}, by which rows come out alike", typed.value),
                 None => "`diverges` has no meaning without `resolve`".to_owned(),
             };
             problems.push(Problem::error(said.span, title).help("remove it"));
         }
-        (None, Some(typed)) if section.get("diverges").is_none() => {
-            let title = format!("by {} the row differs afterwards: each node decides for itself", typed.value);
-            let help = format!(
-                "write resolve = \"last_update_wins\" or resolve = \"origin_priority\"; or diverges = {ACCEPTED:?} beside it, \
-                 if that is what you want"
-            );
+        (None, Some(typed)) if section.get("diverges").is_none() && (!is_merge || columns.is_some()) => {
+            let accept = format!("or diverges = {ACCEPTED:?} beside it, if that is what you want");
+            let (title, help) = match is_merge {
+                true => (
+                    "by keep_local or apply_remote a column differs afterwards: each node decides for itself"
+                        .to_owned(),
+                    format!("merge the column by last_update_wins; {accept}"),
+                ),
+                false => (
+                    format!("by {} the row differs afterwards: each node decides for itself", typed.value),
+                    format!("write resolve = \"last_update_wins\" or resolve = \"origin_priority\"; {accept}"),
+                ),
+            };
             problems.push(Problem::error(typed.span.clone(), title).help(help));
         }
         _ => {}

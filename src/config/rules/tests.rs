@@ -321,8 +321,20 @@ fn rows_differ_only_where_a_rule_accepts_it() {
         assert!(shown.contains(&format!("by {name} the row differs afterwards")), "{shown}");
         assert!(shown.contains(accepted), "{shown}");
     }
+    let merge = rule(&format!("resolve = \"merge\"\ncolumns = {{ a = \"keep_local\", b = \"delta\" }}\n{accepted}"));
+    assert!(merge.resolve.is_some_and(|resolver| resolver.diverges()));
     for (lines, says) in [
         ("resolve = \"hold\"\ndiverges = \"accepted\"", "`diverges` has no meaning for hold"),
+        (
+            "resolve = \"merge\"\ncolumns = { a = \"delta\" }\ndiverges = \"accepted\"",
+            "where all columns come out alike",
+        ),
+        ("resolve = \"merge\"\ncolumns = { a = \"keep_local\" }", "a column differs afterwards"),
+        ("resolve = \"merge\"\nothers = \"apply_remote\"", "a column differs afterwards"),
+        (
+            "resolve = \"merge\"\ncolumns = { a = \"keep\" }\ndiverges = \"accepted\"",
+            "columns can't be merged by \"keep\"",
+        ),
         ("resolve = \"skip\"\ndiverges = \"yes\"", "`diverges` can't be \"yes\""),
         ("resolve = \"skip\"\ndiverges = true", "`diverges` is a string"),
         ("deletes = \"delete_wins\"\ndiverges = \"accepted\"", "`diverges` has no meaning without `resolve`"),

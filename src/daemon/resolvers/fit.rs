@@ -256,7 +256,8 @@ fn unfit_type(how: &ColumnMerge, column: &Column) -> Option<String> {
     let is_one = |of: &[&str]| is_of(column, of);
     let is_array = local_name(&column.sql_type).starts_with('_');
     match how {
-        ColumnMerge::LastUpdateWins | ColumnMerge::Sql(_) => None, // of an expression the nodes tell
+        ColumnMerge::LastUpdateWins | ColumnMerge::KeepLocal | ColumnMerge::ApplyRemote => None,
+        ColumnMerge::Sql(_) => None, // the nodes tell
         ColumnMerge::Delta => (!is_one(&ADDED)).then(|| {
             "delta adds only smallint, integer, bigint and numeric (the sum of others would depend on order or locale)"
                 .to_owned()
@@ -307,7 +308,7 @@ fn shown(sql_type: &str) -> String {
 
 /// The ways in which the column can be merged.
 fn fitting(column: &Column) -> String {
-    let fits = ColumnMerge::ALL.into_iter().filter(|(_, how)| unfit_type(how, column).is_none());
+    let fits = ColumnMerge::ALL.into_iter().filter(|(_, how)| !how.diverges() && unfit_type(how, column).is_none());
     fits.map(|(name, _)| name).collect::<Vec<_>>().join(", ")
 }
 

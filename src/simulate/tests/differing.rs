@@ -31,3 +31,10 @@ fn each_node_has_what_a_rule_with_a_condition_says_for_it() {
         (2..4).for_each(|nodes| converge_by(nodes, &rule, SCHEDULES / 8));
     }
 }
+
+#[test]
+fn each_node_has_what_a_merge_says_for_its_column() {
+    for how in [ColumnMerge::KeepLocal, ColumnMerge::ApplyRemote] {
+        (2..5).for_each(|nodes| converge_by(nodes, &merge_by(how.clone()), SCHEDULES / 4));
+    }
+}

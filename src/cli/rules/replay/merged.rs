@@ -82,6 +82,8 @@ impl Cell<'_> {
         let by_time = || if self.later { self.new.clone() } else { self.local.clone() };
         match self.how {
             ColumnMerge::LastUpdateWins => Ok(by_time()),
+            ColumnMerge::KeepLocal => Ok(self.local.clone()),
+            ColumnMerge::ApplyRemote => Ok(self.new.clone()),
             ColumnMerge::Delta => match self.old {
                 None => Ok(by_time()), // the later insert gives the base
                 Some(old) => {
