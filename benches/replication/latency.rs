@@ -5,12 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use pgconcord::throwaway::Binaries;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::Client;
 
 use crate::contender::Contender;
+use crate::plan::Plan;
 use crate::site::Site;
 use crate::workload::{Backlog, Workload};
 
@@ -38,28 +38,25 @@ const TICKS: Workload = Workload {
 ///
 /// # Errors
 /// If a run fails or a row is not seen.
-pub async fn compare(contenders: &[Contender], runs: usize, scale: f64, binaries: &Binaries) -> anyhow::Result<()> {
-    let span = SPAN.mul_f64(scale);
+pub async fn compare(contenders: &[Contender], plan: &Plan) -> anyhow::Result<()> {
+    let span = SPAN.mul_f64(plan.scale);
     println!(
         "\n| commits a second | contender | p50 ms | p99 ms | p99.9 ms | greatest ms |\n|---|---|---|---|---|---|"
     );
     for rate in RATES {
         let mut all = vec![Vec::new(); contenders.len()];
-        let site = Site::open(&TICKS, 1, binaries).await?;
-        for run in 0..runs {
-            for turn in 0..contenders.len() {
-                let place = (run + turn) % contenders.len();
-                let contender = contenders[place];
-                let source = site.connect(None).await?;
-                source.batch_execute("TRUNCATE tick").await.context("the source")?; // the target is as at the beginning
-                site.enter(contender, run).await?;
-                let daemon = site.start(contender, run).await?;
-                let target = site.connect(Some((contender, run))).await?;
-                let measured = measure(source, target, rate, span).await;
-                drop(daemon);
-                site.finish(contender, run).await?;
-                all[place].extend(measured.with_context(|| format!("{} at {rate}/s", contender.name()))?);
-            }
+        let site = Site::open(&TICKS, plan).await?;
+        for (run, place) in plan.turns(contenders.len()) {
+            let contender = contenders[place];
+            let source = site.connect(None).await?;
+            source.batch_execute("TRUNCATE tick").await.context("the source")?; // the target is as at the beginning
+            site.enter(contender, run).await?;
+            let daemon = site.start(contender, run).await?;
+            let target = site.connect(Some((contender, run))).await?;
+            let measured = measure(source, target, rate, span).await;
+            drop(daemon);
+            site.finish(contender, run).await?;
+            all[place].extend(measured.with_context(|| format!("{} at {rate}/s", contender.name()))?);
         }
         for (contender, mut seen) in contenders.iter().zip(all) {
             seen.sort_unstable();

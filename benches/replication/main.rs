@@ -3,16 +3,20 @@
 //! A source and a target server are started on this machine. Each workload's backlog is made once; every run of every
 //! contender has a slot from before it and a copy of the target's database as it was. A run lasts from the moment when the
 //! contender is started until the backlog's last row is seen at the target; then both ends must have the same rows.
+//!
+//! Beside backlogs there are latency and conflict storms.
 
 mod contender;
+mod daemon;
 mod latency;
 mod measure;
+mod nodes;
+mod plan;
 mod report;
 mod site;
 mod storm;
 mod workload;
 
-use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, ensure};
@@ -20,14 +24,15 @@ use clap::Parser;
 use pgconcord::throwaway::Binaries;
 
 use contender::Contender;
+use plan::Plan;
 use report::{Report, Run};
 use site::Site;
-use workload::{ALL, Workload};
+use workload::{ALL, MANY_TABLES, Workload};
 
 /// How pgconcord compares with the server's own logical replication.
 #[derive(Parser, Debug)]
 struct Args {
-    /// Only these workloads: a1,a3
+    /// Only these workloads: a1,a3. Without it all but t0 and t2, which have many tables
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<String>,
     /// Only these contenders: native, tuned (native with its fastest settings), pgconcord
@@ -39,11 +44,17 @@ struct Args {
     /// Part of each backlog's full size
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
+    /// Servers: one that has the backlog, and those that get it
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "mode")]
+    nodes: u8,
+    /// Tables of the workloads that have many, t0 and t2
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    tables: u64,
     /// Only the conflict storm: both nodes updating their own rows, and the same ones
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     storm: bool,
     /// Only the latency of single commits without a backlog
-    #[arg(long)]
+    #[arg(long, group = "mode")]
     latency: bool,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
@@ -59,43 +70,53 @@ struct Args {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    let workloads = chosen("workload", &ALL, |workload| workload.name, &args.workloads)?;
-    let contenders = chosen("contender", &Contender::ALL, |contender| contender.name(), &args.contenders)?;
-    ensure!(args.runs > 0 && args.scale > 0.0, "--runs and --scale are above 0");
+    ensure!(args.runs > 0 && args.scale > 0.0 && args.scale.is_finite(), "--runs and --scale are above 0");
+    let (workloads, contenders) = (workloads(&args)?, contenders(&args)?);
     let pg_bin =
         args.pg_bin.map(|path| path.canonicalize().with_context(|| format!("{}", path.display()))).transpose()?;
     let binaries = pg_bin.map_or_else(Binaries::find, Binaries::at)?;
+    let (nodes, tables) = (usize::from(args.nodes), args.tables);
+    let plan = Plan { runs: args.runs, scale: args.scale, nodes, tables, binaries, out: args.out };
     if args.storm {
-        return storm::compare(args.runs, args.scale, &binaries).await;
+        return storm::compare(&plan).await;
     }
     if args.latency {
-        return latency::compare(&contenders, args.runs, args.scale, &binaries).await;
+        return latency::compare(&contenders, &plan).await;
     }
-    let mut report = Report::new(&binaries, args.scale);
+    let mut report = Report::new(&plan);
     println!("{}", report.heading());
     for workload in &workloads {
-        compare(workload, &contenders, args.runs, args.scale, &binaries, &mut report).await?;
+        compare(workload, &contenders, &plan, &mut report).await?;
     }
-    fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
-    for (name, text) in [("results.json", report.json()?), ("results.svg", report.svg())] {
-        let path = args.out.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        println!("{}", path.display());
-    }
-    Ok(())
+    report.write(&plan, "results")
 }
 
+fn workloads(args: &Args) -> anyhow::Result<Vec<Workload>> {
+    let usual: Vec<_> = ALL.iter().map(|workload| workload.name).filter(|name| !MANY_TABLES.contains(name)).collect();
+    chosen("workload", &ALL, |workload| workload.name, &args.workloads, &usual)
+}
+
+fn contenders(args: &Args) -> anyhow::Result<Vec<Contender>> {
+    let usual: Vec<_> = Contender::ALL.iter().map(Contender::name).collect();
+    chosen("contender", &Contender::ALL, Contender::name, &args.contenders, &usual)
+}
+
+/// Those of the names that were asked for, or the usual ones.
 fn chosen<T: Copy>(
     what: &str,
     all: &[T],
     name: impl Fn(&T) -> &'static str,
     asked: &[String],
+    usual: &[&str],
 ) -> anyhow::Result<Vec<T>> {
     for each in asked {
         let names: Vec<_> = all.iter().map(&name).collect();
         ensure!(names.contains(&each.as_str()), "there is no {what} {each:?}; there is {}", names.join(", "));
     }
-    let wanted = |one: &&T| asked.is_empty() || asked.iter().any(|each| *each == name(one));
+    let wanted = |one: &&T| match asked {
+        [] => usual.contains(&name(one)),
+        asked => asked.iter().any(|each| *each == name(one)),
+    };
     Ok(all.iter().filter(wanted).copied().collect())
 }
 
@@ -103,25 +124,22 @@ fn chosen<T: Copy>(
 async fn compare(
     workload: &Workload,
     contenders: &[Contender],
-    runs: usize,
-    scale: f64,
-    binaries: &Binaries,
+    plan: &Plan,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let size = workload.scaled(scale);
-    let mut site = Site::open(workload, size, binaries).await?;
-    let entries: Vec<(Contender, usize)> = (0..runs)
-        .flat_map(|run| (0..contenders.len()).map(move |turn| (contenders[(run + turn) % contenders.len()], run)))
-        .collect();
+    let site = Site::open(workload, plan).await?;
+    let turns = plan.turns(contenders.len());
+    let entries: Vec<_> = turns.into_iter().map(|(run, place)| (contenders[place], run)).collect();
     for (contender, run) in &entries {
         site.enter(*contender, *run).await?;
     }
     site.make_backlog().await?;
+    let (size, rows) = (workload.scaled(plan.scale), site.rows());
     for (contender, run) in entries {
         let measured =
             site.run(contender, run).await.with_context(|| format!("{} {}", workload.name, contender.name()))?;
-        report.add(Run { workload: workload.name, contender, size, rows: size * workload.rows, measured });
+        report.add(Run { workload: workload.name.to_owned(), contender: contender.name(), size, rows, measured });
     }
-    println!("{}", report.lines(workload));
+    println!("{}", report.lines(workload.name, workload.what));
     Ok(())
 }

@@ -7,9 +7,9 @@ pub struct Workload {
     pub name: &'static str,
     /// What it is.
     pub what: &'static str,
-    /// What both ends have, beside `done`; `{n}` is the size.
+    /// What both ends have, beside `done`; `{n}` is the size, `{t}` a number of tables.
     pub base: &'static str,
-    /// What happens at the source; `{n}` is the size.
+    /// What happens at the source; `{n}` and `{t}` as well.
     pub backlog: Backlog,
     /// Its size at scale 1.
     pub size: u64,
@@ -44,8 +44,14 @@ const ITEM: &str = "CREATE TABLE item (id bigint PRIMARY KEY, a int, b text, c t
 const FULL_ITEM: &str = "CREATE TABLE item (id bigint PRIMARY KEY, a int, b text, c timestamptz);
     INSERT INTO item SELECT i, i % 1000, 'row ' || i, '2026-01-01' FROM generate_series(1, {n}) i;";
 
+/// Many tables: t1, t2 and so on.
+const TABLES: &str = "DO $$ BEGIN FOR i IN 1..{t} LOOP
+    EXECUTE 'CREATE TABLE t' || i || ' (id bigint PRIMARY KEY, a int, b text, c timestamptz)'; END LOOP; END $$;";
+
+/// Those that take many tables, and long to prepare.
+pub const MANY_TABLES: [&str; 2] = ["t0", "t2"];
 /// All of them.
-pub const ALL: [Workload; 10] = [
+pub const ALL: [Workload; 12] = [
     Workload {
         name: "a0",
         what: "one row: what a start takes",
@@ -141,11 +147,32 @@ pub const ALL: [Workload; 10] = [
         size: 100_000,
         rows: 1,
     },
+    Workload {
+        name: "t0",
+        what: "one row, beside many tables: what a start takes",
+        base: TABLES,
+        backlog: Backlog::Sql(&["INSERT INTO t1 VALUES (1, 1, 'row', now())"]),
+        size: 1,
+        rows: 1,
+    },
+    Workload {
+        name: "t2",
+        what: "transactions of one insert, into many tables in turn",
+        base: TABLES,
+        backlog: each_committed!(
+            "EXECUTE 'INSERT INTO t' || 1 + i % {t} || ' VALUES ($1, $1 % 1000, ''row '' || $1, now())' USING i"
+        ),
+        size: 200_000,
+        rows: 1,
+    },
 ];
 
+/// Sizes are multiples of it: pgbench's clients make the same number each, the transactions of a7 ten.
+const STEP: u64 = 20;
+
 impl Workload {
-    /// The size at a scale, at least 10 (one where that is all there is).
+    /// The size at a scale, at least [`STEP`] (one where that is all there is).
     pub fn scaled(&self, scale: f64) -> u64 {
-        if self.size == 1 { 1 } else { ((self.size as f64 * scale) as u64).max(10) }
+        if self.size == 1 { 1 } else { ((self.size as f64 * scale) as u64 / STEP * STEP).max(STEP) }
     }
 }
