@@ -9,11 +9,13 @@ pub enum Contender {
     Tuned,
     /// This.
     Pgconcord,
+    /// A reader that throws everything away: what the source alone takes.
+    Decode,
 }
 
 impl Contender {
     /// All of them.
-    pub const ALL: [Contender; 3] = [Contender::Native, Contender::Tuned, Contender::Pgconcord];
+    pub const ALL: [Contender; 4] = [Contender::Native, Contender::Tuned, Contender::Pgconcord, Contender::Decode];
 
     /// Its name.
     pub fn name(&self) -> &'static str {
@@ -21,6 +23,7 @@ impl Contender {
             Contender::Native => "native",
             Contender::Tuned => "tuned",
             Contender::Pgconcord => "pgconcord",
+            Contender::Decode => "decode",
         }
     }
 

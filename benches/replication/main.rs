@@ -8,6 +8,7 @@
 
 mod contender;
 mod daemon;
+mod decode;
 mod latency;
 mod measure;
 mod nodes;
@@ -35,7 +36,8 @@ struct Args {
     /// Only these workloads: a1,a3. Without it all but t0 and t2, which have many tables
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<String>,
-    /// Only these contenders: native, tuned (native with its fastest settings), pgconcord
+    /// Only these contenders: native, tuned (native with its fastest settings), pgconcord; also decode, which is a reader that
+    /// throws everything away
     #[arg(long, value_delimiter = ',')]
     contenders: Vec<String>,
     /// Runs of each contender
@@ -56,10 +58,13 @@ struct Args {
     /// Only the latency of single commits without a backlog
     #[arg(long, group = "mode")]
     latency: bool,
+    /// Only decode alone beside pgconcord; a1, a2 and a4 unless --workloads says otherwise
+    #[arg(long, group = "mode")]
+    decode: bool,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
     pg_bin: Option<PathBuf>,
-    /// Where results.json and results.svg go
+    /// Where the results go: results.json and results.svg, and those of decode
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     /// `cargo bench` gives it
@@ -88,17 +93,29 @@ async fn main() -> anyhow::Result<()> {
     for workload in &workloads {
         compare(workload, &contenders, &plan, &mut report).await?;
     }
-    report.write(&plan, "results")
+    report.write(&plan, if args.decode { "decode" } else { "results" })
 }
 
 fn workloads(args: &Args) -> anyhow::Result<Vec<Workload>> {
-    let usual: Vec<_> = ALL.iter().map(|workload| workload.name).filter(|name| !MANY_TABLES.contains(name)).collect();
+    let usual = match args.decode {
+        true => decode::WORKLOADS.to_vec(),
+        false => ALL.iter().map(|workload| workload.name).filter(|name| !MANY_TABLES.contains(name)).collect(),
+    };
     chosen("workload", &ALL, |workload| workload.name, &args.workloads, &usual)
 }
 
 fn contenders(args: &Args) -> anyhow::Result<Vec<Contender>> {
-    let usual: Vec<_> = Contender::ALL.iter().map(Contender::name).collect();
-    chosen("contender", &Contender::ALL, Contender::name, &args.contenders, &usual)
+    let usual: &[Contender] = match args.decode {
+        true => &[Contender::Decode, Contender::Pgconcord],
+        false => &[Contender::Native, Contender::Tuned, Contender::Pgconcord],
+    };
+    let usual: Vec<_> = usual.iter().map(Contender::name).collect();
+    let contenders = chosen("contender", &Contender::ALL, Contender::name, &args.contenders, &usual)?;
+    ensure!(
+        !contenders.contains(&Contender::Decode) || !args.latency,
+        "decode writes nothing: it has a part in backlogs only"
+    );
+    Ok(contenders)
 }
 
 /// Those of the names that were asked for, or the usual ones.
@@ -127,7 +144,7 @@ async fn compare(
     plan: &Plan,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let site = Site::open(workload, plan).await?;
+    let mut site = Site::open(workload, plan).await?;
     let turns = plan.turns(contenders.len());
     let entries: Vec<_> = turns.into_iter().map(|(run, place)| (contenders[place], run)).collect();
     for (contender, run) in &entries {

@@ -44,6 +44,8 @@ struct Row {
     most: f64,
     /// The median of native's runs divided by this one: above 1 is faster.
     ratio: Option<f64>,
+    /// This median divided by that of decode alone.
+    of_decode: Option<f64>,
     rows_per_second: f64,
     /// CPU, s per million rows: of the source, the target, the daemon.
     cpu_source: f64,
@@ -96,12 +98,14 @@ impl Report {
         let rows = self.of(workload, contender).next()?.rows as f64;
         let median = median(&seconds)?;
         let per_million = |value: fn(&Measured) -> f64| self::median(&column(value)).unwrap_or(0.0) / rows * 1e6;
+        let beside = |other: Contender| self.seconds(workload, other.name()).filter(|_| contender != other.name());
         Some(Row {
             runs: seconds.len(),
             median,
             least: *seconds.first()?,
             most: *seconds.last()?,
             ratio: self.seconds(workload, Contender::Native.name()).map(|native| native / median),
+            of_decode: beside(Contender::Decode).map(|decode| median / decode),
             rows_per_second: rows / median,
             cpu_source: per_million(|measured| measured.cpu_source),
             cpu_target: per_million(|measured| measured.cpu_target),
@@ -132,9 +136,10 @@ impl Report {
             let ratio = row.ratio.map_or_else(|| "    -".to_owned(), |ratio| format!("{ratio:5.2}"));
             let Row { median, least, most, cpu_source, cpu_target, cpu_daemon, memory, .. } = row;
             let cpu = format!("{cpu_source:6.2} {cpu_target:6.2} {cpu_daemon:6.2}");
+            let decode = row.of_decode.map_or_else(String::new, |times| format!("  {times:.2} times decode alone"));
             writeln!(
                 text,
-                "    {contender:width$} {median:7.2} ({least:.2} to {most:.2})  ratio {ratio}  cpu {cpu}  {memory:4.0} MiB",
+                "    {contender:width$} {median:7.2} ({least:.2} to {most:.2})  ratio {ratio}  cpu {cpu}  {memory:4.0} MiB{decode}",
             )
             .expect("a String");
         }

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, ensure};
+use pgconcord::model::Lsn;
 use pgconcord::throwaway::{SUPERUSER, Server};
 
 use crate::contender::Contender;
 use crate::daemon::Daemon;
+use crate::decode;
 use crate::measure::{Measured, cpu, cpu_of_server, peak_memory};
 use crate::nodes::{self, Nodes, drop_slot, drop_subscription, finished, one, postmaster, wait};
 use crate::plan::Plan;
@@ -22,6 +25,8 @@ pub struct Site {
     size: u64,
     tables: u64,
     nodes: Nodes,
+    /// Before the last transaction of the backlog.
+    before_last: Lsn,
 }
 
 impl Site {
@@ -29,7 +34,7 @@ impl Site {
     pub async fn open(workload: &Workload, plan: &Plan) -> anyhow::Result<Site> {
         let nodes = Nodes::open(&NAMES[..plan.nodes], &plan.binaries)?;
         let size = workload.scaled(plan.scale);
-        let site = Site { workload: *workload, size, tables: plan.tables, nodes };
+        let site = Site { workload: *workload, size, tables: plan.tables, nodes, before_last: Lsn::ZERO };
         for server in site.servers() {
             server.sql("postgres", &format!("CREATE DATABASE {DATABASE}")).await?;
             match workload.backlog {
@@ -75,8 +80,10 @@ impl Site {
             let server = &self.servers()[place];
             server.dsn(SUPERUSER, if place == 0 { DATABASE } else { &name })
         };
-        for target in self.targets() {
-            target.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {DATABASE}")).await?;
+        if contender != Contender::Decode {
+            for target in self.targets() {
+                target.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {DATABASE}")).await?;
+            }
         }
         if contender == Contender::Pgconcord {
             let dsns: Vec<_> = (0..self.servers().len()).map(dsn).collect();
@@ -86,6 +93,9 @@ impl Site {
             let slot = self.slot(contender, run, target);
             let create = format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')");
             self.source().sql(DATABASE, &create).await?;
+            if contender == Contender::Decode {
+                break; // nothing is written: one is enough
+            }
             let subscription = format!(
                 "CREATE SUBSCRIPTION {name} CONNECTION '{}' PUBLICATION native WITH (slot_name = {slot}, \
                  create_slot = false, enabled = false, copy_data = false{})",
@@ -107,7 +117,7 @@ impl Site {
     }
 
     /// What happens at the source.
-    pub async fn make_backlog(&self) -> anyhow::Result<()> {
+    pub async fn make_backlog(&mut self) -> anyhow::Result<()> {
         match self.workload.backlog {
             Backlog::Sql(statements) => {
                 for statement in statements {
@@ -120,6 +130,8 @@ impl Site {
                 finished(self.nodes.pgbench(self.source(), DATABASE, &arguments))?;
             }
         }
+        let position = one(self.source(), DATABASE, "SELECT pg_current_wal_insert_lsn()").await?;
+        self.before_last = position.parse().with_context(|| format!("{position:?} is no position"))?;
         self.source().sql(DATABASE, "INSERT INTO done VALUES (1)").await?;
         self.source().sql(DATABASE, "CHECKPOINT").await?;
         Ok(())
@@ -154,6 +166,13 @@ impl Site {
 
     /// From the start of a contender until all of the backlog is where it goes.
     async fn begin(&self, contender: Contender, run: usize) -> anyhow::Result<Option<Daemon>> {
+        if contender == Contender::Decode {
+            let slot = self.slot(contender, run, &self.targets()[0]);
+            let rows = decode::read(&self.source().dsn(SUPERUSER, DATABASE), &slot, self.before_last).await?;
+            let expected = self.rows() + 1; // and that of `done`
+            ensure!(rows == expected, "{rows} changes were read, and {expected} were made");
+            return Ok(None);
+        }
         let mut daemon = self.start(contender, run).await?;
         for target in self.targets() {
             let client = nodes::connect(target, &name(contender, run)).await?;
@@ -201,10 +220,13 @@ impl Site {
         let name = name(contender, run);
         for target in self.targets() {
             let slot = self.slot(contender, run, target);
-            if contender != Contender::Pgconcord {
+            if matches!(contender, Contender::Native | Contender::Tuned) {
                 drop_subscription(target, &name, &name).await?;
             }
             drop_slot(self.source(), DATABASE, &slot).await?;
+            if contender == Contender::Decode {
+                break;
+            }
             drop_slot(target, &name, &slot).await?;
             nodes::compare((self.source(), DATABASE), (target, &name), "%", "").await?;
             target.sql("postgres", &format!("DROP DATABASE {name} WITH (FORCE)")).await?;
