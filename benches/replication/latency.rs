@@ -50,7 +50,7 @@ pub async fn compare(contenders: &[Contender], plan: &Plan) -> anyhow::Result<()
             let contender = contenders[place];
             let source = site.connect(None).await?;
             source.batch_execute("TRUNCATE tick").await.context("the source")?; // the target is as at the beginning
-            site.enter(contender, run).await?;
+            site.enter(contender, run, None).await?;
             let daemon = site.start(contender, run).await?;
             let target = site.connect(Some((contender, run))).await?;
             let measured = measure(source, target, rate, span).await;

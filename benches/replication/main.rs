@@ -4,15 +4,17 @@
 //! contender has a slot from before it and a copy of the target's database as it was. A run lasts from the moment when the
 //! contender is started until the backlog's last row is seen at the target; then both ends must have the same rows.
 //!
-//! Beside backlogs there are latency and conflict storms.
+//! Beside backlogs there are latency, conflict storms and distance.
 
 mod contender;
 mod daemon;
 mod decode;
+mod distance;
 mod latency;
 mod measure;
 mod nodes;
 mod plan;
+mod proxy;
 mod report;
 mod site;
 mod storm;
@@ -61,15 +63,29 @@ struct Args {
     /// Only decode alone beside pgconcord; a1, a2 and a4 unless --workloads says otherwise
     #[arg(long, group = "mode")]
     decode: bool,
+    /// Only backlogs between servers that are far from each other, the daemon beside either; a0, a2 and a3 unless --workloads
+    /// says otherwise
+    #[arg(long, group = "mode")]
+    distance: bool,
+    /// With --distance: how far, milliseconds there and back
+    #[arg(long, value_delimiter = ',', default_value = "0,1,20,100", requires = "distance", value_parser = round_trip)]
+    round_trips: Vec<f64>,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
     pg_bin: Option<PathBuf>,
-    /// Where the results go: results.json and results.svg, and those of decode
+    /// Where the results go: results.json and results.svg, and those of distance and decode
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     /// `cargo bench` gives it
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn round_trip(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(ms) if (0.0..=10_000.0).contains(&ms) => Ok(ms),
+        _ => Err("a round trip is 0 to 10000 ms".to_owned()),
+    }
 }
 
 #[tokio::main]
@@ -88,6 +104,12 @@ async fn main() -> anyhow::Result<()> {
     if args.latency {
         return latency::compare(&contenders, &plan).await;
     }
+    if args.distance {
+        let mut round_trips = args.round_trips;
+        round_trips.sort_by(f64::total_cmp);
+        round_trips.dedup();
+        return distance::compare(&workloads, &contenders, &round_trips, &plan).await;
+    }
     let mut report = Report::new(&plan);
     println!("{}", report.heading());
     for workload in &workloads {
@@ -97,22 +119,24 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn workloads(args: &Args) -> anyhow::Result<Vec<Workload>> {
-    let usual = match args.decode {
-        true => decode::WORKLOADS.to_vec(),
-        false => ALL.iter().map(|workload| workload.name).filter(|name| !MANY_TABLES.contains(name)).collect(),
+    let usual = match (args.distance, args.decode) {
+        (true, _) => distance::WORKLOADS.to_vec(),
+        (_, true) => decode::WORKLOADS.to_vec(),
+        _ => ALL.iter().map(|workload| workload.name).filter(|name| !MANY_TABLES.contains(name)).collect(),
     };
     chosen("workload", &ALL, |workload| workload.name, &args.workloads, &usual)
 }
 
 fn contenders(args: &Args) -> anyhow::Result<Vec<Contender>> {
-    let usual: &[Contender] = match args.decode {
-        true => &[Contender::Decode, Contender::Pgconcord],
-        false => &[Contender::Native, Contender::Tuned, Contender::Pgconcord],
+    let usual: &[Contender] = match (args.distance, args.decode) {
+        (true, _) => &[Contender::Native, Contender::Pgconcord],
+        (_, true) => &[Contender::Decode, Contender::Pgconcord],
+        _ => &[Contender::Native, Contender::Tuned, Contender::Pgconcord],
     };
     let usual: Vec<_> = usual.iter().map(Contender::name).collect();
     let contenders = chosen("contender", &Contender::ALL, Contender::name, &args.contenders, &usual)?;
     ensure!(
-        !contenders.contains(&Contender::Decode) || !args.latency,
+        !contenders.contains(&Contender::Decode) || !(args.distance || args.latency),
         "decode writes nothing: it has a part in backlogs only"
     );
     Ok(contenders)
@@ -148,7 +172,7 @@ async fn compare(
     let turns = plan.turns(contenders.len());
     let entries: Vec<_> = turns.into_iter().map(|(run, place)| (contenders[place], run)).collect();
     for (contender, run) in &entries {
-        site.enter(*contender, *run).await?;
+        site.enter(*contender, *run, None).await?;
     }
     site.make_backlog().await?;
     let (size, rows) = (workload.scaled(plan.scale), site.rows());

@@ -12,12 +12,16 @@ use crate::decode;
 use crate::measure::{Measured, cpu, cpu_of_server, peak_memory};
 use crate::nodes::{self, Nodes, drop_slot, drop_subscription, finished, one, postmaster, wait};
 use crate::plan::Plan;
+use crate::proxy::Proxy;
 use crate::workload::{Backlog, Workload};
 
 /// The source's database, and the targets' as it is before the backlog.
 const DATABASE: &str = "bench";
 /// What the servers are called, as many as there are.
 const NAMES: [&str; 8] = ["source", "target", "target2", "target3", "target4", "target5", "target6", "target7"];
+
+/// A server that is reached through a proxy: its place among [`Site::servers`], and the way.
+pub type Far<'p> = (usize, &'p Proxy);
 
 /// Servers and a workload.
 pub struct Site {
@@ -74,11 +78,17 @@ impl Site {
     }
 
     /// Makes the targets' databases for a run, and the slots that keep the backlog for it.
-    pub async fn enter(&self, contender: Contender, run: usize) -> anyhow::Result<()> {
+    pub async fn enter(&self, contender: Contender, run: usize, far: Option<Far<'_>>) -> anyhow::Result<()> {
         let name = name(contender, run);
         let dsn = |place: usize| {
             let server = &self.servers()[place];
-            server.dsn(SUPERUSER, if place == 0 { DATABASE } else { &name })
+            let direct = server.dsn(SUPERUSER, if place == 0 { DATABASE } else { &name });
+            match far {
+                Some((far, proxy)) if far == place => {
+                    direct.replace(&format!("port={}", server.port()), &format!("port={}", proxy.port()))
+                }
+                _ => direct,
+            }
         };
         if contender != Contender::Decode {
             for target in self.targets() {
@@ -99,7 +109,7 @@ impl Site {
             let subscription = format!(
                 "CREATE SUBSCRIPTION {name} CONNECTION '{}' PUBLICATION native WITH (slot_name = {slot}, \
                  create_slot = false, enabled = false, copy_data = false{})",
-                self.source().dsn(SUPERUSER, DATABASE),
+                dsn(0),
                 contender.options(self.nodes.major())
             );
             target.sql(&name, &subscription).await?;
