@@ -4,8 +4,9 @@
 //! contender has a slot from before it and a copy of the target's database as it was. A run lasts from the moment when the
 //! contender is started until the backlog's last row is seen at the target; then both ends must have the same rows.
 //!
-//! Beside backlogs there are latency, conflict storms and distance.
+//! Beside backlogs there are latency, conflict storms, distance and the users' own throughput.
 
+mod both_ways;
 mod contender;
 mod daemon;
 mod decode;
@@ -26,6 +27,7 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use pgconcord::throwaway::Binaries;
 
+use both_ways::Users;
 use contender::Contender;
 use plan::Plan;
 use report::{Report, Run};
@@ -70,10 +72,16 @@ struct Args {
     /// With --distance: how far, milliseconds there and back
     #[arg(long, value_delimiter = ',', default_value = "0,1,20,100", requires = "distance", value_parser = round_trip)]
     round_trips: Vec<f64>,
+    /// Only the throughput that users at two nodes have while nothing, native replication or pgconcord carries what they write to
+    /// the other one
+    #[arg(long, group = "mode")]
+    both_ways: bool,
+    #[command(flatten)]
+    users: Users,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
     pg_bin: Option<PathBuf>,
-    /// Where the results go: results.json and results.svg, and those of distance and decode
+    /// Where the results go: results.json and results.svg, and those of distance, decode and both-ways
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     /// `cargo bench` gives it
@@ -103,6 +111,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if args.latency {
         return latency::compare(&contenders, &plan).await;
+    }
+    if args.both_ways {
+        return both_ways::compare(args.users, &plan).await;
     }
     if args.distance {
         let mut round_trips = args.round_trips;
