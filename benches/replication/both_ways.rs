@@ -38,10 +38,10 @@ const EAST: &str = "WHERE bid <= 5";
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Users {
     /// With --both-ways: how long the users work, s
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 20, requires = "both_ways", value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// With --both-ways: users at each node
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=50))]
+    #[arg(long, default_value_t = 2, requires = "both_ways", value_parser = clap::value_parser!(u32).range(1..=50))]
     clients: u32,
 }
 

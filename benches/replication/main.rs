@@ -38,17 +38,17 @@ use workload::{ALL, MANY_TABLES, Workload};
 #[derive(Parser, Debug)]
 struct Args {
     /// Only these workloads: a1,a3. Without it all but t0 and t2, which have many tables
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["storm", "latency", "both_ways"])]
     workloads: Vec<String>,
     /// Only these contenders: native, tuned (native with its fastest settings), pgconcord; also decode, which is a reader that
     /// throws everything away
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["storm", "both_ways"])]
     contenders: Vec<String>,
     /// Runs of each contender
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Part of each backlog's full size
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, conflicts_with = "both_ways")]
     scale: f64,
     /// Servers: one that has the backlog, and those that get it
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=8), conflicts_with = "mode")]
