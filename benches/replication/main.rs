@@ -4,13 +4,14 @@
 //! contender has a slot from before it and a copy of the target's database as it was. A run lasts from the moment when the
 //! contender is started until the backlog's last row is seen at the target; then both ends must have the same rows.
 //!
-//! Beside backlogs there are latency, conflict storms, distance and the users' own throughput.
+//! Beside backlogs there are latency, conflict storms, distance, the users' own throughput and the journal.
 
 mod both_ways;
 mod contender;
 mod daemon;
 mod decode;
 mod distance;
+mod journal;
 mod latency;
 mod measure;
 mod nodes;
@@ -38,11 +39,11 @@ use workload::{ALL, MANY_TABLES, Workload};
 #[derive(Parser, Debug)]
 struct Args {
     /// Only these workloads: a1,a3. Without it all but t0 and t2, which have many tables
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["storm", "latency", "both_ways"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["storm", "latency", "both_ways", "journal"])]
     workloads: Vec<String>,
     /// Only these contenders: native, tuned (native with its fastest settings), pgconcord; also decode, which is a reader that
     /// throws everything away
-    #[arg(long, value_delimiter = ',', conflicts_with_all = ["storm", "both_ways"])]
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["storm", "both_ways", "journal"])]
     contenders: Vec<String>,
     /// Runs of each contender
     #[arg(long, default_value_t = 3)]
@@ -78,6 +79,9 @@ struct Args {
     both_ways: bool,
     #[command(flatten)]
     users: Users,
+    /// Only a journal of a million conflicts: writing it, and what `conflicts` takes to answer
+    #[arg(long, group = "mode")]
+    journal: bool,
     /// Binaries of the servers; those of this machine's PostgreSQL without it
     #[arg(long)]
     pg_bin: Option<PathBuf>,
@@ -111,6 +115,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if args.latency {
         return latency::compare(&contenders, &plan).await;
+    }
+    if args.journal {
+        return journal::measure(&plan).await;
     }
     if args.both_ways {
         return both_ways::compare(args.users, &plan).await;
