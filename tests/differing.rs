@@ -176,7 +176,8 @@ fn of_three_nodes_one_that_made_no_change_has_the_latest() {
 
 #[test]
 fn a_rule_must_say_that_rows_may_differ_and_a_check_and_the_log_say_that_they_may() {
-    let cluster = Plan::two().schema(TABLES).rules(&RULES.replace("diverges = \"accepted\"", "")).set_up();
+    let mut cluster = Plan::two().schema(TABLES).set_up();
+    cluster.set_rules(&RULES.replace("diverges = \"accepted\"", ""));
     let output = cluster.pgconcord(&["rules", "check"]);
     assert!(output.code == 2 && output.stderr.contains("by keep_local the row differs afterwards"), "{output}");
     assert!(output.stderr.contains("diverges = \"accepted\""), "{output}");
@@ -184,7 +185,6 @@ fn a_rule_must_say_that_rows_may_differ_and_a_check_and_the_log_say_that_they_ma
     let output = cluster.pgconcord(&["rules", "check", "--schedules", "50"]);
     let says = "keep_local leaves rows that differ, as the rule accepts";
     assert!(output.code == 0 && output.stdout.contains(says), "{output}");
-    let mut cluster = cluster;
     cluster.start_daemon();
     let log = cluster.daemon().log();
     assert!(log.contains("rows may come to differ between nodes"), "{log}");

@@ -283,7 +283,7 @@ fn a_trigger_that_keeps_the_loser_is_said() {
     let log = cluster.log_file();
     wait_for("the log says what to do", SOON, || {
         let text = fs::read_to_string(&log).unwrap_or_default();
-        text.contains("east keeps a row of public.claim whose unique value a newer row has; a BEFORE DELETE trigger")
+        text.contains("east keeps a row of public.claim that lost its unique value to another; a BEFORE DELETE trigger")
             .then_some(())
     });
     assert_eq!(cluster.value(EAST, "SELECT string_agg(id::text, ' ') FROM claim"), "1");

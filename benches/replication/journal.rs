@@ -79,7 +79,7 @@ async fn write(path: &Path, entries: u64) -> anyhow::Result<f64> {
 }
 
 fn lane(batch: u64) -> Lane {
-    let [source, target] = if batch % 2 == 0 { ["east", "west"] } else { ["west", "east"] };
+    let [source, target] = if batch.is_multiple_of(2) { ["east", "west"] } else { ["west", "east"] };
     Lane { source: source.to_owned(), target: target.to_owned() }
 }
 
@@ -94,7 +94,7 @@ fn entry(number: u64, batch: u64, of: u64) -> NewEntry {
         Value::Object(row) => row,
         _ => unreachable!("an object"),
     };
-    let deleted = number % 7 == 0;
+    let deleted = number.is_multiple_of(7);
     let stamp = |node: u8| Stamp { micros: detected_at.timestamp_micros() - 946_684_800_000_000, node: NodeId(node) };
     let remote = u8::try_from(batch % 2).unwrap_or(0);
     NewEntry {

@@ -188,7 +188,7 @@ impl Coordinator {
     /// a change of the batch in flight. `None` where the history must be asked.
     pub fn decide_alone(&mut self, link: Link, table: TableId, key: KeyId, own: ChangeRef) -> Option<Decision> {
         let waits = self.reopened[link.target.index()].contains_key(&key);
-        if waits || !self.window.is_uncontested(table, key) {
+        if waits || !self.writes_whole(table, key) {
             return None;
         }
         if let Some(batch) = &mut self.link_mut(link).in_flight {
@@ -203,6 +203,13 @@ impl Coordinator {
             write: true,
             by: Deciding::default(),
         })
+    }
+
+    /// Whether the row of a key is written as its last change left it, with no look at its history: no other node has changed
+    /// it, and none of its columns may differ from what another node has.
+    pub fn writes_whole(&self, table: TableId, key: KeyId) -> bool {
+        let differs = || self.resolvers.merge(table).is_some_and(|merge| merge.diverges());
+        self.window.is_uncontested(table, key) && !differs()
     }
 
     /// What the batch in flight makes of one key at its target, by all that is known now.

@@ -54,8 +54,7 @@ impl fmt::Display for Misfit {
 /// If a rule can't hold for a table that it decides about, or masks what it can't.
 pub fn resolvers(rules: &[Rule], catalog: &Catalog) -> Result<Resolvers, DaemonError> {
     let compiled: Vec<_> = catalog.tables().iter().map(|table| compile(rules, table)).collect();
-    let misfits =
-        compiled.iter().flat_map(|(_, misfits)| misfits).chain(&lost_masks(rules, catalog)).cloned().collect();
+    let misfits = compiled.iter().flat_map(|(_, misfits)| misfits).chain(&lost(rules, catalog)).cloned().collect();
     refuse(misfits)?;
     Ok(Resolvers::new(compiled.into_iter().map(|(rule, _)| rule).collect()))
 }
@@ -77,8 +76,21 @@ pub fn renamed_otherwise(before: &[Rule], after: &[Rule], catalog: &Catalog) -> 
     catalog.tables().iter().filter(differs).map(|table| table.id).collect()
 }
 
+/// What rules say of their tables that is about none of them.
+pub fn lost(rules: &[Rule], catalog: &Catalog) -> Vec<Misfit> {
+    let mut lost = lost_masks(rules, catalog);
+    for rule in rules.iter().filter(|rule| rule.unique.is_some()) {
+        let mut tables = catalog.tables().iter().filter(|table| rule.tables.matches(&table.schema, &table.name));
+        let first = tables.clone().next().and_then(|table| Some((table, fit::unique(table)?)));
+        if tables.all(|table| fit::unique(table).is_some()) {
+            lost.extend(first.map(|(table, unfit)| Misfit::new(rule, table, unfit)));
+        }
+    }
+    lost
+}
+
 /// Masked columns that no table of their rule has: a slip that would write down what was to be kept out.
-pub fn lost_masks(rules: &[Rule], catalog: &Catalog) -> Vec<Misfit> {
+fn lost_masks(rules: &[Rule], catalog: &Catalog) -> Vec<Misfit> {
     let mut lost = Vec::new();
     for rule in rules {
         let tables = || catalog.tables().iter().filter(|table| rule.tables.matches(&table.schema, &table.name));

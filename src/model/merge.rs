@@ -18,6 +18,13 @@ pub enum Merge {
     Function(FunctionName),
 }
 
+impl Merge {
+    /// Whether columns depend on the node, so that rows differ.
+    pub fn diverges(&self) -> bool {
+        matches!(self, Merge::Columns(columns) if columns.diverges())
+    }
+}
+
 /// How each column of a table is merged. A change *touches* a column if the value after it is another than before, or if
 /// there was no row before.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -64,7 +64,7 @@ impl Resolver {
     pub fn diverges(&self) -> bool {
         match self {
             Resolver::KeepLocal | Resolver::ApplyRemote | Resolver::Skip => true,
-            Resolver::Merge(merge) => matches!(&**merge, Merge::Columns(columns) if columns.diverges()),
+            Resolver::Merge(merge) => merge.diverges(),
             _ => false,
         }
     }

@@ -363,7 +363,7 @@ impl World {
             return Ok(Step::Next(Stage::Fast));
         };
         let id = self.schema.key_id(key);
-        if self.merges(key.table) && !self.daemon.coordinator.window().is_uncontested(key.table, id) {
+        if self.merges(key.table) && !self.daemon.coordinator.writes_whole(key.table, id) {
             job.slow.push_back(key); // is made under its lock
             return Ok(Step::Next(Stage::Look));
         }

@@ -11,7 +11,7 @@ use crate::cli::rules::{catalog, described};
 use crate::cli::text::emit;
 use crate::config::rules::{Facet, cases, deciding, on_errors, on_unique, renaming};
 use crate::config::{Config, Rule};
-use crate::daemon::resolvers::{Misfit, Told, ask_expressions, compile, lost_masks};
+use crate::daemon::resolvers::{Misfit, Told, ask_expressions, compile, lost};
 use crate::model::table::Catalog;
 use crate::model::{Case, ColumnMerge, Deletes, Merge, NodeId, Resolver, Table, TableRule, UniqueWinner};
 use crate::simulate::{self, Failure, Settings};
@@ -185,7 +185,7 @@ fn against(config: &Config, catalog: &Catalog, told: Told, in_use: &mut BTreeMap
     let mut findings = Vec::new();
     let mut by_rule: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let Told { refused: mut misfits, untold } = told;
-    misfits.extend(lost_masks(rules, catalog));
+    misfits.extend(lost(rules, catalog));
     for table in catalog.tables() {
         let (rule, unfit) = compile(rules, table);
         misfits.extend(unfit);

@@ -14,9 +14,9 @@ pub fn compile(rules: &[Rule], table: &Table) -> (TableRule, Vec<Misfit>) {
         cases: rules::cases(rules, &table.schema, &table.name),
         writes: decides(Facet::Writes).and_then(|rule| Some((rule, rule.resolve.as_ref()?))),
         deletes: decides(Facet::Deletes).and_then(|rule| Some((rule, rule.deletes?))),
-        unique: match table.unique.is_empty() {
-            true => UniqueWinner::default(), // so that all ways to write nothing are one rule
-            false => rules::table_rule(rules, &table.schema, &table.name).unique,
+        unique: match fit::unique(table) {
+            Some(_) => UniqueWinner::default(), // so that all ways to write nothing are one rule
+            None => rules::table_rule(rules, &table.schema, &table.name).unique,
         },
     };
     let (rule, mut misfits) = found.rule();
@@ -98,9 +98,6 @@ fn beside(rules: &[Rule], rule: &TableRule, table: &Table) -> Vec<Misfit> {
     let mut misfits = Vec::new();
     let errors = rules::on_errors(rules, &table.schema, &table.name).filter(|by| by.errors == Some(Errors::Hold));
     misfits.extend(errors.and_then(|by| Some(Misfit::new(by, table, fit::hold(rule, table)?))));
-    if let Some(by) = rules::on_unique(rules, &table.schema, &table.name) {
-        misfits.extend(fit::unique(table).map(|unfit| Misfit::new(by, table, unfit)));
-    }
     if let Some((by, rename)) = rules::renaming(rules, &table.schema, &table.name) {
         misfits.extend(fit::rename(rename, table).into_iter().map(|unfit| Misfit::new(by, table, unfit)));
     }
