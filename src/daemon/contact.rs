@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::future::try_join_all;
 use tokio::sync::watch;
 
 use crate::config::{Config, NodeConfig};
@@ -44,11 +45,12 @@ pub async fn reach_all(
     started_at: DateTime<Utc>,
     status: &watch::Sender<Arc<Status>>,
 ) -> Result<Contact, DaemonError> {
-    let mut controls = Vec::new();
-    let mut identities = Vec::new();
-    let mut confirmed = Vec::new();
-    for node in &config.nodes {
-        let (control, identity, slot) = reach(config, node, started_at, status).await?;
+    let starting = reporter::starting(config, started_at);
+    status.send_modify(|status| *status = Arc::new(starting.clone()));
+    // At once: to a distant server each question takes its time.
+    let reached = config.nodes.iter().map(|node| reach(config, node, &starting, status));
+    let (mut controls, mut identities, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
+    for (control, identity, slot) in try_join_all(reached).await? {
         controls.push(control);
         identities.push(identity);
         confirmed.push(slot);
@@ -101,9 +103,9 @@ pub async fn reach_all(
     }
     tracing::info!(tables = read.catalog.tables().len(), nodes = config.nodes.len(), "reached every node");
     let resolvers = resolvers::resolvers(&config.conflict_rules, &read.catalog)?;
-    for node in &config.nodes {
-        resolvers::check_expressions(&config.conflict_rules, &read.catalog, node).await?;
-    }
+    let checked =
+        config.nodes.iter().map(|node| resolvers::check_expressions(&config.conflict_rules, &read.catalog, node));
+    try_join_all(checked).await?;
     let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
     Ok(Contact { identities, start, catalog: read.catalog, resolvers, in_force })
 }
@@ -111,24 +113,28 @@ pub async fn reach_all(
 /// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.
 async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> Result<Cut, DaemonError> {
     let names = config.node_names();
-    let mut cuts = Vec::new();
-    for (node, control) in config.nodes.iter().zip(controls) {
-        let read = control.read_cut(&config.cluster, &names).await;
-        cuts.extend(read.map_err(|error| DaemonError::Node { node: node.name.clone(), error })?);
-    }
-    Ok(Cut::latest(slots, cuts))
+    let names = &names;
+    let read = config.nodes.iter().zip(controls).map(|(node, control)| async move {
+        let cut = control.read_cut(&config.cluster, names).await;
+        cut.map_err(|error| DaemonError::Node { node: node.name.clone(), error })
+    });
+    Ok(Cut::latest(slots, try_join_all(read).await?.into_iter().flatten()))
 }
 
 async fn reach(
     config: &Config,
     node: &NodeConfig,
-    started_at: DateTime<Utc>,
+    starting: &Status,
     status: &watch::Sender<Arc<Status>>,
 ) -> Result<(Control, NodeIdentity, Lsn), DaemonError> {
+    let place = node.id.index();
     let mut wait = FIRST_RETRY;
     loop {
         let error = match look(config, node).await {
-            Ok(found) => return Ok(found),
+            Ok(found) => {
+                status.send_modify(|status| Arc::make_mut(status).nodes[place] = starting.nodes[place].clone());
+                return Ok(found);
+            }
             Err(error) => error,
         };
         if error.class() == Class::Operator {
@@ -136,10 +142,8 @@ async fn reach(
         }
         tracing::warn!(node = node.name, %error, ?wait, "not reached yet; every node must be reached once at the start");
         status.send_modify(|status| {
-            let status = Arc::make_mut(status);
-            *status = reporter::starting(config, started_at);
-            status.nodes[node.id.index()].state = NodeState::Down;
-            status.nodes[node.id.index()].error = Some(error.to_string());
+            let node = &mut Arc::make_mut(status).nodes[place];
+            (node.state, node.error) = (NodeState::Down, Some(error.to_string()));
         });
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(LAST_RETRY);

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use futures_util::future::try_join_all;
 use tokio_postgres::Client;
 
 use crate::config::TableFilter;
@@ -42,11 +43,12 @@ impl ClusterCatalog {
         publication: &str,
         nodes: &[(&str, &Client)],
     ) -> Result<ClusterCatalog, NodeError> {
-        let mut shapes = Vec::new();
-        for (name, client) in nodes {
-            shapes.push(((*name).to_owned(), read::tables(client, filter, publication).await?));
-        }
-        Ok(ClusterCatalog::build(shapes, KeyHasher::random()))
+        // At once: with thousands of tables a server takes its time.
+        let read = nodes.iter().map(|(name, client)| async move {
+            let tables = read::tables(client, filter, publication).await?;
+            Ok::<_, NodeError>(((*name).to_owned(), tables))
+        });
+        Ok(ClusterCatalog::build(try_join_all(read).await?, KeyHasher::random()))
     }
 
     /// Compares what was read. Pure.
@@ -54,14 +56,12 @@ impl ClusterCatalog {
         let mut findings = Vec::new();
         let mut tables = Vec::new();
         let mut left_out = Vec::new();
+        let places: Vec<Places<'_>> = shapes.iter().map(|(_, tables)| Places::of(tables)).collect();
         for (schema, name) in names(&shapes) {
-            let row: Vec<(&str, Option<&TableShape>)> = shapes
-                .iter()
-                .map(|(node, tables)| {
-                    (node.as_str(), tables.iter().find(|table| table.schema == schema && table.name == name))
-                })
-                .collect();
-            if let Some(found) = partition(&row, &shapes) {
+            let nodes = shapes.iter().map(|(node, _)| node.as_str());
+            let row: Vec<(&str, Option<&TableShape>)> =
+                nodes.zip(places.iter().map(|places| places.by_name.get(&(schema, name)).copied())).collect();
+            if let Some(found) = partition(&row, &places) {
                 findings.extend(found);
                 continue;
             }
@@ -88,17 +88,29 @@ impl ClusterCatalog {
     }
 }
 
-fn names(shapes: &[(String, Vec<TableShape>)]) -> BTreeSet<(String, String)> {
-    shapes.iter().flat_map(|(_, tables)| tables).map(|table| (table.schema.clone(), table.name.clone())).collect()
+/// Where the tables of a node are: there may be thousands.
+struct Places<'a> {
+    by_name: HashMap<(&'a str, &'a str), &'a TableShape>,
+    by_oid: HashMap<u32, &'a TableShape>,
+}
+
+impl<'a> Places<'a> {
+    fn of(tables: &'a [TableShape]) -> Places<'a> {
+        let by_name = tables.iter().map(|table| ((table.schema.as_str(), table.name.as_str()), table)).collect();
+        Places { by_name, by_oid: tables.iter().map(|table| (table.oid, table)).collect() }
+    }
+}
+
+fn names(shapes: &[(String, Vec<TableShape>)]) -> BTreeSet<(&str, &str)> {
+    shapes.iter().flat_map(|(_, tables)| tables).map(|table| (table.schema.as_str(), table.name.as_str())).collect()
 }
 
 /// A partition replicates with the partitioned table that it is a part of, if that is meant too: then what speaks against
 /// that. `None` if the table is replicated by itself.
-fn partition(row: &agree::Row<'_>, shapes: &[(String, Vec<TableShape>)]) -> Option<Vec<Finding>> {
-    let present = || row.iter().zip(shapes).filter_map(|((node, table), (_, tables))| Some((*node, (*table)?, tables)));
-    let whole = |(_, table, tables): &(&str, &TableShape, &Vec<TableShape>)| {
-        let is_whole = |other: &&TableShape| table.partition_of.contains(&other.oid);
-        tables.iter().find(is_whole).map(TableShape::shown)
+fn partition(row: &agree::Row<'_>, places: &[Places<'_>]) -> Option<Vec<Finding>> {
+    let present = || row.iter().zip(places).filter_map(|((node, table), places)| Some((*node, (*table)?, places)));
+    let whole = |(_, table, places): &(&str, &TableShape, &Places<'_>)| {
+        table.partition_of.iter().find_map(|whole| places.by_oid.get(whole)).map(|whole| whole.shown())
     };
     let (first, shown) = present().find_map(|at| Some((at.0, whole(&at)?)))?;
     let apart = present().filter(|at| whole(at).is_none()).map(|(node, table, _)| {
