@@ -169,6 +169,7 @@ fn a_rule_about_unique_values_for_a_table_that_has_none_is_refused() {
     let output = cluster.pgconcord(&["rules", "check", "--schedules", "5"]);
     assert!(output.code == 1 && output.stdout.contains("has no unique index beside the key"), "{output}");
     assert!(output.stdout.contains("remove `unique`"), "{output}");
+    drop(cluster); // one at a time
     // one that is for others, too, is for those
     let schema =
         "CREATE TABLE account (id int PRIMARY KEY, email text); CREATE TABLE other (id int PRIMARY KEY, v int UNIQUE);";

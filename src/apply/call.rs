@@ -139,6 +139,9 @@ impl<'p> Call<'p> {
                          row at the target; then the link goes on"
                     .into(),
             },
+            Some(code) => {
+                ApplyError::NotCommitted(format!("{call} fails for now (SQLSTATE {code})"))
+            }
             _ => ApplyError::pipeline(format!("calling {}", self.function))(failed),
         }
     }
@@ -164,7 +167,8 @@ fn query(table: &Table, function: &FunctionName) -> String {
     let row = |before: usize| {
         let values: Vec<_> =
             columns().map(|(at, column)| format!("{} AS {}", column.parameter(before + at + 1), name(at))).collect();
-        format!("SELECT pg_catalog.to_jsonb(v) AS j FROM (SELECT {}) AS v", values.join(", "))
+        // v alone could be a column of that name.
+        format!("SELECT pg_catalog.to_jsonb(v.*) AS j FROM (SELECT {}) AS v", values.join(", "))
     };
     let others = || columns().filter(|(at, _)| !table.key.contains(at));
     let read: Vec<_> = others().map(|(at, column)| format!("{} {}", name(at), column.sql_type)).collect();

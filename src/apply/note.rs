@@ -10,7 +10,7 @@ use crate::apply::record::{Conflict, Recorder, Side, Subject};
 use crate::apply::{complete, unique};
 use crate::conflict::{ChangeRef, LocalRow, Operation, conflict_type};
 use crate::conflict::{Coordinator, Decision};
-use crate::model::{Cell, ConflictType, Deciding, KeyId, Resolution, Resolver, TouchKind};
+use crate::model::{Cell, ConflictType, Deciding, KeyId, Resolution, Resolver, TableId, TouchKind};
 
 impl Net {
     /// Whether there is a row afterwards.
@@ -64,11 +64,7 @@ impl<R: Recorder> Execution<'_, R> {
             _ => {
                 let hasher = &self.shared.catalog.hasher;
                 let result = complete::content_of(coordinator, decision.winner, net.key, hasher)?;
-                let resolution = match self.resolvers.rule(net.table.id).resolver_of(decision.by) {
-                    Resolver::Skip => Resolution::Skip,
-                    _ => Resolution::KeepLocal,
-                };
-                (resolution, Some(result))
+                (self.stays(net.table.id, decision.by), Some(result))
             }
         };
         let mut kind = conflict_type(net.operation(), met);
@@ -84,6 +80,14 @@ impl<R: Recorder> Execution<'_, R> {
         };
         self.conflicts.insert(net.key, conflict);
         Ok(())
+    }
+
+    /// What it is called where what stands, stays.
+    pub(super) fn stays(&self, table: TableId, by: Deciding) -> Resolution {
+        match self.resolvers.rule(table).resolver_of(by) {
+            Resolver::Skip => Resolution::Skip,
+            _ => Resolution::KeepLocal,
+        }
     }
 
     /// Completes what was noted of a key with the row that was made from several changes.

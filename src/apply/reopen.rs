@@ -211,7 +211,7 @@ impl<R: Recorder> Execution<'_, R> {
         let resolution = match winner == theirs {
             _ if both_delete => Resolution::Skip,
             true => Resolution::ApplyRemote,
-            false => Resolution::KeepLocal,
+            false => self.stays(reopened.table, decision.by),
         };
         let Some(key) = remote.row.clone().or(remote.old.clone()).or(local_side.row.clone()).or(local_side.old.clone())
         else {

@@ -213,7 +213,7 @@ impl<R: Recorder> Execution<'_, R> {
             old: None,
         };
         let conflict = Conflict {
-            resolution: if stays { Resolution::KeepLocal } else { Resolution::ApplyRemote },
+            resolution: if stays { self.stays(key_row.table().id, by) } else { Resolution::ApplyRemote },
             local: Some(local),
             result: Some(result),
             ..self.conflict(&key_row, remote, truncation.place.1).decided(&self.resolvers, by)

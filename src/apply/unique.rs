@@ -252,7 +252,10 @@ impl<R: Recorder> Execution<'_, R> {
             Side { stamp: None, lsn: Lsn::ZERO, xid: Xid(0), operation: Operation::Insert, row: None, old: None };
         let (holder, resolution, result, who, home) = match loser {
             Loser::There(holder) => (holder, Resolution::ApplyRemote, &claim.row, "the row there", holder.home),
-            Loser::Incoming => (&holders[0], Resolution::KeepLocal, &holders[0].row, "the incoming row", claim.by.home),
+            Loser::Incoming => {
+                let keeper = holders.iter().find(|holder| !holder.loses).unwrap_or(&holders[0]);
+                (keeper, Resolution::KeepLocal, &keeper.row, "the incoming row", claim.by.home)
+            }
         };
         let key = match loser {
             Loser::There(holder) if holders.len() > 1 => &holder.row,

@@ -319,6 +319,9 @@ impl Coordinator {
         let alike = |source: NodeId| {
             history.latest(source, present[source.index()]) == history.latest(source, reach[source.index()])
         };
+        if self.resolvers.rule(table).diverges() {
+            return Ok(false); // the same changes are another row at another node
+        }
         let before = self.standing_of(change.source, table, &history, &reach)?;
         Ok(self.nodes().all(alike) || before.is_certain && standing.is_certain && before.change == standing.change)
     }

@@ -239,7 +239,10 @@ impl<'a> Family<'a> {
                 let columns = last.new.iter().enumerate();
                 Made::Whole(columns.filter_map(|(at, value)| Some((at, ColumnPlan::Set(value.clone()?)))).collect())
             }
-            several => Made::Called { function: function.clone(), rows: several.iter().map(|put| put.row()).collect() },
+            several => {
+                let rows = several.iter().map(|put| put.row(several)).collect();
+                Made::Called { function: function.clone(), rows }
+            }
         }
     }
 

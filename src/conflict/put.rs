@@ -34,9 +34,13 @@ impl Put {
         self.new[column].clone().flatten()
     }
 
-    /// All columns.
-    pub(super) fn row(&self) -> Vec<Value> {
-        (0..self.new.len()).map(|column| self.value(column)).collect()
+    /// All columns; one that its source did not have then as the latest of these others has it.
+    pub(super) fn row(&self, others: &[&Put]) -> Vec<Value> {
+        let value = |column: usize| {
+            let others = others.iter().rev().map(|other| &other.new[column]);
+            std::iter::once(&self.new[column]).chain(others).find_map(Clone::clone).flatten()
+        };
+        (0..self.new.len()).map(value).collect()
     }
 
     pub(super) fn before(&self, column: usize) -> Value {

@@ -3,8 +3,6 @@
 //! Both nodes must say the same, whichever row they look at first. So what tells is the two changes that made the rows, and
 //! nothing of the node.
 
-use std::cmp::Reverse;
-
 use crate::conflict::coordinator::Coordinator;
 use crate::conflict::window::{ChangeRef, Logged};
 use crate::model::{Lsn, NodeId, Stamp, TableId, UniqueWinner};
@@ -32,7 +30,7 @@ impl Coordinator {
                     None => self.window().saw_all_forgotten(holder),
                 };
                 let place = |node: NodeId| order.iter().position(|each| *each == node);
-                let comes_first = (place(stamp.node), Reverse(stamp)) < (place(holder.source), Reverse(held_by.stamp));
+                let comes_first = place(stamp.node) < place(holder.source);
                 // Whose author had seen the other row has taken a value that was free at his node: what freed it is under way.
                 saw_holder || !was_seen && comes_first
             }

@@ -44,6 +44,9 @@ impl Resolver {
         "skip",
     ];
 
+    /// Those by which rows differ.
+    pub const DIVERGING: [&str; 3] = ["keep_local", "apply_remote", "skip"];
+
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
         match self {
@@ -191,11 +194,6 @@ impl TableRule {
     pub fn diverges(&self) -> bool {
         let of_cases = self.cases.iter().filter_map(|case| case.resolver.as_ref());
         of_cases.chain([&self.resolver]).any(Resolver::diverges)
-    }
-
-    /// The same, but for which row keeps a unique value.
-    pub fn about_rows(&self) -> TableRule {
-        TableRule { unique: UniqueWinner::default(), ..self.clone() }
     }
 
     /// Whether every conflict is sure to come out by the one as by the other.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::model::{Cut, Link, Lsn, NodeId, TableId, TableRule};
+use crate::model::{Cut, Link, Lsn, NodeId, TableId, TableRule, UniqueWinner};
 use crate::simulate::ahead::Ahead;
 use crate::simulate::daemon::Daemon;
 use crate::simulate::job::Job;
@@ -104,8 +104,11 @@ impl World {
         let tables = 1 + u32::from(random.permille(300));
         let drawn = if random.permille(200) { Identity::Full } else { Identity::Default };
         // What other resolvers do not take: see daemon/resolvers.rs.
-        let newest =
-            settings.later.iter().chain([&settings.rule]).all(|rule| rule.about_rows() == TableRule::default());
+        let newest = settings
+            .later
+            .iter()
+            .chain([&settings.rule])
+            .all(|rule| TableRule { unique: UniqueWinner::default(), ..(*rule).clone() } == TableRule::default());
         let identity = if newest && settings.refusals == 0 { drawn } else { Identity::Full };
         let large = if random.permille(300) { 1 + random.below(3) } else { usize::MAX };
         let schema = Schema::new(tables, identity, large);

@@ -16,6 +16,7 @@ use crate::cli::text::{emit, shown};
 use crate::cli::{Global, USAGE};
 use crate::http::{Request, client};
 use crate::journal::{self, Entry, JsonRow, MASK, Reader};
+use crate::model::Resolver;
 
 mod site;
 mod wish;
@@ -244,8 +245,10 @@ async fn write(
             let changes: JsonRow = changes.map(|(name, value)| (name.clone(), value.clone())).collect();
             match changes.is_empty() {
                 false => Some(site.update(&decision.key, &changes)),
-                // the other nodes have another row, and get this one
-                true if is_refused(entry) => Some(site.touch(&decision.key)),
+                // the other nodes have another row, or may have, and get this one
+                true if is_refused(entry) || Resolver::DIVERGING.contains(&entry.resolver.as_str()) => {
+                    Some(site.touch(&decision.key))
+                }
                 true => None,
             }
         }

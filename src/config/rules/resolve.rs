@@ -20,8 +20,6 @@ pub(super) const HOLD: &str = "hold";
 /// As `resolve`: nothing is decided, and the link stops.
 pub(super) const ERROR: &str = "error";
 
-/// As `resolve`: what comes out depends on the node.
-const DIVERGING: [&str; 3] = ["keep_local", "apply_remote", "skip"];
 /// As `resolve` and as `unique`.
 pub(super) const ORIGIN_PRIORITY: &str = "origin_priority";
 
@@ -78,6 +76,13 @@ pub(super) fn read(section: &mut Section<'_>, nodes: &[&str], problems: &mut Vec
     if let (Afterwards::Refused, Some(deletes)) = (afterwards, &deletes) {
         let problem = Problem::error(deletes.span.clone(), "`deletes` has no meaning for error, which decides nothing");
         problems.push(problem.help("remove it, or give `resolve` another value"));
+    }
+    if let (Afterwards::Held, Some(true), Some(span)) =
+        (afterwards, resolver.as_ref().map(Resolver::diverges), section.get("hold").map(|value| value.span()))
+    {
+        let problem =
+            Problem::error(span, "`hold` has no meaning where rows differ: nothing stands everywhere meanwhile");
+        problems.push(problem.help("remove it, or write a resolver by which rows come out alike"));
     }
     if problems.len() > before {
         return None;
@@ -235,7 +240,7 @@ fn check_diverges(
     let is_merge = typed.is_some_and(|typed| typed.value == "merge");
     let differs = typed.filter(|typed| match is_merge {
         true => columns.is_none_or(ColumnMerges::diverges), // what is wrong with them is told by itself
-        false => DIVERGING.contains(&typed.value.as_str()),
+        false => Resolver::DIVERGING.contains(&typed.value.as_str()),
     });
     match (section.text("diverges", problems), differs) {
         (Some(said), _) if said.value != ACCEPTED => {

@@ -335,6 +335,7 @@ fn rows_differ_only_where_a_rule_accepts_it() {
             "resolve = \"merge\"\ncolumns = { a = \"keep\" }\ndiverges = \"accepted\"",
             "columns can't be merged by \"keep\"",
         ),
+        ("resolve = \"skip\"\ndiverges = \"accepted\"\nhold = true", "`hold` has no meaning where rows differ"),
         ("resolve = \"skip\"\ndiverges = \"yes\"", "`diverges` can't be \"yes\""),
         ("resolve = \"skip\"\ndiverges = true", "`diverges` is a string"),
         ("deletes = \"delete_wins\"\ndiverges = \"accepted\"", "`diverges` has no meaning without `resolve`"),

@@ -1,7 +1,7 @@
 //! What a person wants of a conflict → the row that is to be written, as far as the journal tells. Pure.
 
 use crate::journal::{Entry, JsonRow, Status};
-use crate::model::{ConflictType, Resolution};
+use crate::model::{ConflictType, Resolution, Resolver};
 
 /// One of the two that met.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -122,6 +122,7 @@ fn loser(entry: &Entry) -> Result<Side, String> {
     match entry.resolution {
         Resolution::ApplyRemote => Ok(Side::Local),
         Resolution::KeepLocal => Ok(Side::Remote),
+        Resolution::Skip if entry.resolver == Resolver::Skip.name() => Ok(Side::Remote),
         Resolution::Hold if entry.result == entry.remote.row => Ok(Side::Local),
         Resolution::Hold if entry.local.as_ref().is_some_and(|local| local.row == entry.result) => Ok(Side::Remote),
         Resolution::Hold | Resolution::Merge => {
