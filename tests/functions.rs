@@ -131,7 +131,7 @@ fn what_a_function_leaves_alone_stays_as_it_was_spelled() {
     let schema = format!(
         "CREATE TYPE mood AS ENUM ('so so', 'good'); CREATE TYPE pair AS (x int, y text);
         CREATE TABLE spelled (id numeric PRIMARY KEY, {}, {}, made numeric(8,2), list int[], at timestamptz, doc json, raw bytea,
-            less text DEFAULT 'x', couple pair);
+            less text DEFAULT 'x', couple pair, v text DEFAULT 'as an alias of ours');
         ALTER TABLE spelled REPLICA IDENTITY FULL;
         INSERT INTO spelled (id) VALUES (1.0);
         CREATE FUNCTION public.mixed(earlier jsonb, later jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
