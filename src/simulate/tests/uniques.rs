@@ -37,8 +37,8 @@ fn the_row_of_the_node_that_comes_first_keeps_a_unique_value_alike_everywhere() 
                 ..Settings::new(nodes, seed)
             }
         };
-        converge_as(nodes, "unique values by the order of nodes", SCHEDULES / 2, ordered(false));
-        converge_as(nodes, "unique values by the order of nodes, renaming", SCHEDULES / 4, ordered(true));
+        converge_as(nodes, "unique values by the order of nodes", SCHEDULES / 4, ordered(false));
+        converge_as(nodes, "unique values by the order of nodes, renaming", SCHEDULES / 8, ordered(true));
     }
 }
 
@@ -49,8 +49,8 @@ fn another_row_keeps_a_unique_value_when_nothing_is_under_way() {
         move |seed| Settings { rule: rule.clone(), later: Some(later.clone()), ..Settings::new(2, seed) }
     };
     let (newest, ordered) = (TableRule::default, || by_order(2));
-    converge_as(2, "by the order of nodes, later", SCHEDULES, switching(newest(), ordered()));
-    converge_as(2, "by the last update, later", SCHEDULES, switching(ordered(), newest()));
+    converge_as(2, "by the order of nodes, later", SCHEDULES / 2, switching(newest(), ordered()));
+    converge_as(2, "by the last update, later", SCHEDULES / 2, switching(ordered(), newest()));
     let at_once = |seed| Settings { mutation: Some(Mutation::SwitchAtOnce), ..switching(newest(), ordered())(seed) };
     assert!((0..40_000).any(|seed| fails(&at_once(seed))), "nothing is wrong with it");
 }
