@@ -28,7 +28,7 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<()> {
     let directory = tempfile::tempdir().context("cannot make a directory")?;
     let config = directory.path().join("pgconcord.toml");
     let nodes = ["east", "west"].map(|name| format!("[[node]]\nname = {name:?}\ndsn = \"host=127.0.0.1\"\n"));
-    let rules = "[rules]\npath = \"rules.toml\"\n";
+    let rules = "[tables]\ninclude = [\"public.*\"]\n[rules]\npath = \"rules.toml\"\n";
     fs::write(&config, format!("[cluster]\nname = \"bench\"\n{}{rules}", nodes.concat()))
         .context("the configuration")?;
     fs::write(directory.path().join("rules.toml"), "[[rule]]\nname = \"first\"\nresolve = \"first_update_wins\"\n")
