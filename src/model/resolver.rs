@@ -45,7 +45,7 @@ impl Resolver {
     ];
 
     /// Those by which rows differ.
-    pub const DIVERGING: [&str; 3] = ["keep_local", "apply_remote", "skip"];
+    pub const DIVERGING: [&str; 3] = [Resolver::NAMES[5], Resolver::NAMES[6], Resolver::NAMES[7]];
 
     /// The name as rules write it.
     pub fn name(&self) -> &'static str {
