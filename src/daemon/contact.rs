@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::watch;
 
 use crate::config::{Config, NodeConfig};
@@ -105,7 +105,8 @@ pub async fn reach_all(
     let resolvers = resolvers::resolvers(&config.conflict_rules, &read.catalog)?;
     let checked =
         config.nodes.iter().map(|node| resolvers::check_expressions(&config.conflict_rules, &read.catalog, node));
-    try_join_all(checked).await?;
+    // Of several nodes that refuse, the first is named, whichever answers first.
+    join_all(checked).await.into_iter().collect::<Result<(), _>>()?;
     let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
     Ok(Contact { identities, start, catalog: read.catalog, resolvers, in_force })
 }
