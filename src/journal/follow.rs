@@ -4,6 +4,7 @@ use rusqlite::params;
 
 use crate::journal::error::JournalError;
 use crate::journal::reader::Reader;
+use crate::journal::states;
 
 impl Reader {
     /// The greatest number of an entry, 0 where there is none.
@@ -14,10 +15,7 @@ impl Reader {
 
     /// The numbers of pending entries, in order.
     pub fn pending(&self) -> Result<Vec<i64>, JournalError> {
-        self.numbers(
-            "SELECT id FROM entry INDEXED BY entry_pending WHERE status = 'pending' AND id > ?1 ORDER BY id",
-            0,
-        )
+        self.numbers(&format!("{} AND id > ?1 ORDER BY id", states::PENDING), 0)
     }
 
     /// The numbers beyond `id`, in order.

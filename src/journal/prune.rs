@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, Transaction};
+use rusqlite::Transaction;
 
 use crate::journal::Retention;
+use crate::journal::entry::Status;
 use crate::journal::error::JournalError;
+use crate::journal::query::Filter;
 use crate::journal::reader::Reader;
 use crate::journal::record::{self, Tally};
 use crate::journal::store::Store;
@@ -123,19 +125,21 @@ impl Reader {
         let run = || {
             let used = record::used(&self.connection)?;
             let pruning = Pruning::new(now, retention, used);
-            let old = resolved_before(&self.connection, pruning.before)?;
+            let old = self.resolved_before(pruning.before)?;
             let Some(goal) = pruning.goal else { return Ok(Prunable { old, for_room: 0 }) };
             let (entries, _) = record::count(&self.connection)?;
             let mean = (used / entries.max(1)).max(1);
-            let others = resolved_before(&self.connection, i64::MAX)? - old;
+            let others = self.resolved_before(i64::MAX)? - old;
             let too_many = used.saturating_sub(goal).div_ceil(mean);
             Ok(Prunable { old, for_room: too_many.saturating_sub(old).min(others) })
         };
         run().map_err(|error| JournalError::sqlite(&self.path, error))
     }
-}
 
-fn resolved_before(connection: &Connection, before: i64) -> rusqlite::Result<u64> {
-    let sql = "SELECT count(*) FROM entry INDEXED BY entry_listing WHERE detected_at < ?1 AND status = 'resolved'";
-    connection.query_row(sql, [before], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+    fn resolved_before(&self, before: i64) -> rusqlite::Result<u64> {
+        let resolved = Filter { statuses: vec![Status::Resolved], ..Filter::default() };
+        let (source, _) = self.admitted(&resolved)?;
+        let sql = format!("SELECT count(*) FROM {source} AND detected_at < ?");
+        self.connection.query_row(&sql, [before], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+    }
 }

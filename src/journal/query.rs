@@ -11,7 +11,9 @@ use serde::{Serialize, Serializer};
 
 use crate::journal::entry::{JsonRow, Operation, Status};
 use crate::journal::error::JournalError;
+use crate::journal::keys;
 use crate::journal::reader::Reader;
+use crate::journal::states;
 use crate::model::ConflictType;
 use crate::model::Resolution;
 
@@ -215,8 +217,12 @@ impl Reader {
 
     /// What follows FROM for the entries that `filter` admits, whatever its limit.
     pub(super) fn admitted(&self, filter: &Filter) -> rusqlite::Result<(String, Values)> {
+        let few = !filter.keys.is_empty()
+            || !filter.statuses.is_empty()
+                && !filter.statuses.contains(&Status::Resolved)
+                && self.format()? >= states::WITHOUT_STATUS;
         // Without statistics SQLite might take another index and sort the rows.
-        let index = if filter.keys.is_empty() { "INDEXED BY entry_listing" } else { "" };
+        let index = if few { "" } else { "INDEXED BY entry_listing" };
         let (condition, values) = self.condition(filter)?.into_sql();
         Ok((format!("entry {index} {condition}"), values))
     }
@@ -233,7 +239,10 @@ impl Reader {
         if !filter.nodes.is_empty() {
             condition.any_of(&["source", "target"], &filter.nodes);
         }
-        if !filter.statuses.is_empty() {
+        let format = self.format()?;
+        if !filter.statuses.is_empty() && format >= states::WITHOUT_STATUS {
+            condition.add(&states::any_of(&filter.statuses), []);
+        } else if !filter.statuses.is_empty() {
             condition.any_of(&["status"], &names(&filter.statuses, |it| it.name()));
         }
         if let Some(since) = filter.since {
@@ -241,12 +250,15 @@ impl Reader {
         }
         for key in &filter.keys {
             let (name, value) = key.0.split_once('=').unwrap_or(("", ""));
-            let values = [key.0.as_str(), value, name].map(|text| Box::new(text.to_owned()) as Box<dyn ToSql>);
-            condition.add(
-                "id IN (SELECT entry FROM key_cell WHERE value = ? UNION ALL \
-                        SELECT entry FROM key_cell WHERE value = ? AND name = ?)",
-                values,
-            );
+            let marked = [key.0.as_str(), value, name];
+            let all_taken_in = format < keys::TAKEN_IN_LATER;
+            let found = if all_taken_in {
+                keys::LOOKED_UP
+            } else {
+                &format!("{} UNION ALL {}", keys::LOOKED_UP, keys::SEARCHED)
+            };
+            let values = marked.into_iter().cycle().take(if all_taken_in { 3 } else { 6 });
+            condition.add(&format!("id IN ({found})"), values.map(|text| Box::new(text.to_owned()) as Box<dyn ToSql>));
         }
         Ok(condition)
     }

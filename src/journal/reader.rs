@@ -51,6 +51,11 @@ impl Reader {
         Reader::over(path, Connection::open(&copied), Some(directory))
     }
 
+    /// The format of the file, which a daemon may bring to a newer one meanwhile.
+    pub(super) fn format(&self) -> rusqlite::Result<i64> {
+        self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+    }
+
     fn over(path: &Path, opened: rusqlite::Result<Connection>, copy: Option<TempDir>) -> Result<Reader, JournalError> {
         let sqlite = |error| JournalError::sqlite(path, error);
         let connection = opened.map_err(sqlite)?;

@@ -1,9 +1,14 @@
 //! What the writer does to the file, as SQL: record, settle, discard, prune. Each may be done twice.
 
+use std::collections::HashMap;
+
 use rusqlite::{Transaction, named_params, params};
 use serde_json::{Value, json};
 
 use crate::journal::entry::{JsonRow, Lane, NewEntry, Status};
+use crate::journal::keys;
+use crate::journal::numbers::Numbers;
+use crate::journal::states;
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::{ConflictType, Resolution, Stamp};
 
@@ -38,19 +43,30 @@ WHERE target = :target AND source = :source AND remote_lsn = :remote_lsn AND rem
 
 /// Records `entries` as pending; one that is there already is replaced while it is pending, else left alone.
 pub(super) fn pending(transaction: &Transaction<'_>, entries: &[NewEntry]) -> rusqlite::Result<Tally> {
-    let mut tally = Tally::default();
+    let (mut tally, mut relations, mut numbers) = (Tally::default(), HashMap::new(), Numbers::default());
     for entry in entries {
-        let relation = relation(transaction, &entry.schema, &entry.table)?;
+        let table = (entry.schema.as_str(), entry.table.as_str());
+        let relation = match relations.get(&table) {
+            Some(known) => *known,
+            None => *relations.entry(table).or_insert(relation(transaction, table)?),
+        };
         let inserted = write(transaction, INSERT, entry, relation)?;
-        tally.entries += i64::from(inserted);
-        tally.pending += i64::from(inserted);
-        let replaced = !inserted && write(transaction, REPLACE, entry, relation)?;
-        tally.changed += u64::from(inserted || replaced);
+        if inserted {
+            numbers.add(entry, relation);
+            tally.entries += 1;
+            tally.pending += 1;
+            tally.changed += 1;
+        } else {
+            numbers.write(transaction)?; // which a replaced entry is taken out of
+            tally.changed += u64::from(write(transaction, REPLACE, entry, relation)?);
+        }
     }
+    numbers.write(transaction)?;
+    keys::take_in(transaction, keys::WAITING)?;
     Ok(tally)
 }
 
-fn relation(transaction: &Transaction<'_>, schema: &str, table: &str) -> rusqlite::Result<i64> {
+fn relation(transaction: &Transaction<'_>, (schema, table): (&str, &str)) -> rusqlite::Result<i64> {
     transaction
         .prepare_cached("INSERT OR IGNORE INTO relation (schema_name, table_name) VALUES (?1, ?2)")?
         .execute([schema, table])?;
@@ -120,13 +136,13 @@ pub(super) fn discard_after(transaction: &Transaction<'_>, lane: &Lane, batch: u
 /// Removes up to `most` of the resolved entries found before `before`, in microseconds since 1970, the oldest first.
 /// What is pending or held is still to be dealt with and stays.
 pub(super) fn prune(transaction: &Transaction<'_>, before: i64, most: u32) -> rusqlite::Result<Tally> {
-    let changed = transaction
-        .prepare_cached(
-            "DELETE FROM entry WHERE id IN (
-                 SELECT id FROM entry INDEXED BY entry_listing
-                 WHERE detected_at < ?1 AND status = 'resolved' ORDER BY detected_at, id LIMIT ?2)",
-        )?
-        .execute(params![before, most])?;
+    let sql = format!(
+        "DELETE FROM entry WHERE id IN (
+             SELECT id FROM entry INDEXED BY entry_listing
+             WHERE detected_at < ?1 AND {} ORDER BY detected_at, id LIMIT ?2)",
+        states::any_of(&[Status::Resolved])
+    );
+    let changed = transaction.prepare_cached(&sql)?.execute(params![before, most])?;
     Ok(Tally { changed: changed as u64, entries: -signed(changed), pending: 0 })
 }
 
@@ -154,7 +170,7 @@ pub(super) fn length(connection: &rusqlite::Connection) -> rusqlite::Result<u64>
 pub(super) fn count(connection: &rusqlite::Connection) -> rusqlite::Result<(u64, u64)> {
     Ok((
         number(connection, "SELECT count(*) FROM entry")?,
-        number(connection, "SELECT count(*) FROM entry INDEXED BY entry_pending WHERE status = 'pending'")?,
+        number(connection, &format!("SELECT count(*) FROM ({})", states::PENDING))?,
     ))
 }
 

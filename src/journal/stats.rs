@@ -5,13 +5,12 @@ use chrono::{DateTime, Utc};
 use rusqlite::params_from_iter;
 
 use crate::journal::error::JournalError;
+use crate::journal::numbers::HOUR;
 use crate::journal::query::{self, Filter};
 use crate::journal::reader::Reader;
 
 /// The first format of the file in which numbers are kept (sql/journal_3.sql).
 const WITH_NUMBERS: i64 = 3;
-/// Microseconds.
-const HOUR: i64 = 3_600_000_000;
 
 /// Entries that are alike in all of this.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,8 +83,7 @@ impl Reader {
     /// What follows FROM for the numbers that are kept; `None` where they don't tell enough, or where no newer daemon
     /// has written the file yet.
     fn kept(&self, filter: &Filter) -> rusqlite::Result<Option<(String, query::Values)>> {
-        let version: i64 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        if version < WITH_NUMBERS || !filter.keys.is_empty() || !filter.statuses.is_empty() {
+        if self.format()? < WITH_NUMBERS || !filter.keys.is_empty() || !filter.statuses.is_empty() {
             return Ok(None);
         }
         let (condition, values) = self.condition(&Filter { since: None, ..filter.clone() })?.into_sql();
@@ -132,8 +130,8 @@ mod tests {
         let late = steps(&reader, &late);
         assert!(late.contains("SCAN entry_count"), "{late}");
         assert!(late.contains(&format!("{index} (detected_at>? AND detected_at<?)")), "{late}");
-        let pending = steps(&reader, &Filter { statuses: vec![Status::Pending], ..Filter::default() });
-        assert!(pending.contains(index) && !pending.contains("entry_count"), "{pending}");
+        let resolved = steps(&reader, &Filter { statuses: vec![Status::Resolved], ..Filter::default() });
+        assert!(resolved.contains(index) && !resolved.contains("entry_count"), "{resolved}");
     }
 
     /// One entry an hour, in turns of two types, from before numbers were kept.

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/journal_2.sql"),
     include_str!("../../sql/journal_3.sql"),
     include_str!("../../sql/journal_4.sql"),
+    include_str!("../../sql/journal_5.sql"),
 ];
 
 /// How long another writer may hold the file before we say so: a manual prune's portions take far less.

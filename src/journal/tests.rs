@@ -312,8 +312,33 @@ async fn old_resolved_entries_are_pruned_and_their_keys_with_them() {
     assert_eq!(free, Ok(0), "free pages go back to the file system");
     assert_eq!(ids(&path, &Filter::default()), [2000, 3000], "young and pending ones stay");
     assert_eq!((journal.counters().entries, journal.counters().pending), (2, 1));
-    let keys = Reader::open(&path).unwrap().connection.query_row("SELECT count(*) FROM key_cell", [], |row| row.get(0));
-    assert_eq!(keys, Ok(2));
+}
+
+fn key_cells(path: &Path) -> i64 {
+    let reader = Reader::open(path).unwrap();
+    reader.connection.query_row("SELECT count(*) FROM key_cell", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn keys_are_taken_in_many_at_a_time_and_go_with_their_entries() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let many = u32::try_from(keys::WAITING).unwrap();
+    let found = |n: i64| ids(&path, &Filter { keys: vec![KeyFilter(format!("id={n}"))], ..Filter::default() });
+    journal.pending(vec![entry(1, 1)]).await.unwrap();
+    assert_eq!((key_cells(&path), found(1)), (0, vec![1]), "one is too few");
+    journal.pending((2..=i64::from(many) + 1).map(|n| entry(n, 2)).collect()).await.unwrap();
+    assert_eq!((key_cells(&path), found(7)), (i64::from(many) + 1, vec![7]));
+    journal.discard_after(&lane("east", "west"), 1).await.unwrap();
+    assert_eq!((key_cells(&path), found(7)), (1, vec![]));
+    journal.pending(vec![entry(8, 2)]).await.unwrap();
+    assert_eq!((key_cells(&path), found(8)), (1, vec![8]));
+    journal.settle(&lane("east", "west"), 2).await.unwrap();
+    journal.close().await.unwrap();
+    assert_eq!((key_cells(&path), found(8)), (2, vec![8]), "there is time at the end");
+    let later = minute(60 * 24 * 365);
+    assert_eq!(prune(&path, later, older_than_an_hour()).unwrap(), 2);
+    assert_eq!(key_cells(&path), 0);
 }
 
 #[tokio::test]

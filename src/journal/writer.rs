@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::journal::Retention;
 use crate::journal::entry::{JsonRow, Lane, NewEntry};
 use crate::journal::error::JournalError;
+use crate::journal::keys;
 use crate::journal::prune::{After, PORTION, Pruning};
 use crate::journal::record::{self, Tally};
 use crate::journal::store::Store;
@@ -131,11 +132,12 @@ impl Writer {
                     }
                 }
                 Next::Prune => self.prune(PORTION),
-                Next::Look => {}
+                Next::Look => self.file.take_keys_in(),
                 Next::Stop => break,
             }
             self.file.look();
         }
+        self.file.take_keys_in();
         self.file.store = None; // the last connection that closes folds the -wal file into the database
         answer(closing, || Ok(0));
     }
@@ -298,6 +300,16 @@ impl Journaled {
             self.recount()?;
         }
         self.store.as_mut().ok_or_else(|| JournalError::Closed(self.path.clone()))
+    }
+
+    /// Takes the keys in that wait, when there is time for it. Best effort: they are found without that, too.
+    fn take_keys_in(&mut self) {
+        let Some(store) = &mut self.store else { return };
+        // The writer alone puts entries in, so none comes between the look and the write.
+        let waiting = keys::waiting(store.connection()).is_ok_and(|waiting| waiting > 0);
+        if waiting && let Err(error) = store.write(|transaction| keys::take_in(transaction, 0)) {
+            tracing::debug!(%error, path = %self.path.display(), "keys are not taken in");
+        }
     }
 
     /// Takes the numbers from the file, where another process may have changed them.

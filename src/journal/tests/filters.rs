@@ -49,7 +49,22 @@ async fn each_finds_its_own_newest_first() {
 #[tokio::test]
 async fn a_key_is_found_by_column_and_by_value() {
     let (_directory, path) = six().await;
-    let find = |given: &[&str]| ids(&path, &keys(given));
+    finds_by_key(&path);
+}
+
+/// Six entries are too few to be taken into the index as they come; [`six`] has closed the journal.
+#[tokio::test]
+async fn a_key_is_found_before_it_is_taken_in() {
+    let (_directory, path) = six().await;
+    Store::open(&path)
+        .unwrap()
+        .write(|transaction| transaction.execute_batch("UPDATE keyed SET up_to = 0; DELETE FROM key_cell"))
+        .unwrap();
+    finds_by_key(&path);
+}
+
+fn finds_by_key(path: &Path) {
+    let find = |given: &[&str]| ids(path, &keys(given));
     assert_eq!(find(&["id=5"]), [5]);
     assert_eq!(find(&["5"]), [5]);
     assert_eq!(find(&["region=5"]), [0; 0]);
@@ -73,7 +88,7 @@ async fn lists_read_one_index_in_order_and_never_sort() {
     let all = Filter {
         types: vec![ConflictType::InsertExists],
         nodes: vec!["east".into()],
-        statuses: vec![Status::Pending],
+        statuses: vec![Status::Resolved, Status::Held],
         ..tables(&["public.*"])
     };
     let since = Filter { since: Some(minute(0)), ..all.clone() };
@@ -81,6 +96,41 @@ async fn lists_read_one_index_in_order_and_never_sort() {
         let plan = plan(&path, &filter);
         assert!(plan.contains("USING COVERING INDEX entry_listing"), "{plan}");
         assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+        assert!(!plan.contains("SEARCH entry USING INTEGER PRIMARY KEY"), "{plan}");
+    }
+}
+
+/// What waits is little; it is looked up and sorted.
+#[tokio::test]
+async fn what_is_pending_or_held_is_looked_up() {
+    let (_directory, path) = six().await;
+    for statuses in [vec![Status::Held], vec![Status::Pending, Status::Held]] {
+        let pending = statuses.contains(&Status::Pending);
+        let plan = plan(&path, &Filter { statuses, ..tables(&["public.*"]) });
+        assert!(plan.contains("SEARCH entry USING INTEGER PRIMARY KEY"), "{plan}");
+        assert!(plan.contains("INDEX entry_held"), "{plan}");
+        assert_eq!(plan.contains("INDEX entry_pending"), pending, "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn each_set_of_states_finds_its_own() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let held = NewEntry { resolution: Resolution::Hold, ..entry(2, 1) };
+    journal.pending(vec![entry(1, 1), held, entry(3, 1), entry(4, 2)]).await.unwrap();
+    journal.settle(&lane("east", "west"), 1).await.unwrap();
+    let (pending, resolved, held) = (Status::Pending, Status::Resolved, Status::Held);
+    for (statuses, found) in [
+        (vec![pending], vec![4]),
+        (vec![resolved], vec![3, 1]),
+        (vec![held], vec![2]),
+        (vec![pending, held], vec![4, 2]),
+        (vec![pending, resolved], vec![4, 3, 1]),
+        (vec![resolved, held], vec![3, 2, 1]),
+        (vec![held, resolved, pending], vec![4, 3, 2, 1]),
+    ] {
+        assert_eq!(ids(&path, &Filter { statuses: statuses.clone(), ..Filter::default() }), found, "{statuses:?}");
     }
 }
 
@@ -90,6 +140,7 @@ async fn a_key_is_looked_up_and_not_searched_for() {
     let plan = plan(&path, &keys(&["id=5"]));
     assert!(plan.contains("SEARCH entry USING INTEGER PRIMARY KEY"), "{plan}");
     assert!(plan.contains("SEARCH key_cell USING PRIMARY KEY (value=? AND name=?)"), "{plan}");
+    assert!(plan.contains("SEARCH late USING INTEGER PRIMARY KEY (rowid>?)"), "{plan}");
     assert!(!plan.contains("SCAN entry") && !plan.contains("SCAN key_cell"), "{plan}");
 }
 

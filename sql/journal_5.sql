@@ -1,0 +1,13 @@
+-- Version 5: less to write for an entry. Its status, which changes once for every entry, leaves the index of
+-- `conflicts list`: what is pending or held has small indexes of its own, and the rest is resolved. The numbers of
+-- entry_count are added up before they are written. The keys, which come in no order, are taken into key_cell many at a
+-- time.
+DROP INDEX entry_listing;
+CREATE INDEX entry_listing ON entry (detected_at, id, relation, conflict_type, source, target, resolution, rule);
+
+DROP TRIGGER entry_counted;
+DROP TRIGGER entry_inserted;
+
+-- One row: key_cell has the keys of the entries up to this one. Those beyond are looked at one by one.
+CREATE TABLE keyed (up_to INTEGER NOT NULL) STRICT;
+INSERT INTO keyed SELECT coalesce(max(id), 0) FROM entry;
