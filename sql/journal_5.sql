@@ -8,6 +8,9 @@ CREATE INDEX entry_listing ON entry (detected_at, id, relation, conflict_type, s
 DROP TRIGGER entry_counted;
 DROP TRIGGER entry_inserted;
 
--- One row: key_cell has the keys of the entries up to this one. Those beyond are looked at one by one.
+-- `conflicts list --status held`, in its order.
+CREATE INDEX entry_held_listing ON entry (detected_at, id) WHERE status = 'held';
+
+-- One row: key_cell has the keys of the entries up to this one. It is incomplete without the keys of those beyond.
 CREATE TABLE keyed (up_to INTEGER NOT NULL) STRICT;
 INSERT INTO keyed SELECT coalesce(max(id), 0) FROM entry;

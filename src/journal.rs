@@ -38,7 +38,7 @@ pub use error::JournalError;
 pub use prune::{Prunable, prune};
 pub use query::{Entry, EntryLocal, EntryRemote, Filter, KeyFilter, TableFilter};
 pub use reader::Reader;
-pub use stats::{Count, Hours};
+pub use stats::{By, Count};
 
 use store::Store;
 use writer::{Command, Request, Shared, Writer};

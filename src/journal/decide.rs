@@ -12,5 +12,5 @@ use crate::journal::store::Store;
 /// # Errors
 /// If the file can't be opened or written.
 pub fn decide(path: &Path, id: i64, what: &str) -> Result<usize, JournalError> {
-    Store::open(path)?.write(|transaction| record::decide(transaction, id, what))
+    Store::open_beside(path)?.write(|transaction| record::decide(transaction, id, what))
 }

@@ -8,6 +8,8 @@ pub(super) const TAKEN_IN_LATER: i64 = 5;
 
 /// Entries that may wait to be taken in: looking at so many keys one by one takes some tens of milliseconds.
 pub(super) const WAITING: i64 = 20_000;
+/// More than these are taken in when there is time.
+pub(super) const WORTH_IT: i64 = 500;
 
 /// The numbers of the entries of which a key column is the first mark's value, or is the second's and has the third's name.
 pub(super) const LOOKED_UP: &str = "SELECT entry FROM key_cell WHERE value = ? UNION ALL \
@@ -25,14 +27,11 @@ pub(super) fn waiting(connection: &Connection) -> rusqlite::Result<i64> {
         .query_row([], |row| row.get(0))
 }
 
-/// Takes the keys of all entries in if more than `most` of them wait.
-pub(super) fn take_in(transaction: &Transaction<'_>, most: i64) -> rusqlite::Result<()> {
-    if waiting(transaction)? <= most {
-        return Ok(());
-    }
+/// Takes the keys of all entries in that wait, of which there are some.
+pub(super) fn take_in(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "INSERT INTO key_cell (value, name, entry)
+            "INSERT OR IGNORE INTO key_cell (value, name, entry)
              SELECT cell.value, cell.key, late.id FROM entry AS late, json_each(late.key) AS cell
              WHERE late.id > (SELECT up_to FROM keyed) AND cell.type = 'text' ORDER BY 1, 2, 3",
         )?

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use chrono::{DateTime, Utc};
-use rusqlite::Transaction;
+use rusqlite::{Row, Transaction, params_from_iter};
 
 use crate::journal::Retention;
 use crate::journal::entry::Status;
@@ -92,7 +92,7 @@ impl Pruning {
 /// # Errors
 /// If the file can't be opened or written.
 pub fn prune(path: &Path, now: DateTime<Utc>, retention: Retention) -> Result<u64, JournalError> {
-    let mut store = Store::open(path)?;
+    let mut store = Store::open_beside(path)?;
     let used = record::used(store.connection()).map_err(|error| JournalError::sqlite(path, error))?;
     let pruning = Pruning::new(now, retention, used);
     let mut removed = 0;
@@ -138,8 +138,10 @@ impl Reader {
 
     fn resolved_before(&self, before: i64) -> rusqlite::Result<u64> {
         let resolved = Filter { statuses: vec![Status::Resolved], ..Filter::default() };
-        let (source, _) = self.admitted(&resolved)?;
+        let (source, mut values) = self.admitted(&resolved)?;
+        values.push(Box::new(before));
         let sql = format!("SELECT count(*) FROM {source} AND detected_at < ?");
-        self.connection.query_row(&sql, [before], |row| row.get::<_, i64>(0).map(i64::unsigned_abs))
+        let counted = |row: &Row<'_>| row.get::<_, i64>(0).map(i64::unsigned_abs);
+        self.connection.query_row(&sql, params_from_iter(values), counted)
     }
 }

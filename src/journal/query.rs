@@ -1,7 +1,8 @@
 //! What `conflicts` asks of the journal: entries by filter, newest first, and one by its id.
 //!
-//! Every filter but the key is answered from one covering index in time order, so a list stops at its limit, and a
-//! filter that matches nothing reads some tens of bytes an entry and never the rows.
+//! Most filters are answered from one covering index in time order, so a list stops at its limit, and a filter that
+//! matches nothing reads some tens of bytes an entry and never the rows. A key and what is pending or held have indexes
+//! of their own.
 
 use chrono::{DateTime, Utc};
 use globset::{Glob, GlobMatcher};
@@ -217,12 +218,14 @@ impl Reader {
 
     /// What follows FROM for the entries that `filter` admits, whatever its limit.
     pub(super) fn admitted(&self, filter: &Filter) -> rusqlite::Result<(String, Values)> {
-        let few = !filter.keys.is_empty()
-            || !filter.statuses.is_empty()
-                && !filter.statuses.contains(&Status::Resolved)
-                && self.format()? >= states::WITHOUT_STATUS;
+        let by_status = self.format()? >= states::WITHOUT_STATUS;
         // Without statistics SQLite might take another index and sort the rows.
-        let index = if few { "" } else { "INDEXED BY entry_listing" };
+        let index = match filter.statuses[..] {
+            _ if !filter.keys.is_empty() => "",
+            [Status::Held] if by_status => states::HELD_IN_ORDER,
+            [_, ..] if by_status && !filter.statuses.contains(&Status::Resolved) => "",
+            _ => "INDEXED BY entry_listing",
+        };
         let (condition, values) = self.condition(filter)?.into_sql();
         Ok((format!("entry {index} {condition}"), values))
     }

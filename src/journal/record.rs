@@ -6,7 +6,6 @@ use rusqlite::{Transaction, named_params, params};
 use serde_json::{Value, json};
 
 use crate::journal::entry::{JsonRow, Lane, NewEntry, Status};
-use crate::journal::keys;
 use crate::journal::numbers::Numbers;
 use crate::journal::states;
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
@@ -62,7 +61,6 @@ pub(super) fn pending(transaction: &Transaction<'_>, entries: &[NewEntry]) -> ru
         }
     }
     numbers.write(transaction)?;
-    keys::take_in(transaction, keys::WAITING)?;
     Ok(tally)
 }
 
@@ -136,13 +134,13 @@ pub(super) fn discard_after(transaction: &Transaction<'_>, lane: &Lane, batch: u
 /// Removes up to `most` of the resolved entries found before `before`, in microseconds since 1970, the oldest first.
 /// What is pending or held is still to be dealt with and stays.
 pub(super) fn prune(transaction: &Transaction<'_>, before: i64, most: u32) -> rusqlite::Result<Tally> {
-    let sql = format!(
-        "DELETE FROM entry WHERE id IN (
-             SELECT id FROM entry INDEXED BY entry_listing
-             WHERE detected_at < ?1 AND {} ORDER BY detected_at, id LIMIT ?2)",
-        states::any_of(&[Status::Resolved])
-    );
-    let changed = transaction.prepare_cached(&sql)?.execute(params![before, most])?;
+    let changed = transaction
+        .prepare_cached(
+            "DELETE FROM entry WHERE id IN (
+                 SELECT id FROM entry INDEXED BY entry_listing
+                 WHERE detected_at < ?1 AND status = 'resolved' ORDER BY detected_at, id LIMIT ?2)",
+        )?
+        .execute(params![before, most])?;
     Ok(Tally { changed: changed as u64, entries: -signed(changed), pending: 0 })
 }
 

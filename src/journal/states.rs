@@ -10,8 +10,14 @@ pub(super) const PENDING: &str = "SELECT id FROM entry INDEXED BY entry_pending 
 /// The numbers of the held ones.
 pub(super) const HELD: &str = "SELECT id FROM entry INDEXED BY entry_held WHERE status = 'held'";
 
+/// The index of the held ones in time order.
+pub(super) const HELD_IN_ORDER: &str = "INDEXED BY entry_held_listing";
+
 /// The condition that an entry is in one of these states, of which there is at least one.
 pub(super) fn any_of(statuses: &[Status]) -> String {
+    if *statuses == [Status::Held] {
+        return "status = 'held'".to_owned();
+    }
     let others = [(Status::Pending, PENDING), (Status::Held, HELD)];
     if statuses.contains(&Status::Resolved) {
         let excluded: Vec<String> = others

@@ -21,6 +21,9 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../sql/journal_5.sql"),
 ];
 
+/// The format from which on a decision and a prune by hand write the same: so much of [`MIGRATIONS`].
+const OLDEST_ALIKE: usize = 4;
+
 /// How long another writer may hold the file before we say so: a manual prune's portions take far less.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 
@@ -59,6 +62,16 @@ impl FileId {
 impl Store {
     /// Opens the file, makes it if there is none, brings it to the newest format.
     pub(super) fn open(path: &Path) -> Result<Store, JournalError> {
+        Store::open_in(path, MIGRATIONS)
+    }
+
+    /// Opens the file beside a daemon, which may be of the version before: it is brought to no format that such a one
+    /// does not write.
+    pub(super) fn open_beside(path: &Path) -> Result<Store, JournalError> {
+        Store::open_in(path, &MIGRATIONS[..OLDEST_ALIKE])
+    }
+
+    fn open_in(path: &Path, migrations: &[&str]) -> Result<Store, JournalError> {
         create(path)?;
         let sqlite = |error| JournalError::sqlite(path, error);
         let file = FileId::of(path).map_err(|error| JournalError::system(path, &error))?;
@@ -66,7 +79,7 @@ impl Store {
             Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)
                 .map_err(sqlite)?;
         connection.busy_timeout(BUSY).map_err(sqlite)?;
-        prepare(path, &mut connection)?;
+        prepare(path, &mut connection, migrations)?;
         Ok(Store { path: path.to_owned(), file, connection })
     }
 
@@ -155,7 +168,7 @@ fn create(path: &Path) -> Result<(), JournalError> {
 }
 
 /// Settings and migrations. Two processes may do this at once: each step is looked at again under the lock.
-fn prepare(path: &Path, connection: &mut Connection) -> Result<(), JournalError> {
+fn prepare(path: &Path, connection: &mut Connection, migrations: &[&str]) -> Result<(), JournalError> {
     let sqlite = |error| JournalError::sqlite(path, error);
     if check(path, connection)? == 0 {
         // Before the first table, or it has no effect; lets pruning shrink the file.
@@ -166,7 +179,7 @@ fn prepare(path: &Path, connection: &mut Connection) -> Result<(), JournalError>
     connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON").map_err(sqlite)?;
     connection.pragma_update(None, "wal_autocheckpoint", WAL_PAGES).map_err(sqlite)?;
     connection.pragma_update(None, "journal_size_limit", WAL_PAGES * 4096).map_err(sqlite)?;
-    migrate(path, connection)
+    migrate(path, connection, migrations)
 }
 
 /// SQLite does not wait for a lock when it switches to WAL, so we do.
@@ -182,12 +195,12 @@ fn to_wal(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-fn migrate(path: &Path, connection: &mut Connection) -> Result<(), JournalError> {
+fn migrate(path: &Path, connection: &mut Connection, migrations: &[&str]) -> Result<(), JournalError> {
     let sqlite = |error| JournalError::sqlite(path, error);
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sqlite)?;
         let version = check(path, &transaction)?;
-        let Some(script) = usize::try_from(version).ok().and_then(|done| MIGRATIONS.get(done)) else {
+        let Some(script) = usize::try_from(version).ok().and_then(|done| migrations.get(done)) else {
             return Ok(());
         };
         transaction.execute_batch(script).map_err(sqlite)?;

@@ -299,7 +299,7 @@ async fn after_close_one_file_is_left_and_requests_are_refused() {
 }
 
 #[tokio::test]
-async fn old_resolved_entries_are_pruned_and_their_keys_with_them() {
+async fn old_resolved_entries_are_pruned() {
     let (_directory, path) = place();
     let journal = Journal::open(&path, older_than_an_hour()).unwrap();
     let days = |n: i64, days| NewEntry { detected_at: Utc::now() - TimeDelta::days(days), ..entry(n, 1) };
@@ -328,6 +328,7 @@ async fn keys_are_taken_in_many_at_a_time_and_go_with_their_entries() {
     journal.pending(vec![entry(1, 1)]).await.unwrap();
     assert_eq!((key_cells(&path), found(1)), (0, vec![1]), "one is too few");
     journal.pending((2..=i64::from(many) + 1).map(|n| entry(n, 2)).collect()).await.unwrap();
+    journal.settle(&lane("east", "west"), 0).await.unwrap(); // served after the keys, which nobody waits for
     assert_eq!((key_cells(&path), found(7)), (i64::from(many) + 1, vec![7]));
     journal.discard_after(&lane("east", "west"), 1).await.unwrap();
     assert_eq!((key_cells(&path), found(7)), (1, vec![]));

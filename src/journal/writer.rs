@@ -24,6 +24,8 @@ use crate::journal::store::Store;
 pub(super) const QUEUE: usize = 64;
 /// Age is counted in days; an hour late does not matter. Size is looked at after every write.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+/// How long keys are not taken in after that failed: on a full disk it would at every request.
+const TRY_KEYS_AGAIN: Duration = Duration::from_secs(60);
 /// How often what is held is counted.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -105,7 +107,14 @@ impl Writer {
         requests: mpsc::Receiver<Request>,
     ) -> Result<(Writer, Arc<Mutex<Shared>>), JournalError> {
         let shared = Arc::new(Mutex::new(Shared::default()));
-        let mut file = Journaled { path, store: Some(store), shared: shared.clone(), held: Held::Stale, looked: None };
+        let mut file = Journaled {
+            path,
+            store: Some(store),
+            shared: shared.clone(),
+            held: Held::Stale,
+            looked: None,
+            keys_failed: None,
+        };
         file.recount()?;
         file.look();
         Ok((Writer { file, retention, requests, next_prune: Instant::now(), pruning: None, stuck: false }, shared))
@@ -128,16 +137,17 @@ impl Writer {
                     if !work.is_empty() {
                         let before = self.file.shared().clone();
                         self.file.serve(work);
+                        self.file.take_keys_in(keys::WAITING);
                         self.make_room(&before);
                     }
                 }
                 Next::Prune => self.prune(PORTION),
-                Next::Look => self.file.take_keys_in(),
+                Next::Look => self.file.take_keys_in(keys::WORTH_IT),
                 Next::Stop => break,
             }
             self.file.look();
         }
-        self.file.take_keys_in();
+        self.file.take_keys_in(0);
         self.file.store = None; // the last connection that closes folds the -wal file into the database
         answer(closing, || Ok(0));
     }
@@ -241,6 +251,8 @@ struct Journaled {
     shared: Arc<Mutex<Shared>>,
     held: Held,
     looked: Option<Instant>,
+    /// When keys could not be taken in the last time.
+    keys_failed: Option<Instant>,
 }
 
 /// Whether the number of rows that wait for a person is right.
@@ -302,12 +314,18 @@ impl Journaled {
         self.store.as_mut().ok_or_else(|| JournalError::Closed(self.path.clone()))
     }
 
-    /// Takes the keys in that wait, when there is time for it. Best effort: they are found without that, too.
-    fn take_keys_in(&mut self) {
+    /// Takes the keys in if more than `most` wait. Best effort, and not in a transaction with entries, which must go in
+    /// where there is room for no more than that: keys are found without it, too.
+    fn take_keys_in(&mut self, most: i64) {
         let Some(store) = &mut self.store else { return };
-        // The writer alone puts entries in, so none comes between the look and the write.
-        let waiting = keys::waiting(store.connection()).is_ok_and(|waiting| waiting > 0);
-        if waiting && let Err(error) = store.write(|transaction| keys::take_in(transaction, 0)) {
+        if self.keys_failed.is_some_and(|at| at.elapsed() < TRY_KEYS_AGAIN)
+            || !keys::waiting(store.connection()).is_ok_and(|waiting| waiting > most)
+        {
+            return;
+        }
+        let taken = store.write(keys::take_in);
+        self.keys_failed = taken.is_err().then(Instant::now);
+        if let Err(error) = taken {
             tracing::debug!(%error, path = %self.path.display(), "keys are not taken in");
         }
     }

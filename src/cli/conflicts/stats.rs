@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Map, Value};
 
 use crate::cli::conflicts::{FilterArgs, nothing_found};
 use crate::cli::text::{Align, Paint, emit, shown, table};
-use crate::journal::{Count, Hours, Reader};
+use crate::journal::{By, Count, Reader};
 
 /// Arguments of `conflicts stats`.
 #[derive(clap::Args, Debug)]
@@ -15,49 +16,22 @@ pub(super) struct Args {
     #[command(flatten)]
     filter: FilterArgs,
     /// What to count by; several with commas
-    #[arg(long, value_name = "WHAT", value_delimiter = ',', default_value = "table,type,resolution,rule")]
+    #[arg(long, value_name = "WHAT", value_delimiter = ',', default_value = "table,type,resolution,rule", value_parser = by())]
     by: Vec<By>,
     /// One JSON object
     #[arg(long)]
     json: bool,
 }
 
-#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum By {
-    Table,
-    Type,
-    Resolution,
-    Rule,
-    Hour,
-}
-
-impl By {
-    fn name(self) -> &'static str {
-        match self {
-            By::Table => "table",
-            By::Type => "type",
-            By::Resolution => "resolution",
-            By::Rule => "rule",
-            By::Hour => "hour",
-        }
-    }
-
-    fn of(self, count: &Count) -> String {
-        match self {
-            By::Table => count.table.clone(),
-            By::Type => count.conflict_type.clone(),
-            By::Resolution => count.resolution.clone(),
-            By::Rule => count.rule.clone(),
-            By::Hour => count.hour.map_or_else(String::new, |hour| hour.format("%Y-%m-%dT%H:00:00Z").to_string()),
-        }
-    }
+fn by() -> impl TypedValueParser<Value = By> {
+    let by = |name: String| By::ALL.into_iter().find(|by| by.name() == name).ok_or("none of the values");
+    PossibleValuesParser::new(By::ALL.map(By::name)).try_map(by)
 }
 
 /// Runs the command.
 pub(super) fn run(journal: &Reader, args: Args) -> anyhow::Result<ExitCode> {
     let filter = args.filter.into_filter(None);
-    let hours = if args.by.contains(&By::Hour) { Hours::Apart } else { Hours::Together };
-    let counts = journal.counts(&filter, hours)?;
+    let counts = journal.counts(&filter, &args.by)?;
     if args.json {
         emit(&format!("{}\n", json(&counts, &args.by)))?;
     } else if counts.is_empty() {
@@ -69,12 +43,12 @@ pub(super) fn run(journal: &Reader, args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// The most frequent first; hours in order.
-fn sums(counts: &[Count], by: By) -> Vec<(String, u64)> {
+fn sums(counts: &[Count], place: usize, by: By) -> Vec<(String, u64)> {
     let mut sums = BTreeMap::new();
     for count in counts {
-        *sums.entry(by.of(count)).or_insert(0) += count.count;
+        *sums.entry(count.values[place].as_str()).or_insert(0) += count.count;
     }
-    let mut sums: Vec<(String, u64)> = sums.into_iter().collect();
+    let mut sums: Vec<(String, u64)> = sums.into_iter().map(|(value, number)| (value.to_owned(), number)).collect();
     if by != By::Hour {
         sums.sort_by_key(|(_, number)| std::cmp::Reverse(*number));
     }
@@ -87,10 +61,10 @@ fn total(counts: &[Count]) -> u64 {
 
 fn text(counts: &[Count], by: &[By], paint: Paint) -> String {
     let mut out = format!("conflicts: {}\n", total(counts));
-    for by in by {
+    for (place, by) in by.iter().enumerate() {
         let heading = if *by == By::Hour { "HOUR (UTC)".to_owned() } else { by.name().to_uppercase() };
         let rows: Vec<Vec<String>> =
-            sums(counts, *by).into_iter().map(|(name, number)| vec![shown(&name), number.to_string()]).collect();
+            sums(counts, place, *by).into_iter().map(|(name, number)| vec![shown(&name), number.to_string()]).collect();
         out.push('\n');
         out += &table(&[(heading.as_str(), Align::Left), ("CONFLICTS", Align::Right)], &rows, paint);
     }
@@ -99,8 +73,8 @@ fn text(counts: &[Count], by: &[By], paint: Paint) -> String {
 
 fn json(counts: &[Count], by: &[By]) -> Value {
     let mut out = Map::from_iter([("total".to_owned(), Value::from(total(counts)))]);
-    for by in by {
-        let sums = sums(counts, *by).into_iter().map(|(name, number)| (name, Value::from(number)));
+    for (place, by) in by.iter().enumerate() {
+        let sums = sums(counts, place, *by).into_iter().map(|(name, number)| (name, Value::from(number)));
         out.insert(by.name().to_owned(), Value::Object(sums.collect()));
     }
     Value::Object(out)
@@ -110,23 +84,16 @@ fn json(counts: &[Count], by: &[By]) -> Value {
 mod tests {
     use super::*;
 
-    fn count(table: &str, hour: &str, count: u64) -> Count {
-        Count {
-            table: table.into(),
-            conflict_type: "insert_exists".into(),
-            resolution: "keep_local".into(),
-            rule: "default".into(),
-            hour: Some(hour.parse().unwrap()),
-            count,
-        }
+    fn count(values: [&str; 3], count: u64) -> Count {
+        Count { values: values.map(str::to_owned).to_vec(), count }
     }
 
     #[test]
     fn counts_add_up_in_each_section() {
         let counts = [
-            count("public.a", "2026-07-02T10:00:00Z", 2),
-            count("public.b", "2026-07-01T10:00:00Z", 5),
-            count("public.a", "2026-07-01T10:00:00Z", 1),
+            count(["public.a", "insert_exists", "2026-07-02T10:00:00Z"], 2),
+            count(["public.b", "insert_exists", "2026-07-01T10:00:00Z"], 5),
+            count(["public.a", "insert_exists", "2026-07-01T10:00:00Z"], 1),
         ];
         let out = json(&counts, &[By::Table, By::Type, By::Hour]);
         let wanted = serde_json::json!({

@@ -11,10 +11,10 @@ async fn counts_follow_the_filter() {
     let reader = Reader::open(&path).unwrap();
     let count = |filter| {
         let mut counts: Vec<(String, u64)> = reader
-            .counts(&filter, Hours::Together)
+            .counts(&filter, &[By::Table])
             .unwrap()
             .into_iter()
-            .map(|count| (count.table, count.count))
+            .map(|count| (count.values.join(" "), count.count))
             .collect();
         counts.sort();
         counts
@@ -32,7 +32,7 @@ fn kept_and_counted(path: &Path, filter: &Filter) -> [Vec<String>; 2] {
     let every_status = vec![Status::Pending, Status::Resolved, Status::Held];
     [filter.clone(), Filter { statuses: every_status, ..filter.clone() }].map(|filter| {
         let mut counts: Vec<String> =
-            reader.counts(&filter, Hours::Apart).unwrap().iter().map(|it| format!("{it:?}")).collect();
+            reader.counts(&filter, &By::ALL).unwrap().iter().map(|it| format!("{it:?}")).collect();
         counts.sort();
         counts
     })
@@ -77,6 +77,9 @@ async fn kept_numbers_follow_entries_that_come_change_and_go() {
     agree("after some were decided again");
     journal.pending(many.take(40).collect()).await.unwrap();
     agree("after that was taken back");
+    let new = entry(700, 3);
+    journal.pending(vec![new.clone(), differently(new.clone()), new]).await.unwrap();
+    agree("after one came and was decided again at once");
     journal.settle(&link, 1).await.unwrap();
     agree("after some were settled");
     assert!(journal.discard_after(&back, 1).await.unwrap() > 10);
