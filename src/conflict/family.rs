@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::conflict::append;
-use crate::conflict::history::{History, Reach};
+use crate::conflict::history::{History, Lists, Reach};
 use crate::conflict::json;
 use crate::conflict::merge::Made;
 use crate::conflict::put::{Put, Value};
@@ -127,7 +127,7 @@ impl<'a> Family<'a> {
     /// had seen directly or through one of these: a change of another column does not bring it.
     pub(super) fn maximal<'p>(&self, puts: impl Iterator<Item = &'p Put>) -> SmallVec<[&'p Put; 4]> {
         let mut left: SmallVec<[&Put; 4]> = puts.collect();
-        let mut lists: SmallVec<[Vec<ChangeRef>; 4]> = SmallVec::from_elem(Vec::new(), self.window.nodes());
+        let mut lists = Lists::from_elem(SmallVec::new(), self.window.nodes());
         left.iter().for_each(|put| lists[put.change.source.index()].push(put.change));
         lists.iter_mut().for_each(|list| list.sort_unstable());
         let everywhere: SmallVec<[Seq; 4]> = SmallVec::from_elem(Seq::MAX, lists.len());

@@ -12,15 +12,18 @@ use crate::model::NodeId;
 /// For each source the number below which its changes of the key are superseded.
 pub type Reach = SmallVec<[Seq; 4]>;
 
+/// A list of changes for each source, in order; most keys were changed once or twice.
+pub type Lists = SmallVec<[SmallVec<[ChangeRef; 2]>; 4]>;
+
 /// All changes of one key in the window, a list a source, in order.
 #[derive(Debug)]
 pub struct History {
-    lists: SmallVec<[Vec<ChangeRef>; 4]>,
+    lists: Lists,
 }
 
 impl History {
     /// Takes the lists, one a source, each in order.
-    pub fn new(lists: SmallVec<[Vec<ChangeRef>; 4]>) -> History {
+    pub fn new(lists: Lists) -> History {
         debug_assert!(lists.iter().all(|list| list.is_sorted()));
         History { lists }
     }

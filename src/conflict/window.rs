@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::conflict::history::History;
+use crate::conflict::history::{History, Lists};
 use crate::model::run::Run;
 use crate::model::{KeyId, Lsn, NodeId, TableId, Touch, TouchKind, Touches, Transaction};
 
@@ -323,7 +323,7 @@ impl Window {
     }
 
     fn collect(&self, key: KeyId, truncates: &[ChangeRef]) -> io::Result<History> {
-        let mut lists: SmallVec<[Vec<ChangeRef>; 4]> = SmallVec::from_elem(Vec::new(), self.nodes());
+        let mut lists = Lists::from_elem(SmallVec::new(), self.nodes());
         match self.index.get(&key) {
             None => {}
             Some(Refs::One(change)) => lists[change.source.index()].push(*change),

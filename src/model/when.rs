@@ -45,7 +45,8 @@ pub struct When {
     nodes: Arc<[String]>,
     /// `None`: it may look at any.
     columns: Option<BTreeSet<String>>,
-    reads_old: bool,
+    /// Those of [`VARIABLES`] that it names.
+    variables: BTreeSet<String>,
     of_key: BTreeSet<String>,
     lists: BTreeSet<String>,
     compared: BTreeSet<(String, Kind)>,
@@ -123,7 +124,7 @@ impl When {
             text: text.into(),
             nodes: nodes.iter().map(|name| (*name).to_owned()).collect(),
             columns: (!whole).then_some(columns),
-            reads_old: variables.contains("old"),
+            variables,
             of_key,
             lists,
             compared,
@@ -143,12 +144,16 @@ impl When {
 
     /// Whether it looks at the row before a change.
     pub fn reads_old(&self) -> bool {
-        self.reads_old
+        self.names("old")
     }
 
     /// Whether it holds for `remote`, as a change that met `local`; `kind` is what that is called.
     pub fn holds(&self, table: &Table, remote: &Party, local: &Party, kind: ConflictType) -> bool {
         self.evaluate(table, remote, local, kind) == Ok(Value::Bool(true))
+    }
+
+    fn names(&self, variable: &str) -> bool {
+        self.variables.contains(variable)
     }
 
     fn evaluate(
@@ -164,15 +169,20 @@ impl When {
             let names = table.key.iter().map(|column| &table.columns[*column].name);
             names.map(|name| Some((name.clone(), row.get(name)?.clone()))).collect::<Option<Cells>>()
         };
-        let key = key(remote).or_else(|| key(local));
-        for (name, cells) in ROWS.into_iter().zip([&remote.row, &local.row, &remote.old, &key]) {
+        let key = if self.names("key") { key(remote).or_else(|| key(local)) } else { None };
+        let rows = ROWS.into_iter().zip([&remote.row, &local.row, &remote.old, &key]);
+        for (name, cells) in rows.filter(|(name, _)| self.names(name)) {
             context.add_variable_from_value(name, row(table, cells.as_ref()));
         }
         context.add_variable_from_value("type", kind.name());
         for (node, stamp, party) in [("source", "remote_stamp", remote), ("target", "local_stamp", local)] {
-            let name = self.nodes.get(party.source.index()).map_or("", String::as_str);
-            context.add_variable_from_value(node, name);
-            context.add_variable_from_value(stamp, moment(party.stamp));
+            if self.names(node) {
+                let name = self.nodes.get(party.source.index()).map_or("", String::as_str);
+                context.add_variable_from_value(node, name);
+            }
+            if self.names(stamp) {
+                context.add_variable_from_value(stamp, moment(party.stamp));
+            }
         }
         self.program.execute(&context)
     }
