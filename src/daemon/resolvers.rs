@@ -1,10 +1,13 @@
 //! Rules → what decides about each table. What comes out of a set of changes must not depend on what type of conflict a
-//! node sees in it (R1), so a table has one resolver, or one for each condition on the changes; nor on when it is decided, so a resolver changes only while nothing
-//! that was decided is still under way (see [`crate::daemon::rules`]).
+//! node sees in it (R1), so a table has one resolver, or one for each condition on the changes; nor on when it is
+//! decided, so a resolver changes only while nothing that was decided is still under way (see
+//! [`crate::daemon::rules`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+
+use futures_util::future::try_join_all;
 
 use crate::config::rules;
 use crate::config::{Config, Rule};
@@ -129,15 +132,17 @@ pub async fn keep(
     let names = config.node_names();
     let mut before = BTreeMap::new();
     let mut under_way = false;
-    for (node, control) in config.nodes.iter().zip(controls) {
-        let failed = |error| DaemonError::Node { node: node.name.clone(), error };
+    let recorded = config.nodes.iter().zip(controls).map(|(node, control)| async move {
+        let read = async { Ok((control.read_rules(&config.cluster).await?, control.progress(&config.cluster).await?)) };
+        read.await.map_err(|error| DaemonError::Node { node: node.name.clone(), error })
+    });
+    for (rules, progress) in try_join_all(recorded).await? {
         // where nodes differ nothing was decided by the newer rule yet, and the last one is written last
-        before.extend(control.read_rules(&config.cluster).await.map_err(failed)?);
+        before.extend(rules);
         let confirmed = |source: &str| {
             let place = config.nodes.iter().position(|node| node.name == source);
             place.map_or(Lsn::MAX, |place| start.confirmed[place])
         };
-        let progress = control.progress(&config.cluster).await.map_err(failed)?;
         under_way |= progress.iter().any(|row| row.lsn > confirmed(&row.source));
     }
     let mut pending = BTreeSet::new();

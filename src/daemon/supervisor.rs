@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::session::{ApplySession, SessionSettings};
@@ -75,15 +76,28 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     daemon.report(id, |report| report.state = NodeState::Connecting);
     let named = |error: NodeError| DaemonError::Node { node: daemon.name(id).to_owned(), error };
     let conninfo = &daemon.config.nodes[id.index()].conninfo;
+    // The first alone: where a login is refused one attempt is enough.
     let control = Arc::new(Control::connect(conninfo, "pgconcord control").await.map_err(named)?);
-    let watcher = Control::connect(conninfo, "pgconcord watch").await.map_err(named)?;
-    let remover = crate::node::connect(conninfo, "pgconcord remove").await.map_err(named)?;
+    // What does not wait for the other goes at once: to a distant server each step takes a round trip or several.
+    let (watcher, remover) = tokio::try_join!(
+        Control::connect(conninfo, "pgconcord watch"),
+        crate::node::connect(conninfo, "pgconcord remove"),
+    )
+    .map_err(named)?;
     let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
     let doing = NodeError::doing("set how long the session that removes rows waits for locks");
-    remover.batch_execute(&patience).await.map_err(doing).map_err(named)?;
-    check_identity(daemon, id, &control).await?;
-    check_slot(daemon, id, &watcher).await?;
-    measure_clock(daemon, id, &watcher).await.map_err(named)?;
+    let (identity, slot, patience) = tokio::join!(
+        check_identity(daemon, id, &control),
+        async {
+            check_slot(daemon, id, &watcher).await?;
+            measure_clock(daemon, id, &watcher).await.map_err(named)
+        },
+        async { remover.batch_execute(&patience).await.map_err(doing).map_err(named) },
+    );
+    // Another server is said to be one before its slot is missed.
+    identity?;
+    slot?;
+    patience?;
     daemon.shared.coordinator().disconnected(id);
     let inbound = open_sessions(daemon, id).await?;
     let settings = source_settings(daemon, id);
@@ -161,8 +175,10 @@ async fn check_slot(daemon: &Daemon, id: NodeId, control: &Control) -> Result<()
 
 async fn open_sessions(daemon: &Arc<Daemon>, id: NodeId) -> Result<Vec<Inbound>, DaemonError> {
     let mut inbound = Vec::new();
-    for link in daemon.links().filter(|link| link.target == id) {
-        let mut session = ApplySession::open(session_settings(daemon, link)).await?;
+    let links: Vec<Link> = daemon.links().filter(|link| link.target == id).collect();
+    let opened = join_all(links.iter().map(|link| ApplySession::open(session_settings(daemon, *link)))).await;
+    let opened = opened.into_iter().collect::<Result<Vec<_>, _>>()?;
+    for (link, mut session) in links.into_iter().zip(opened) {
         if inbound.is_empty() {
             let held = hold::read(&mut session, &daemon.shared.catalog).await?;
             daemon.shared.coordinator().set_held(id, held)?;
