@@ -271,6 +271,7 @@ impl Journaled {
             self.transact(|transaction| work.iter().map(|request| run(transaction, &request.command)).collect());
         match done {
             Ok(tallies) => {
+                self.shared().error = None; // pruning that finds nothing to do says nothing about the disk
                 self.note(&tallies);
                 if work.iter().any(|request| matches!(request.command, Command::Settle(..) | Command::StillHeld(..))) {
                     self.held = Held::Stale;
@@ -290,13 +291,10 @@ impl Journaled {
     /// failed, is opened anew.
     fn transact<T>(&mut self, work: impl Fn(&Transaction<'_>) -> rusqlite::Result<T>) -> Result<T, JournalError> {
         let done = self.reopen().and_then(|store| store.write(work));
-        match &done {
-            Ok(_) => self.shared().error = None,
-            Err(error) => {
-                self.shared().error = Some(error.to_string());
-                if matches!(error, JournalError::Failed { .. } | JournalError::Damaged { .. }) {
-                    self.store = None;
-                }
+        if let Err(error) = &done {
+            self.shared().error = Some(error.to_string());
+            if matches!(error, JournalError::Failed { .. } | JournalError::Damaged { .. }) {
+                self.store = None;
             }
         }
         done
