@@ -217,7 +217,11 @@ mod tests {
         let by_key = |id: &str| {
             let filter = Filter { keys: vec![query::KeyFilter(format!("id={id}"))], ..Filter::default() };
             let mut found = Vec::new();
-            Reader::open(&path).unwrap().list(&filter, |entry| found.push(entry.id) == ()).unwrap();
+            let take = |entry: query::Entry| {
+                found.push(entry.id);
+                true
+            };
+            Reader::open(&path).unwrap().list(&filter, take).unwrap();
             found
         };
         let resolved = || {
