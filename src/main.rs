@@ -3,7 +3,13 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use pgconcord::cli::Cli;
+
+/// A change is some small allocations, made by the thread that reads it and freed by the one that has applied it, which the
+/// system's allocator takes long for.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

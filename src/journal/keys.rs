@@ -3,9 +3,6 @@
 
 use rusqlite::{Connection, Transaction};
 
-/// The first format of the file in which keys are taken in later (sql/journal_5.sql).
-pub(super) const TAKEN_IN_LATER: i64 = 5;
-
 /// Entries that may wait to be taken in: looking at so many keys one by one takes some tens of milliseconds.
 pub(super) const WAITING: i64 = 20_000;
 /// More than these are taken in when there is time.

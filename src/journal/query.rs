@@ -140,6 +140,10 @@ pub struct Filter {
     pub limit: Option<u32>,
 }
 
+/// The first format of the file with the status in indexes of its own, and with keys that are taken in later
+/// (sql/journal_5.sql).
+const LEAN: i64 = 5;
+
 /// What the marks of a statement stand for.
 pub(super) type Values = Vec<Box<dyn ToSql>>;
 
@@ -218,20 +222,20 @@ impl Reader {
 
     /// What follows FROM for the entries that `filter` admits, whatever its limit.
     pub(super) fn admitted(&self, filter: &Filter) -> rusqlite::Result<(String, Values)> {
-        let by_status = self.format()? >= states::WITHOUT_STATUS;
+        let format = self.format()?;
         // Without statistics SQLite might take another index and sort the rows.
         let index = match filter.statuses[..] {
             _ if !filter.keys.is_empty() => "",
-            [Status::Held] if by_status => states::HELD_IN_ORDER,
-            [_, ..] if by_status && !filter.statuses.contains(&Status::Resolved) => "",
+            [Status::Held] if format >= LEAN => states::HELD_IN_ORDER,
+            [_, ..] if format >= LEAN && !filter.statuses.contains(&Status::Resolved) => "",
             _ => "INDEXED BY entry_listing",
         };
-        let (condition, values) = self.condition(filter)?.into_sql();
+        let (condition, values) = self.condition(filter, format)?.into_sql();
         Ok((format!("entry {index} {condition}"), values))
     }
 
-    /// What `filter` asks of an entry.
-    pub(super) fn condition(&self, filter: &Filter) -> rusqlite::Result<Condition> {
+    /// What `filter` asks of an entry, in a file of that format.
+    pub(super) fn condition(&self, filter: &Filter, format: i64) -> rusqlite::Result<Condition> {
         let mut condition = Condition::default();
         if !filter.tables.is_empty() {
             condition.any_of(&["relation"], &self.relations(&filter.tables)?);
@@ -242,8 +246,7 @@ impl Reader {
         if !filter.nodes.is_empty() {
             condition.any_of(&["source", "target"], &filter.nodes);
         }
-        let format = self.format()?;
-        if !filter.statuses.is_empty() && format >= states::WITHOUT_STATUS {
+        if !filter.statuses.is_empty() && format >= LEAN {
             condition.add(&states::any_of(&filter.statuses), []);
         } else if !filter.statuses.is_empty() {
             condition.any_of(&["status"], &names(&filter.statuses, |it| it.name()));
@@ -254,7 +257,7 @@ impl Reader {
         for key in &filter.keys {
             let (name, value) = key.0.split_once('=').unwrap_or(("", ""));
             let marked = [key.0.as_str(), value, name];
-            let all_taken_in = format < keys::TAKEN_IN_LATER;
+            let all_taken_in = format < LEAN;
             let found = if all_taken_in {
                 keys::LOOKED_UP
             } else {

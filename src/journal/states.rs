@@ -2,9 +2,6 @@
 
 use crate::journal::entry::Status;
 
-/// The first format of the file whose listing index goes without the status (sql/journal_5.sql).
-pub(super) const WITHOUT_STATUS: i64 = 5;
-
 /// The numbers of the pending entries.
 pub(super) const PENDING: &str = "SELECT id FROM entry INDEXED BY entry_pending WHERE status = 'pending'";
 /// The numbers of the held ones.

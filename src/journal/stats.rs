@@ -112,10 +112,11 @@ impl Reader {
     /// What follows FROM for the numbers that are kept; `None` where they don't tell enough, or where no newer daemon
     /// has written the file yet.
     fn kept(&self, filter: &Filter) -> rusqlite::Result<Option<(String, query::Values)>> {
-        if self.format()? < WITH_NUMBERS || !filter.keys.is_empty() || !filter.statuses.is_empty() {
+        let format = self.format()?;
+        if format < WITH_NUMBERS || !filter.keys.is_empty() || !filter.statuses.is_empty() {
             return Ok(None);
         }
-        let (condition, values) = self.condition(&Filter { since: None, ..filter.clone() })?.into_sql();
+        let (condition, values) = self.condition(&Filter { since: None, ..filter.clone() }, format)?.into_sql();
         let Some(since) = filter.since.map(|since| since.timestamp_micros()) else {
             return Ok(Some((format!("entry_count {condition}"), values)));
         };
@@ -180,8 +181,8 @@ mod tests {
              INSERT INTO entry (source, target, batch, detected_at, conflict_type, relation, key, resolution, resolver,
                  rule, status, remote_stamp, remote_node, remote_lsn, remote_offset, remote_xid, remote_operation)
              SELECT 'east', 'west', n, 1790000000000000 + n * 3600000000,
-                 iif(n % 2 = 0, 'insert_exists', 'update_origin_differs'), 1, json_object('id', cast(n AS TEXT)), 'apply_remote', 'last_update_wins',
-                 'default', 'resolved', 0, 'east', n, 0, 7, 'update' FROM n",
+                 iif(n % 2 = 0, 'insert_exists', 'update_origin_differs'), 1, json_object('id', cast(n AS TEXT)),
+                 'apply_remote', 'last_update_wins', 'default', 'resolved', 0, 'east', n, 0, 7, 'update' FROM n",
         )
         .unwrap();
     }

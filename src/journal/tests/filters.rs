@@ -1,6 +1,7 @@
 //! Which entries a filter finds, and by which index.
 
 use super::*;
+use crate::journal::keys::WAITING;
 
 /// Ids 1 to 6, one a minute; see the arms for what each is.
 async fn six() -> (tempfile::TempDir, PathBuf) {
@@ -72,6 +73,33 @@ fn finds_by_key(path: &Path) {
     assert_eq!(find(&["region=a=b"]), [5]);
     assert_eq!(find(&["id=5", "region=a=b"]), [5]);
     assert_eq!(find(&["id=6", "region=a=b"]), [0; 0]);
+}
+
+fn key_cells(path: &Path) -> i64 {
+    let reader = Reader::open(path).unwrap();
+    reader.connection.query_row("SELECT count(*) FROM key_cell", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn keys_are_taken_in_many_at_a_time_and_go_with_their_entries() {
+    let (_directory, path) = place();
+    let journal = Journal::open(&path, FOREVER).unwrap();
+    let found = |n: i64| ids(&path, &keys(&[&format!("id={n}")]));
+    journal.pending(vec![entry(1, 1)]).await.unwrap();
+    assert_eq!((key_cells(&path), found(1)), (0, vec![1]), "one is too few");
+    journal.pending((2..=WAITING + 1).map(|n| entry(n, 2)).collect()).await.unwrap();
+    journal.settle(&lane("east", "west"), 0).await.unwrap(); // served after the keys, which nobody waits for
+    assert_eq!((key_cells(&path), found(7)), (WAITING + 1, vec![7]));
+    journal.discard_after(&lane("east", "west"), 1).await.unwrap();
+    assert_eq!((key_cells(&path), found(7)), (1, vec![]));
+    journal.pending(vec![entry(8, 2)]).await.unwrap();
+    assert_eq!((key_cells(&path), found(8)), (1, vec![8]));
+    journal.settle(&lane("east", "west"), 2).await.unwrap();
+    journal.close().await.unwrap();
+    assert_eq!((key_cells(&path), found(8)), (2, vec![8]), "there is time at the end");
+    let later = minute(60 * 24 * 365);
+    assert_eq!(prune(&path, later, older_than_an_hour()).unwrap(), 2);
+    assert_eq!(key_cells(&path), 0);
 }
 
 fn plan(path: &Path, filter: &Filter) -> String {
