@@ -117,10 +117,17 @@ impl Assembler {
 
     /// Takes the next `pgoutput` message; appends what it completes to `events`.
     pub fn feed(&mut self, body: Bytes, events: &mut Vec<SourceEvent>) -> Result<(), AssembleError> {
-        let place = match self.state {
-            State::Chunk(_) => Place::InStream,
-            State::Between | State::Whole { .. } => Place::Outside,
+        let (place, pending) = match &self.state {
+            State::Chunk(xid) => (Place::InStream, self.streamed.get(xid)),
+            State::Whole { pending, .. } => (Place::Outside, Some(pending)),
+            State::Between => (Place::Outside, None),
         };
+        // What we wrote ourselves comes too, always before version 16.
+        if matches!(body.first(), Some(b'I' | b'U' | b'D'))
+            && pending.is_some_and(|pending| pending.author != Author::Local)
+        {
+            return Ok(());
+        }
         self.take(decode::message(body, place)?, events)
     }
 

@@ -14,6 +14,11 @@ use crate::wire::{CopyReader, CopyWriter, Session, pin};
 const PATIENT: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
 
+/// A large transaction is streamed from so many kilobytes of changes on, unless the server's own limit is lower: of the 64 MB that it
+/// usually is half a million rows fit in, and none of them would be sent before. (`logical_decoding_work_mem`)
+const EARLY: &str = "pg_catalog.set_config('logical_decoding_work_mem', (SELECT LEAST(setting::pg_catalog.int4, 8192)::pg_catalog.text \
+     FROM pg_catalog.pg_settings WHERE name = 'logical_decoding_work_mem'), false)";
+
 /// A stream that has begun.
 pub struct Started {
     /// What the server sends.
@@ -29,7 +34,7 @@ pub async fn open(settings: &SourceSettings, echo: Echo, start: Lsn) -> Result<S
     let startup = [("replication", "database"), ("application_name", settings.application_name.as_str())];
     let mut session = Session::connect(&settings.conninfo, &startup).await?;
     let dialect = Dialect::of(session.server_version())?;
-    session.simple(&dialect.pin()).await?;
+    session.simple(&dialect.pin(echo)).await?;
     let patience = check(&mut session, settings).await?;
     let command = dialect.start_replication(&settings.slot, &settings.publication, echo, start);
     let halves = session.start_replication(&command).await;
@@ -80,9 +85,13 @@ impl Dialect {
     }
 
     /// One statement for all: before version 15 a replication connection takes no more at a time.
-    fn pin(self) -> String {
+    fn pin(self, echo: Echo) -> String {
         let newer: &[_] = if self.major >= 17 { &[("transaction_timeout", "0")] } else { &[] };
-        pin(&[&PATIENT, newer].concat())
+        let pinned = pin(&[&PATIENT, newer].concat());
+        match echo {
+            Echo::Any => pinned, // what is not streamed would go to the server's disk
+            Echo::None => format!("{pinned}, {EARLY}"),
+        }
     }
 
     fn start_replication(self, slot: &str, publication: &str, echo: Echo, start: Lsn) -> String {
@@ -141,8 +150,10 @@ mod tests {
 
     #[test]
     fn settings_are_pinned_in_one_statement_that_the_version_knows() {
-        let old = Dialect { major: 14 }.pin();
+        let old = Dialect { major: 14 }.pin(Echo::None);
         assert!(old.contains("'statement_timeout', '0'") && !old.contains("'transaction_timeout'"));
-        assert!(Dialect { major: 17 }.pin().contains("'transaction_timeout', '0'"));
+        assert!(Dialect { major: 17 }.pin(Echo::None).contains("'transaction_timeout', '0'"));
+        assert!(old.contains("'logical_decoding_work_mem'") && !old.contains(';'));
+        assert!(!Dialect { major: 18 }.pin(Echo::Any).contains("'logical_decoding_work_mem'"), "nothing is streamed");
     }
 }
