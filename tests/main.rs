@@ -8,6 +8,8 @@ mod harness;
 
 /// Large transactions, written while they still come.
 mod ahead;
+/// Backlogs of many small transactions.
+mod backlog;
 /// Clocks that are apart.
 mod clocks;
 /// Generated, identity, dropped and one-sided columns; as many and as large as they come.

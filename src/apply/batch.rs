@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::apply::net::{Folded, Incoming, Row};
@@ -11,7 +12,7 @@ use crate::apply::sql;
 use crate::conflict::Batch;
 use crate::model::key::KeyHasher;
 use crate::model::table::Input;
-use crate::model::{Cell, Relation, TableId, Xid};
+use crate::model::{Cell, Relation, Xid};
 use crate::wire::CopyRows;
 
 /// Rows in one statement: larger gains nothing (docs/design.md, "Speed").
@@ -21,7 +22,7 @@ pub const COPY_ROWS: usize = 20;
 /// Changes folded at a time: bounds memory, whatever the size of a transaction.
 const PIECE_CHANGES: u64 = 10_000;
 /// Bytes of tuples folded at a time.
-const PIECE_BYTES: usize = 8 << 20;
+pub const PIECE_BYTES: usize = 8 << 20;
 
 /// Walks a batch's changes piece by piece.
 #[derive(Debug)]
@@ -61,7 +62,9 @@ impl Pieces {
     /// # Errors
     /// If a spilled transaction can't be read.
     pub fn next(&mut self, hasher: &KeyHasher) -> io::Result<Option<Folded>> {
-        let mut folded = Folded::default();
+        let left =
+            self.batch.transactions[self.transaction..].iter().map(|transaction| transaction.changes).sum::<u64>();
+        let mut folded = Folded::for_changes(left.min(self.changes));
         while let Some(transaction) = self.batch.transactions.get(self.transaction) {
             let seq = self.batch.first + self.transaction as u64;
             let view = self.batch.views[self.transaction];
@@ -79,13 +82,17 @@ impl Pieces {
         Ok((folded.changes > 0).then_some(folded))
     }
 
-    /// Has the next piece read and folded on another thread, while this one is written.
-    pub fn fetch(self, hasher: KeyHasher) -> Fetching {
+    /// Has the next piece read and folded on another thread, and made into what is needed of it, while this one is written.
+    pub fn fetch<T: Send + 'static>(
+        self,
+        hasher: KeyHasher,
+        make: impl FnOnce(Folded) -> T + Send + 'static,
+    ) -> Fetching<T> {
         match self.is_at_end() {
             true => Fetching::Nothing(self),
             false => Fetching::Next(spawn_blocking(move || {
                 let mut pieces = self;
-                let next = pieces.next(&hasher)?;
+                let next = pieces.next(&hasher)?.map(make);
                 Ok((pieces, next))
             })),
         }
@@ -94,19 +101,19 @@ impl Pieces {
 
 /// A piece on its way.
 #[derive(Debug)]
-pub enum Fetching {
+pub enum Fetching<T> {
     /// There is none.
     Nothing(Pieces),
     /// It is being read.
-    Next(JoinHandle<io::Result<(Pieces, Option<Folded>)>>),
+    Next(JoinHandle<io::Result<(Pieces, Option<T>)>>),
 }
 
-impl Fetching {
+impl<T> Fetching<T> {
     /// The piece, and the walk after it.
     ///
     /// # Errors
     /// If a spilled transaction can't be read.
-    pub async fn piece(self) -> io::Result<(Pieces, Option<Folded>)> {
+    pub async fn piece(self) -> io::Result<(Pieces, Option<T>)> {
         match self {
             Fetching::Nothing(pieces) => Ok((pieces, None)),
             Fetching::Next(reading) => reading.await.map_err(io::Error::other)?,
@@ -143,8 +150,13 @@ impl Set {
         self.relation.table().key.iter().chain(columns).map(position).collect()
     }
 
+    /// Whether COPY is faster for its rows, and can be used.
+    pub fn is_worth_copy(&self) -> bool {
+        self.writes.len() >= COPY_ROWS && self.takes_copy()
+    }
+
     /// Whether the types' input functions make of every text what SQL makes of it: not of `"char"` before 16.
-    pub fn takes_copy(&self) -> bool {
+    fn takes_copy(&self) -> bool {
         let table = self.relation.table();
         table.key.iter().chain(&self.columns).all(|column| table.columns[*column].input != Input::Char)
     }
@@ -180,18 +192,41 @@ impl Set {
 /// Sorts writes into sets, in order of first appearance.
 pub fn into_sets(writes: Vec<Write>) -> Vec<Set> {
     let mut sets: Vec<Set> = Vec::new();
-    let mut places: HashMap<(TableId, usize, Vec<usize>), usize> = HashMap::new();
+    let mut places: HashMap<Shape, usize> = HashMap::new();
+    let mut last: Option<(Shape, usize)> = None; // mostly that of the row before
     for write in writes {
-        let relation = &write.row.relation;
-        let columns = written_columns(&write.row);
-        let shape = (relation.table_id(), Arc::as_ptr(relation) as usize, columns.clone());
-        let place = *places.entry(shape).or_insert_with(|| {
-            sets.push(Set { relation: relation.clone(), columns, writes: Vec::new() });
-            sets.len() - 1
-        });
+        let shape = Shape::of(&write.row);
+        let place = match &last {
+            Some((before, place)) if *before == shape => *place,
+            _ => {
+                let place = *places.entry(shape.clone()).or_insert_with(|| {
+                    let (relation, columns) = (write.row.relation.clone(), written_columns(&write.row));
+                    sets.push(Set { relation, columns, writes: Vec::new() });
+                    sets.len() - 1
+                });
+                last = Some((shape, place));
+                place
+            }
+        };
         sets[place].writes.push(write);
     }
     sets
+}
+
+/// Rows that are alike in it have values for the same columns of the same table.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Shape {
+    /// Where the relation is.
+    relation: usize,
+    /// The places of the cells that are left out.
+    unchanged: SmallVec<[usize; 2]>,
+}
+
+impl Shape {
+    fn of(row: &Row) -> Shape {
+        let unchanged = row.tuple.cells().enumerate().filter(|(_, cell)| *cell == Cell::Unchanged);
+        Shape { relation: Arc::as_ptr(&row.relation) as usize, unchanged: unchanged.map(|(at, _)| at).collect() }
+    }
 }
 
 /// The columns beside the key for which the row has a value.
@@ -202,4 +237,33 @@ fn written_columns(row: &Row) -> Vec<usize> {
         named.filter(|(cell, _)| *cell != Cell::Unchanged).filter_map(|(_, column)| *column).collect();
     columns.retain(|column| !key.contains(column));
     columns
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Table, Tuple};
+
+    #[test]
+    fn rows_without_the_same_values_are_other_sets() {
+        let relation = Relation::sample(Table::of_texts("t", &["k", "a", "b"]), &["k", "a", "b"]);
+        let other = Relation::sample(Table::of_texts("t", &["k", "a", "b"]), &["k", "a", "b"]);
+        let write = |net: usize, relation: &Arc<Relation>, cells: [Cell<'static>; 3]| {
+            let row = Row { relation: relation.clone(), tuple: Tuple::from_cells(cells.into_iter()) };
+            Write { net, row, known: None }
+        };
+        let (text, unchanged) = (Cell::Text(b"1"), Cell::Unchanged);
+        let sets = into_sets(vec![
+            write(0, &relation, [text, text, text]),
+            write(1, &relation, [text, Cell::Null, text]),
+            write(2, &relation, [text, unchanged, text]),
+            write(3, &other, [text, text, text]),
+            write(4, &relation, [text, text, unchanged]),
+            write(5, &relation, [text, unchanged, text]),
+            write(6, &relation, [text, text, text]),
+        ]);
+        let shown = |set: &Set| (set.columns.clone(), set.writes.iter().map(|write| write.net).collect::<Vec<_>>());
+        let expected = [(vec![1, 2], vec![0, 1, 6]), (vec![2], vec![2, 5]), (vec![1, 2], vec![3]), (vec![1], vec![4])];
+        assert_eq!(sets.iter().map(shown).collect::<Vec<_>>(), expected);
+    }
 }

@@ -8,14 +8,14 @@ use std::hash::BuildHasherDefault;
 use std::sync::{Arc, MutexGuard};
 use std::time::Instant;
 
-use crate::apply::batch::{COPY_ROWS, Pieces, SET_ROWS, Write};
+use crate::apply::batch::{Pieces, SET_ROWS};
 use crate::apply::complete;
 use crate::apply::error::ApplyError;
-use crate::apply::manner::{Inserting, Manner, Mode, MovedOn};
+use crate::apply::manner::{Committing, Manner, Mode, MovedOn};
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Judging, Kind, in_order, missed, queue_set, rows_written};
+use crate::apply::sets::{Judging, Kind, Statement, in_order, missed, rows_written};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
 use crate::apply::{fit, sql, unique};
@@ -27,9 +27,13 @@ use crate::wire::{Outcome, Pipeline};
 
 pub mod ahead;
 mod commit;
+pub mod foreseen;
+mod piece;
 mod plan;
 
 use ahead::Ahead;
+use foreseen::Foreseen;
+use piece::Piece;
 use plan::Plan;
 
 /// What a batch did.
@@ -102,8 +106,18 @@ pub struct Execution<'a, R> {
     part: Part,
 }
 
-/// Applies the batch and tells the coordinator how it ended; rolls back what fails before COMMIT. `ahead` is what is written of its
-/// first transaction already.
+/// What was done for a batch before it was its turn.
+#[derive(Debug)]
+pub enum Beforehand {
+    /// Nothing.
+    Nothing,
+    /// Its first transaction is written, or some of it.
+    Written(Ahead),
+    /// It is folded, or some of it.
+    Folded(Foreseen),
+}
+
+/// Applies the batch and tells the coordinator how it ended; rolls back what fails before COMMIT.
 ///
 /// # Errors
 /// After an error that [`ApplyError::loses_session`] the outcome is in doubt if COMMIT was on its way: the node
@@ -114,14 +128,14 @@ pub async fn apply<R: Recorder>(
     recorder: &R,
     batch: &Batch,
     manner: Manner,
-    ahead: Option<Ahead>,
+    beforehand: Beforehand,
 ) -> Result<Applied, ApplyError> {
     let mut execution = Execution { manner, ..Execution::new(shared, session, recorder, batch) };
     let names = &execution.session.settings;
     let fits = fit::check_batch(batch, &names.source_name, &names.target_name);
     let written = match manner.mode {
         _ if fits.is_err() => fits.map(|()| Written::All),
-        Mode::Sets => execution.write(ahead).await,
+        Mode::Sets => execution.write(beforehand).await,
         Mode::OneByOne => execution.write_one_by_one().await.map(|()| Written::All),
     };
     match written {
@@ -163,25 +177,54 @@ impl<'a, R: Recorder> Execution<'a, R> {
         }
     }
 
-    async fn write(&mut self, ahead: Option<Ahead>) -> Result<Written, ApplyError> {
+    async fn write(&mut self, beforehand: Beforehand) -> Result<Written, ApplyError> {
         let latest = self.batch.transactions.iter().map(|t| t.stamp.micros).max();
         if let Some(latest) = latest {
             self.shared.wait_for_clock(self.batch.link.target, latest).await;
         }
         let shared = self.shared;
-        let written = match ahead {
-            Some(ahead) => self.take_over(ahead).await?,
-            None => 0,
-        };
-        let mut pieces = Pieces::from(self.batch, shared.settings.batch_changes, written);
-        let mut piece = pieces.next(&shared.catalog.hasher)?;
-        while let Some(folded) = piece {
-            let plan = self.plan_piece(&folded).await?;
-            if pieces.is_at_end() && self.goes_at_once(&folded, &plan) {
-                return Ok(Written::AtOnce(Box::new(folded), plan));
+        let (mut pieces, mut piece) = match beforehand {
+            Beforehand::Folded(foreseen) => foreseen.first(&self.resolvers, self.manner.inserting).await?,
+            beforehand => {
+                let written = match beforehand {
+                    Beforehand::Written(ahead) => self.take_over(ahead).await?,
+                    _ => 0,
+                };
+                let mut pieces = Pieces::from(self.batch, shared.settings.batch_changes, written);
+                let first = pieces.next(&shared.catalog.hasher)?;
+                (pieces, first.map(Piece::plain))
             }
-            let next = pieces.fetch(shared.catalog.hasher);
-            self.write_planned(&folded, plan).await?;
+        };
+        while let Some(Piece { folded, statements }) = piece {
+            let (resolvers, inserting) = (self.resolvers.clone(), self.manner.inserting);
+            let may_have_statements = self.may_have_statements();
+            let make = move |folded| match may_have_statements {
+                true => Piece::of(folded, &resolvers, inserting, Judging::Told),
+                false => Piece::plain(folded),
+            };
+            let may_go_at_once = pieces.is_at_end()
+                && folded.nets.len() <= SET_ROWS
+                && self.opened == Opened::Nothing
+                && self.manner.committing == Committing::AtOnce;
+            let made = match statements.filter(|_| !may_go_at_once) {
+                Some(statements) => self.may_send(&folded)?.map(|horizon| (statements, horizon)),
+                None => None,
+            };
+            let next = if let Some((statements, horizon)) = made {
+                let next = pieces.fetch(shared.catalog.hasher, make);
+                self.applied.changes += folded.changes;
+                let refused = self.send(&statements, horizon).await?;
+                self.settle_refused(&folded, refused).await?;
+                next
+            } else {
+                let plan = self.plan_piece(&folded).await?;
+                if pieces.is_at_end() && self.goes_at_once(&folded, &plan) {
+                    return Ok(Written::AtOnce(Box::new(folded), plan));
+                }
+                let next = pieces.fetch(shared.catalog.hasher, make);
+                self.write_planned(&folded, plan).await?;
+                next
+            };
             self.touched(&folded);
             (pieces, piece) = next.piece().await?;
         }
@@ -192,8 +235,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
 
     /// Remembers the keys of a piece for those after it.
     pub(super) fn touched(&mut self, folded: &Folded) {
-        let changes: u64 = self.batch.transactions.iter().map(|transaction| transaction.changes).sum();
-        if folded.changes < changes {
+        if folded.changes < self.batch.changes() {
             folded.nets.iter().for_each(|net| self.touched.insert(net.key));
         }
     }
@@ -246,11 +288,13 @@ impl<'a, R: Recorder> Execution<'a, R> {
         let slow = std::mem::take(&mut plan.slow);
         let mut refused = self.write_sets(folded, plan).await?;
         refused.keys.extend(slow);
-        if !refused.keys.is_empty() || !refused.maybe.is_empty() {
-            self.settle(folded, refused).await?;
-        }
+        self.settle_refused(folded, refused).await?;
         let healed = std::mem::take(&mut self.healing);
         self.release(&healed).await
+    }
+
+    async fn settle_refused(&mut self, folded: &Folded, refused: Refused) -> Result<(), ApplyError> {
+        if refused.is_empty() { Ok(()) } else { self.settle(folded, refused).await }
     }
 
     /// The coordinator, for a decision.
@@ -295,46 +339,40 @@ impl<'a, R: Recorder> Execution<'a, R> {
     /// Writes in sets under the guard: deletes, updates, inserts, so that unique values are free when they are
     /// taken. Returns the net changes that the guard refused or whose row was not as expected.
     async fn write_sets(&mut self, folded: &Folded, plan: Plan) -> Result<Refused, ApplyError> {
-        let horizon = sql::xid_text(plan.horizon.unwrap_or(Xid(3)));
         let sets = in_order(folded, [plan.deletes, plan.updates, plan.inserts]);
         if sets.is_empty() {
             return Ok(Refused::default());
         }
-        let ours = self.session.ours.clone();
-        let copies = self.manner.inserting == Inserting::Copy;
-        let mut statements: Vec<(usize, Kind, &[Write])> = Vec::new();
-        let mut copied = usize::MAX;
+        let statements = piece::statements(sets, self.manner.inserting, Judging::Told);
+        self.send(&statements, plan.horizon).await
+    }
+
+    /// Sends guarded statements; `horizon` is from before the look at the window that allows them.
+    async fn send(&mut self, statements: &[Statement], horizon: Option<Xid>) -> Result<Refused, ApplyError> {
+        let (horizon, ours) = (sql::xid_text(horizon.unwrap_or(Xid(3))), self.session.ours.clone());
+        let guard = Some((horizon.as_str(), ours.as_str()));
         let mut pipeline = self.begin();
-        for (kind, set) in &sets {
-            if copies && *kind == Kind::Insert && set.writes.len() >= COPY_ROWS && set.takes_copy() {
-                let text = sql::copy(set.relation.table(), &set.columns);
-                let at = pipeline.copy_in(&text, |copy| set.copy_rows(copy));
-                copied = copied.min(at);
-                statements.push((at, *kind, &set.writes));
-                continue;
-            }
-            for writes in set.writes.chunks(SET_ROWS) {
-                let at = queue_set(&mut pipeline, *kind, set, writes, Some((&horizon, &ours)), Judging::Told);
-                statements.push((at, *kind, writes));
-            }
-        }
+        let places: Vec<_> = statements.iter().map(|statement| statement.queue(&mut pipeline, guard)).collect();
         let outcomes = pipeline.run().await.map_err(|failed| {
-            let first = statements.iter().find(|(at, ..)| *at >= failed.at).map(|(_, kind, writes)| (kind, writes));
-            let context = first.map(|(kind, writes)| format!("{} {}", kind.doing(), writes[0].row.table()));
-            let at = failed.at;
+            let first = statements.iter().zip(&places).find(|(_, at)| **at >= failed.at);
+            let context = first.map(|(statement, _)| format!("{} {}", statement.kind.doing(), statement.table));
+            let copied = statements.iter().position(Statement::copies).map(|first| places[first]);
+            let is_copied = copied.is_some_and(|copied| failed.at >= copied);
             let error = ApplyError::pipeline(context.unwrap_or_else(|| "beginning a batch".into()))(failed);
-            if at >= copied && is_for_statements(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
+            if is_copied && is_for_statements(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
         })?;
         let outcomes = self.begun(outcomes)?;
-        self.applied.copied |= copied != usize::MAX;
         let mut refused = Refused::default();
-        for (at, kind, writes) in statements {
+        for (statement, at) in statements.iter().zip(places) {
             let outcome = &outcomes[at];
             self.rows += rows_written(outcome);
-            if outcome.tag.rows < writes.len() as u64 {
-                match kind {
-                    Kind::Insert => refused.maybe.extend(writes.iter().map(|write| write.net)),
-                    Kind::Update | Kind::Delete => refused.keys.extend(missed(outcome, writes)?),
+            self.applied.copied |= statement.copies();
+            if outcome.tag.rows < statement.nets.len() as u64 {
+                match statement.kind {
+                    Kind::Insert => refused.maybe.extend(&statement.nets),
+                    Kind::Update | Kind::Delete => {
+                        refused.keys.extend(missed(outcome, statement.nets.iter().copied())?)
+                    }
                 }
             }
         }

@@ -216,11 +216,21 @@ pub struct Folded {
 }
 
 impl Folded {
+    /// Empty, with room for as many net changes as so many changes can become.
+    pub fn for_changes(changes: u64) -> Folded {
+        let room = usize::try_from(changes).unwrap_or(0);
+        let by_key = HashMap::with_capacity_and_hasher(room, BuildHasherDefault::default());
+        Folded { nets: Vec::with_capacity(room), by_key, ..Folded::default() }
+    }
+
     /// For each table the place of its first net change: the order in which the author came to it.
     pub fn table_ranks(&self) -> HashMap<TableId, usize> {
         let mut ranks = HashMap::new();
+        let mut before = None;
         for (place, net) in self.nets.iter().enumerate() {
-            ranks.entry(net.table.id).or_insert(place);
+            if before.replace(net.table.id) != Some(net.table.id) {
+                ranks.entry(net.table.id).or_insert(place);
+            }
         }
         ranks
     }

@@ -6,7 +6,7 @@ use crate::apply::batch::{Set, Write, into_sets};
 use crate::apply::error::ApplyError;
 use crate::apply::net::Folded;
 use crate::apply::sql::{self, Guard, OnConflict};
-use crate::wire::{self, Outcome, Param, Pipeline};
+use crate::wire::{self, CopiedRows, Outcome, Param, Pipeline};
 
 /// Deletes, updates, inserts as sets, each kind's tables in the order in which the batch first touches them: users
 /// who lock in the same order do not wait for us in a circle.
@@ -43,10 +43,91 @@ impl Kind {
 /// How a statement's outcome is judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Judging {
-    /// It tells what it did.
+    /// It tells of each row what it did.
     Told,
+    /// By how many rows it touched.
+    Counted,
     /// It fails unless it did all.
     ByItself,
+}
+
+/// The statement of a set with what it takes from the rows: may be made on another thread.
+#[derive(Debug)]
+pub(super) struct Statement {
+    pub kind: Kind,
+    /// The net changes that it is to write, in order.
+    pub nets: Vec<usize>,
+    /// For messages: `schema.name`.
+    pub table: String,
+    text: String,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Arrays {
+        arrays: Vec<Vec<u8>>,
+        /// The horizon and our origins follow.
+        guarded: bool,
+        /// Then how many rows are to be touched.
+        count: Option<String>,
+    },
+    Copy(CopiedRows),
+}
+
+impl Statement {
+    /// For these rows of a set.
+    pub fn new(kind: Kind, set: &Set, writes: &[Write], guard: Guard, judging: Judging) -> Statement {
+        let table = set.relation.table();
+        let columns: &[usize] = if kind == Kind::Delete { &[] } else { &set.columns };
+        let text = match (kind, guard) {
+            (Kind::Delete, _) => sql::delete(table, guard),
+            (Kind::Update, _) => sql::update(table, columns, guard),
+            // The server takes no deferrable constraint as a reason to skip.
+            (Kind::Insert, Guard::Known) if !table.defers() => sql::insert(table, columns, OnConflict::Skip),
+            (Kind::Insert, _) => sql::insert(table, columns, OnConflict::SkipKey),
+        };
+        let mut arrays = set.arrays(writes, columns);
+        let guarded = guard == Guard::Known && kind != Kind::Insert;
+        if guarded {
+            let known: Vec<_> = writes.iter().map(|write| write.known.map(sql::xid_text)).collect();
+            arrays.push(sql::text_array(known.iter().map(|xid| xid.as_ref().map(String::as_bytes))));
+        }
+        let count = (judging == Judging::ByItself).then(|| writes.len().to_string());
+        let text = match judging {
+            Judging::Told => text,
+            Judging::Counted => sql::counted(text),
+            Judging::ByItself => sql::all_or_error(&text, arrays.len() + if guarded { 3 } else { 1 }),
+        };
+        let body = Body::Arrays { arrays, guarded, count };
+        Statement { kind, nets: writes.iter().map(|write| write.net).collect(), table: table.to_string(), text, body }
+    }
+
+    /// A COPY of all rows of a set.
+    pub fn copy(set: &Set) -> Statement {
+        let table = set.relation.table();
+        let (text, body) = (sql::copy(table, &set.columns), Body::Copy(CopiedRows::new(|copy| set.copy_rows(copy))));
+        let nets = set.writes.iter().map(|write| write.net).collect();
+        Statement { kind: Kind::Insert, nets, table: table.to_string(), text, body }
+    }
+
+    /// Whether it is a COPY.
+    pub fn copies(&self) -> bool {
+        matches!(self.body, Body::Copy(_))
+    }
+
+    /// Adds it to a window; `guard` gives the horizon and our origins. Returns its place.
+    pub fn queue(&self, pipeline: &mut Pipeline<'_>, guard: Option<(&str, &str)>) -> usize {
+        let (arrays, guarded, count) = match &self.body {
+            Body::Copy(rows) => return pipeline.copy_in(&self.text, |copy| copy.append(rows)),
+            Body::Arrays { arrays, guarded, count } => (arrays, *guarded, count),
+        };
+        let (horizon, ours) = guard.filter(|_| guarded).unzip();
+        let texts = || horizon.into_iter().chain(ours).chain(count.as_deref());
+        let types: Vec<_> = arrays.iter().map(|_| sql::TEXT_ARRAY).chain(texts().map(|_| sql::TEXT)).collect();
+        let arrays = arrays.iter().map(|array| Param::Binary(array));
+        pipeline.query(&self.text, &types, arrays.chain(texts().map(|text| Param::Text(text.as_bytes()))))
+    }
 }
 
 /// Queues the statement of a set; `guard` gives the horizon and our origins, without it the rows are locked.
@@ -58,36 +139,8 @@ pub(super) fn queue_set(
     guard: Option<(&str, &str)>,
     judging: Judging,
 ) -> usize {
-    let table = set.relation.table();
     let mode = if guard.is_some() { Guard::Known } else { Guard::Locked };
-    let columns: &[usize] = if kind == Kind::Delete { &[] } else { &set.columns };
-    let text = match (kind, mode) {
-        (Kind::Delete, _) => sql::delete(table, mode),
-        (Kind::Update, _) => sql::update(table, columns, mode),
-        // The server takes no deferrable constraint as a reason to skip.
-        (Kind::Insert, Guard::Known) if !table.defers() => sql::insert(table, columns, OnConflict::Skip),
-        (Kind::Insert, _) => sql::insert(table, columns, OnConflict::SkipKey),
-    };
-    let mut arrays = set.arrays(writes, columns);
-    let mut types = vec![sql::TEXT_ARRAY; arrays.len()];
-    let mut texts: Vec<&str> = Vec::new();
-    if let Some((horizon, ours)) = guard.filter(|_| kind != Kind::Insert) {
-        let known: Vec<_> = writes.iter().map(|write| write.known.map(sql::xid_text)).collect();
-        arrays.push(sql::text_array(known.iter().map(|xid| xid.as_ref().map(String::as_bytes))));
-        types.extend([sql::TEXT_ARRAY, sql::TEXT, sql::TEXT]);
-        texts.extend([horizon, ours]);
-    }
-    let count = writes.len().to_string();
-    let text = match judging {
-        Judging::Told => text,
-        Judging::ByItself => {
-            types.push(sql::TEXT);
-            texts.push(&count);
-            sql::all_or_error(&text, types.len())
-        }
-    };
-    let arrays = arrays.iter().map(|array| Param::Binary(array));
-    pipeline.query(&text, &types, arrays.chain(texts.iter().map(|text| Param::Text(text.as_bytes()))))
+    Statement::new(kind, set, writes, mode, judging).queue(pipeline, guard)
 }
 
 /// Whether the statement of such a set writes rows; one that sets nothing but the key only looks for them.
@@ -100,11 +153,10 @@ pub(super) fn rows_written(outcome: &Outcome) -> u64 {
     if outcome.tag.name == "SELECT" { 0 } else { outcome.tag.rows }
 }
 
-/// The net changes of a statement that it did not write.
-pub(super) fn missed(outcome: &Outcome, writes: &[Write]) -> Result<Vec<usize>, ApplyError> {
+/// Those net changes of a statement that it did not write; `nets` are all of them.
+pub(super) fn missed(outcome: &Outcome, nets: impl Iterator<Item = usize>) -> Result<Vec<usize>, ApplyError> {
     let done = ordinals(outcome)?;
-    let each = writes.iter().enumerate().filter(|(i, _)| !done.contains(i));
-    Ok(each.map(|(_, write)| write.net).collect())
+    Ok(nets.enumerate().filter(|(i, _)| !done.contains(i)).map(|(_, net)| net).collect())
 }
 
 /// The first column of each row: ordinals from 1, here from 0.

@@ -43,6 +43,12 @@ pub(super) struct Refused {
     pub maybe: HashSet<usize>,
 }
 
+impl Refused {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.maybe.is_empty()
+    }
+}
+
 /// What a key must become, once decided.
 #[derive(Debug)]
 struct Verdict {
@@ -269,7 +275,9 @@ impl<R: Recorder> Execution<'_, R> {
             }
             match kind {
                 Kind::Insert => again.extend(writes.iter().map(|write| write.net)),
-                Kind::Delete | Kind::Update => again.extend(missed(&outcomes[at], writes)?),
+                Kind::Delete | Kind::Update => {
+                    again.extend(missed(&outcomes[at], writes.iter().map(|write| write.net))?);
+                }
             }
         }
         Ok(again)

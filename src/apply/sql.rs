@@ -17,6 +17,9 @@ pub const TEXT_ARRAY: u32 = 1009;
 /// OID of `text`.
 pub const TEXT: u32 = 25;
 
+/// The ordinals of the rows that a statement touched.
+const RETURNING: &str = " RETURNING u.ord";
+
 /// Whether a statement looks at the version it is about to replace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Guard {
@@ -103,7 +106,7 @@ pub fn update(table: &Table, columns: &[usize], guard: Guard) -> String {
         set.push(format!("{0} = t.{0}", shape.name(place)));
     }
     format!(
-        "UPDATE {} AS t SET {} FROM {} WHERE {}{} RETURNING u.ord",
+        "UPDATE {} AS t SET {} FROM {} WHERE {}{}{RETURNING}",
         table.sql_only(),
         set.join(", "),
         shape.unnest(Shape::more(guard)),
@@ -128,7 +131,7 @@ fn find(table: &Table, guard: Guard) -> String {
 pub fn delete(table: &Table, guard: Guard) -> String {
     let shape = Shape { table, others: &[] };
     format!(
-        "DELETE FROM {} AS t USING {} WHERE {}{} RETURNING u.ord",
+        "DELETE FROM {} AS t USING {} WHERE {}{}{RETURNING}",
         table.sql_only(),
         shape.unnest(Shape::more(guard)),
         shape.key_matches(),
@@ -175,6 +178,11 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
         values.join(", "),
         shape.unnest(&[])
     )
+}
+
+/// The statement without telling of each row that it touched; its tag says how many there were.
+pub fn counted(statement: String) -> String {
+    statement.strip_suffix(RETURNING).map_or(statement.clone(), str::to_owned)
 }
 
 /// The statement, with an error unless it touches as many rows as its parameter of that number says; one that explains itself

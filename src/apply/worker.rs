@@ -10,7 +10,8 @@ use tokio::sync::watch;
 
 use crate::apply::error::ApplyError;
 use crate::apply::execute::ahead::Ahead;
-use crate::apply::execute::{self, Applied};
+use crate::apply::execute::foreseen::Foreseen;
+use crate::apply::execute::{self, Applied, Beforehand};
 use crate::apply::record::Recorder;
 use crate::apply::shared::{Shared, lock};
 use crate::apply::{hold, reopen, slow, unique};
@@ -233,9 +234,11 @@ impl<R: Recorder> Worker<R> {
         let alone = self.is_ahead(link);
         let inbound = &mut self.inbound[at];
         let most = if alone { 0 } else { inbound.most(self.shared.settings.batch_changes) };
+        let foreseen = inbound.foreseen.take().filter(|foreseen| !alone && foreseen.changes() <= most);
+        let now = foreseen.as_ref().map_or(most, Foreseen::changes);
         let batch = {
             let mut coordinator = self.shared.coordinator();
-            coordinator.plan(link, most).or_else(|| {
+            coordinator.plan(link, now).or_else(|| {
                 if self.ahead.is_some() {
                     return None; // for that it would be rolled back
                 }
@@ -252,11 +255,20 @@ impl<R: Recorder> Worker<R> {
         };
         inbound.stats.set_condition(Condition::Applying);
         let manner = inbound.manner;
-        let ahead = self.take_ahead(&batch, manner.mode).await?;
-        let session = &mut self.inbound[at].session;
-        let applied = execute::apply(&self.shared, session, &self.recorder, &batch, manner, ahead).await;
+        let beforehand = match (self.take_ahead(&batch, manner.mode).await?, foreseen) {
+            (Some(ahead), _) => Beforehand::Written(ahead),
+            (None, Some(foreseen)) if foreseen.is(&batch) => Beforehand::Folded(foreseen),
+            (None, _) => Beforehand::Nothing,
+        };
+        let inbound = &mut self.inbound[at];
+        inbound.foreseen = Foreseen::begin(&self.shared, link, manner, most);
+        let session = &mut inbound.session;
+        let applied = execute::apply(&self.shared, session, &self.recorder, &batch, manner, beforehand).await;
         let inbound = &mut self.inbound[at];
         inbound.progress_at = Instant::now();
+        if applied.is_err() {
+            inbound.foreseen = None; // what is tried again is not followed by the same
+        }
         match applied {
             Ok(applied) => {
                 inbound.succeeded(&applied);

@@ -32,6 +32,11 @@ impl Batch {
     pub fn end(&self) -> Seq {
         self.first + self.transactions.len() as Seq
     }
+
+    /// How many changes its transactions have together.
+    pub fn changes(&self) -> u64 {
+        self.transactions.iter().map(|transaction| transaction.changes).sum()
+    }
 }
 
 /// What is to become of one key at the target.
@@ -80,6 +85,21 @@ impl Coordinator {
             return None;
         }
         let (first, start_lsn) = (state.cursor, state.applied);
+        let batch = self.joined(link, first, start_lsn, changes)?;
+        self.take_off(&batch);
+        Some(batch)
+    }
+
+    /// What [`Coordinator::plan`] will answer when the batch in flight has been applied, if nothing happens meanwhile; it is not in
+    /// flight. `None` unless that has `least` changes or more, and no more than `changes`.
+    pub fn foresee(&self, link: Link, least: u64, changes: u64) -> Option<Batch> {
+        let InFlight { end, end_lsn, .. } = self.link(link).in_flight.as_ref()?;
+        let batch = self.joined(link, *end, *end_lsn, changes)?;
+        (least..=changes).contains(&batch.changes()).then_some(batch)
+    }
+
+    /// Transactions from number `first` on: at most about `changes` changes, at least one transaction.
+    fn joined(&self, link: Link, first: Seq, start_lsn: Lsn, changes: u64) -> Option<Batch> {
         let mut count = 0;
         let (mut transactions, mut views) = (Vec::new(), Vec::new());
         let mut last_seen: Option<&[Lsn]> = None;
@@ -94,9 +114,7 @@ impl Coordinator {
             last_seen = Some(&logged.seen);
         }
         let end_lsn = transactions.last()?.end_lsn;
-        let batch = Batch { link, first, transactions, views, start_lsn, end_lsn };
-        self.take_off(&batch);
-        Some(batch)
+        Some(Batch { link, first, transactions, views, start_lsn, end_lsn })
     }
 
     /// A batch without transactions that brings the progress row to where the source has nothing to apply;

@@ -15,7 +15,28 @@ pub struct CopyRows<'o> {
     at_line_start: bool,
 }
 
+/// Rows of a COPY as CopyData messages, made before there is a window for them.
+#[derive(Debug)]
+pub struct CopiedRows(BytesMut);
+
+impl CopiedRows {
+    /// What `rows` writes.
+    pub fn new(rows: impl FnOnce(&mut CopyRows<'_>)) -> CopiedRows {
+        let mut output = BytesMut::new();
+        let mut copy = CopyRows::new(&mut output);
+        rows(&mut copy);
+        copy.finish();
+        CopiedRows(output)
+    }
+}
+
 impl<'o> CopyRows<'o> {
+    /// Adds whole rows.
+    pub fn append(&mut self, rows: &CopiedRows) {
+        self.end_message();
+        self.output.put_slice(&rows.0);
+    }
+
     pub(super) fn new(output: &'o mut BytesMut) -> CopyRows<'o> {
         CopyRows { output, start: None, at_line_start: true }
     }
@@ -128,6 +149,23 @@ mod tests {
         assert!(messages.len() > 5 && messages.iter().all(|message| message.len() < 3 * MESSAGE_BYTES));
         let lines: Vec<_> = messages.concat().split(|byte| *byte == b'\n').map(<[u8]>::len).collect();
         assert_eq!(lines, [80_000, 80_000, 600_000, 2, 0]);
+    }
+
+    #[test]
+    fn rows_that_were_made_before_go_between_others() {
+        let row = |rows: &mut CopyRows<'_>, text: &[u8]| {
+            rows.value(Some(text));
+            rows.end_row();
+        };
+        let before = CopiedRows::new(|rows| row(rows, b"b"));
+        let mut output = BytesMut::new();
+        let mut rows = CopyRows::new(&mut output);
+        row(&mut rows, b"a");
+        rows.append(&before);
+        rows.append(&CopiedRows::new(|_| {}));
+        row(&mut rows, b"c");
+        rows.finish();
+        assert_eq!(messages(&output).concat(), b"a\nb\nc\n");
     }
 
     #[test]

@@ -9,14 +9,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::apply::batch::{Fetching, Pieces, Write};
+use crate::apply::batch::{Fetching, Pieces};
 use crate::apply::error::ApplyError;
-use crate::apply::execute::plan::Plan;
+use crate::apply::execute::piece::Piece;
 use crate::apply::execute::{Execution, Opened, Part};
 use crate::apply::manner::Manner;
-use crate::apply::net::{Folded, Plain, Row};
+use crate::apply::net::Net;
 use crate::apply::record::Recorder;
 use crate::apply::session::ApplySession;
+use crate::apply::sets::Judging;
 use crate::apply::shared::Shared;
 use crate::conflict::Coordinator;
 use crate::model::bloom::ScalableBloom;
@@ -45,7 +46,7 @@ pub struct Ahead {
     resolvers: Arc<Resolvers>,
     opened: Opened,
     /// What comes after the piece that was written last.
-    next: Option<Fetching>,
+    next: Option<Fetching<Piece>>,
 }
 
 /// Whether a piece could be written ahead.
@@ -106,25 +107,27 @@ impl Ahead {
         manner: Manner,
     ) -> Result<Sent, ApplyError> {
         let batch = shared.coordinator().beginning(self.link, growing.so_far.clone());
-        let hasher = shared.catalog.hasher;
+        let fetch = |offset| {
+            let (resolvers, inserting) = (self.resolvers.clone(), manner.inserting);
+            let pieces = Pieces::from(&batch, shared.settings.batch_changes, offset);
+            pieces
+                .fetch(shared.catalog.hasher, move |folded| Piece::of(folded, &resolvers, inserting, Judging::Counted))
+        };
         self.waited = self.waited();
         let began = Instant::now();
-        let (pieces, piece) = match self.next.take() {
-            Some(next) => next.piece().await?,
-            None => Pieces::from(&batch, shared.settings.batch_changes, self.offset).fetch(hasher).piece().await?,
-        };
-        let Some(folded) = piece else { return Ok(Sent::Written) };
+        let (pieces, piece) = self.next.take().unwrap_or_else(|| fetch(self.offset)).piece().await?;
+        let Some(piece) = piece else { return Ok(Sent::Written) };
         let reached = pieces.reached();
-        self.next = (!pieces.is_at_end()).then(|| pieces.fetch(hasher));
+        self.next = (growing.so_far.payload.len() > reached).then(|| fetch(reached));
         let mut execution = Execution::new(shared, session, recorder, &batch);
         (execution.manner, execution.part, execution.opened) = (manner, Part::Beginning, self.opened);
         self.has_begun = true;
-        let sent = execution.write_ahead(&folded, &self.resolvers).await;
+        let sent = execution.write_ahead(&piece).await;
         self.opened = execution.opened;
         self.rows += execution.rows;
         self.copied |= execution.applied.copied;
-        folded.nets.iter().for_each(|net| self.touched.insert(net.key));
-        self.changes += folded.changes;
+        piece.folded.nets.iter().for_each(|net| self.touched.insert(net.key));
+        self.changes += piece.folded.changes;
         self.offset = reached;
         self.wrote += began.elapsed();
         self.since = Instant::now();
@@ -133,35 +136,17 @@ impl Ahead {
 }
 
 impl<R: Recorder> Execution<'_, R> {
-    async fn write_ahead(&mut self, folded: &Folded, resolvers: &Resolvers) -> Result<Sent, ApplyError> {
-        let Some(plan) = self.plan_ahead(folded, resolvers) else { return Ok(Sent::Unfit) };
-        let refused = self.write_sets(folded, plan).await?;
-        Ok(if refused.keys.is_empty() && refused.maybe.is_empty() { Sent::Written } else { Sent::Unfit })
-    }
-
-    /// What is to be done with the keys of a piece, provided that no other node has changed any; `None` if that is not all
-    /// there is to it.
-    fn plan_ahead(&self, folded: &Folded, resolvers: &Resolvers) -> Option<Plan> {
-        if !folded.truncations.is_empty() {
-            return None;
-        }
+    async fn write_ahead(&mut self, piece: &Piece) -> Result<Sent, ApplyError> {
         // Whatever is older is in the window when that is asked.
-        let mut plan = Plan { horizon: self.shared.node(self.batch.link.target).horizon(), ..Plan::default() };
+        let horizon = self.shared.node(self.batch.link.target).horizon();
         let now = Instant::now();
-        for (at, net) in folded.nets.iter().enumerate() {
-            let table = &net.table;
-            let merges = resolvers.merge(table.id).is_some();
-            if table.defers() || merges || self.session.busy.contains(net.key, now) {
-                return None;
-            }
-            let write = |row: &Row| Write { net: at, row: row.clone(), known: None };
-            match net.plain()? {
-                Plain::Delete => plan.deletes.push(write(&net.key_row)),
-                Plain::Insert(row) => plan.inserts.push(write(row)),
-                Plain::Update(row) => plan.updates.push(write(row)),
-            }
-        }
-        Some(plan)
+        let is_busy = |net: &Net| self.session.busy.contains(net.key, now);
+        let statements = match &piece.statements {
+            Some(statements) if !piece.folded.nets.iter().any(is_busy) => statements,
+            _ => return Ok(Sent::Unfit),
+        };
+        let refused = self.send(statements, horizon).await?;
+        Ok(if refused.is_empty() { Sent::Written } else { Sent::Unfit })
     }
 
     /// Takes over what is written of the batch's first transaction, if that is what the batch would write; otherwise it is

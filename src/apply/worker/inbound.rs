@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Applied;
+use crate::apply::execute::foreseen::Foreseen;
 use crate::apply::manner::{Committing, Inserting, Manner, Mode, MovedOn};
 use crate::apply::session::ApplySession;
 use crate::apply::unique;
@@ -43,6 +44,8 @@ pub struct Inbound {
     pub(super) progress_at: Instant,
     /// The last transaction that is not, or no longer, written ahead.
     pub(super) not_ahead: Option<Growth>,
+    /// The batch after the last one.
+    pub(super) foreseen: Option<Foreseen>,
     /// When the source was last asked whether its transaction has committed.
     pub(super) asked_at: Option<Instant>,
 }
@@ -75,6 +78,7 @@ impl Inbound {
             retry_at: None,
             progress_at,
             not_ahead: None,
+            foreseen: None,
             asked_at: None,
         }
     }
@@ -192,8 +196,7 @@ impl Caution {
 /// Whether one transaction of a batch is in the way of the others, so that fewer are tried: the most changes, then.
 fn narrower(batch: &Batch, reach: Reach, error: &ApplyError) -> Option<u64> {
     let in_the_way = unique::is_about_rows(error);
-    let changes = batch.transactions.iter().map(|transaction| transaction.changes).sum::<u64>();
-    (in_the_way && reach == Reach::Usual && batch.transactions.len() > 1).then_some(changes / 2)
+    (in_the_way && reach == Reach::Usual && batch.transactions.len() > 1).then_some(batch.changes() / 2)
 }
 
 /// How a batch is tried after it failed for the `failures`th time; what was learned before is kept until it is written.

@@ -65,3 +65,25 @@ fn what_could_not_be_taken_in_after_a_commit_is_there_once_it_is_read_again() {
     coordinator.deliver(WEST, transaction(WEST, 30, true)).unwrap();
     assert_eq!((coordinator.queued(there), coordinator.queued(back)), (0, 1));
 }
+
+#[test]
+fn what_is_foreseen_is_planned_next() {
+    let start = Cut::at(vec![Lsn(1), Lsn(1)]);
+    let mut coordinator = Coordinator::new(start, Resolvers::new(vec![TableRule::default()]));
+    let there = Link { source: EAST, target: WEST };
+    for (link, node) in [(there, EAST), (Link { source: WEST, target: EAST }, WEST)] {
+        coordinator.set_progress(link, Lsn(1));
+        coordinator.rebuilt(node).unwrap();
+    }
+    (1..=4).for_each(|i| coordinator.deliver(EAST, transaction(EAST, 10 * i, true)).unwrap());
+    assert!(coordinator.foresee(there, 0, 9).is_none(), "nothing is in flight");
+    coordinator.plan(there, 1).expect("a batch");
+    assert!(coordinator.foresee(there, 4, 9).is_none(), "there are three");
+    let foreseen = coordinator.foresee(there, 2, 2).expect("two of them");
+    coordinator.commit_begins(there);
+    coordinator.deliver(WEST, transaction(WEST, 30, true)).unwrap();
+    coordinator.committed(there, Lsn(20)).unwrap();
+    let planned = coordinator.plan(there, foreseen.changes()).expect("a batch");
+    assert_eq!((planned.first, planned.start_lsn, planned.end_lsn), (foreseen.first, Lsn(18), Lsn(38)));
+    assert_eq!((&planned.views, planned.end()), (&foreseen.views, foreseen.end()));
+}
