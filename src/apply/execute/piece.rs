@@ -23,8 +23,9 @@ pub(super) struct Piece {
 
 impl Piece {
     pub fn of(folded: Folded, resolvers: &Resolvers, inserting: Inserting, judging: Judging) -> Piece {
-        if folded.bytes > PIECE_BYTES {
-            return Piece::plain(folded); // a few wide rows: twice in memory would be too often
+        // A piece ends with the row that fills it: that one must be very wide. Twice in memory would be too often.
+        if folded.bytes > 2 * PIECE_BYTES {
+            return Piece::plain(folded);
         }
         let groups = plan(&folded, resolvers);
         let statements = groups.map(|groups| statements(in_order(&folded, groups), inserting, judging));
@@ -96,5 +97,34 @@ impl<R: Recorder> Execution<'_, R> {
                 && coordinator.decide_alone(link, net.table.id, net.key, own).is_some()
         };
         Ok(folded.nets.iter().all(&mut is_alone).then_some(horizon))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::net::Incoming;
+    use crate::model::key::KeyHasher;
+    use crate::model::{Cell, Change, Op, Relation, Table, TableRule, Tuple};
+
+    /// A piece of inserts of so many rows of `width` bytes.
+    fn piece(rows: u64, width: usize) -> Piece {
+        let relation = Relation::sample(Table::of_texts("t", &["k", "a"]), &["k", "a"]);
+        let (wide, mut folded) = (vec![b'x'; width], Folded::default());
+        for row in 0..rows {
+            let key = row.to_string();
+            let new = Tuple::from_cells([Cell::Text(key.as_bytes()), Cell::Text(&wide)].into_iter());
+            let change = Change { relation: relation.clone(), xid: Xid(7), op: Op::Insert { new } };
+            folded.add(Incoming { place: (0, row), view: 0, change }, &KeyHasher::with_seed(1));
+        }
+        Piece::of(folded, &Resolvers::new(vec![TableRule::default()]), Inserting::Copy, Judging::Counted)
+    }
+
+    #[test]
+    fn a_piece_that_wide_rows_have_filled_has_statements_unless_one_is_very_wide() {
+        let copies = |piece: Piece| piece.statements.map(|all| all.iter().map(Statement::copies).collect::<Vec<_>>());
+        assert_eq!(copies(piece(40, (PIECE_BYTES + 4_000) / 40)), Some(vec![true]));
+        assert_eq!(copies(piece(2, 100)), Some(vec![false]));
+        assert_eq!(copies(piece(1, 2 * PIECE_BYTES)), None);
     }
 }
