@@ -6,8 +6,8 @@
 //! itself. So when messages come fast it pauses between reads, and what comes meanwhile comes in larger pieces, unless somebody
 //! who may hold locks waits for a barrier. Pauses of 1, 3 and 6 ms, medians of three runs (benches/replication at scale 0.5,
 //! PostgreSQL 15, 2 cores): A1 2.9, 2.8, 3.4 s, A2 1.0, 0.8, 0.9 s, A4 1.4, 1.5, 1.3 s; CPU of the daemon in A2 5.3, 3.2, 3.3 s
-//! per million rows, and 19 without. The receive buffer is left to the kernel: a larger one was slower, and a small one of
-//! fixed size would make a distant server slow. When messages come slowly each is taken at once.
+//! per million rows, and 19 without. One read a pause, not until nothing is left: what stays keeps the socket full, and messages
+//! then gather at the sender (`wire/stream.rs`, NEAR_BUFFER). When messages come slowly each is taken at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,8 +36,14 @@ const PACE: Duration = Duration::from_millis(4);
 /// Messages a second from which on a stream is read with pauses: ten thousand small transactions. A backlog comes so fast,
 /// and users hardly.
 const FAST: f64 = 40_000.0;
-/// How long a pause lasts. In twice that what a large transaction sends no longer fits in the socket's buffers.
+/// And from which on it goes on to be: read without pauses a server in need of its processors may not send faster.
+const STILL_FAST: f64 = FAST / 4.0;
+/// How long a pause lasts at least. In twice that what a large transaction sends no longer fits in the socket's buffers.
 const PAUSE: Duration = Duration::from_millis(3);
+/// And at most, where less than [`FULL`] comes.
+const LONGEST_PAUSE: Duration = Duration::from_millis(12);
+/// So many bytes in one read mean that the socket was full.
+const FULL: usize = 60 << 10;
 /// So many events are handed on at once, at most: the coordinator is not to be held for long.
 const MOST_GATHERED: usize = 512;
 /// How long a stream that ends well may take to say good-bye; after that the server finds out by itself.
@@ -115,17 +121,39 @@ pub async fn stream(
 struct Pace {
     since: Instant,
     messages: u32,
-    fast: bool,
+    /// Messages a second.
+    rate: f64,
+    /// Whether there are pauses.
+    paused: bool,
+    /// Bytes since the last pause.
+    bytes: usize,
+    pause: Duration,
 }
 
 impl Pace {
-    fn is_fast(&mut self) -> bool {
-        let elapsed = self.since.elapsed();
+    fn new() -> Pace {
+        Pace { since: Instant::now(), messages: 0, rate: 0.0, paused: false, bytes: 0, pause: PAUSE }
+    }
+
+    fn count(&mut self, message: &Bytes) {
+        self.messages += 1;
+        self.bytes += message.len();
+    }
+
+    /// How long to let messages gather from `now` on, if at all.
+    fn pause(&mut self, now: Instant) -> Option<Duration> {
+        let elapsed = now.duration_since(self.since);
         if elapsed >= PACE {
-            self.fast = f64::from(self.messages) >= FAST * elapsed.as_secs_f64();
-            (self.since, self.messages) = (Instant::now(), 0);
+            self.rate = f64::from(self.messages) / elapsed.as_secs_f64();
+            self.paused = self.rate >= if self.paused { STILL_FAST } else { FAST };
+            (self.since, self.messages) = (now, 0);
         }
-        self.fast
+        self.pause = match self.rate >= FAST && self.bytes < FULL {
+            true => (self.pause * 2).min(LONGEST_PAUSE),
+            false => PAUSE,
+        };
+        self.bytes = 0;
+        self.paused.then_some(self.pause)
     }
 }
 
@@ -157,7 +185,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     async fn run(&mut self) -> Result<(), SourceError> {
-        let mut pace = Pace { since: Instant::now(), messages: 0, fast: false };
+        let mut pace = Pace::new();
         loop {
             let first = tokio::select! {
                 first = self.reader.next() => first.map_err(|error| self.ended_by(error))?,
@@ -166,8 +194,8 @@ impl Pump<'_> {
             self.check_notices()?;
             let mut next = Some(first.ok_or(SourceError::Ended)?);
             while let Some(bytes) = next {
+                pace.count(&bytes);
                 self.take(bytes)?;
-                pace.messages += 1;
                 if self.is_done() {
                     break;
                 }
@@ -179,15 +207,15 @@ impl Pump<'_> {
             if self.hand_on().await == Flow::Done || self.is_done() {
                 return Ok(());
             }
-            if pace.is_fast() {
-                self.pause().await;
+            if let Some(pause) = pace.pause(Instant::now()) {
+                self.pause(pause).await;
             }
         }
     }
 
     /// Lets messages gather, unless somebody waits for one of them.
-    async fn pause(&mut self) {
-        _ = timeout(PAUSE, self.awaited.wait_for(|barriers| *barriers > 0)).await;
+    async fn pause(&mut self, pause: Duration) {
+        _ = timeout(pause, self.awaited.wait_for(|barriers| *barriers > 0)).await;
     }
 
     fn is_done(&self) -> bool {
@@ -246,5 +274,39 @@ impl Pump<'_> {
             Ok(()) => Flow::On,
             Err(_) => Flow::Done,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `pace` says after reads of so many messages, 5 ms after one another.
+    fn after_reads(pace: &mut Pace, reads: u32, messages: usize, bytes: usize) -> Option<Duration> {
+        let mut said = None;
+        for _ in 0..reads {
+            (0..messages).for_each(|_| pace.count(&Bytes::from(vec![0; bytes])));
+            said = pace.pause(pace.since + Duration::from_millis(5));
+        }
+        said
+    }
+
+    #[test]
+    fn only_what_comes_fast_is_paused_for() {
+        let mut pace = Pace::new();
+        assert_eq!(after_reads(&mut pace, 10, 190, 62), None); // 38,000 a second
+        assert!(after_reads(&mut pace, 1, 210, 62).is_some());
+        assert_eq!(after_reads(&mut pace, 10, 60, 62), Some(PAUSE)); // 12,000: it has been fast
+        assert_eq!(after_reads(&mut pace, 1, 40, 62), None);
+        assert_eq!(after_reads(&mut pace, 1, 190, 62), None);
+    }
+
+    #[test]
+    fn the_less_a_fast_stream_brings_the_longer_is_the_pause() {
+        let mut pace = Pace::new();
+        assert_eq!(after_reads(&mut pace, 1, 500, 62), Some(2 * PAUSE));
+        assert_eq!(after_reads(&mut pace, 5, 500, 62), Some(LONGEST_PAUSE));
+        assert_eq!(after_reads(&mut pace, 1, 1000, 62), Some(PAUSE)); // the socket was full
+        assert_eq!(after_reads(&mut pace, 1, 500, 62), Some(2 * PAUSE));
     }
 }

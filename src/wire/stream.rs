@@ -7,6 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +16,15 @@ use tokio_rustls::client::TlsStream;
 
 use super::conninfo::{Host, HostAddress, Keepalive};
 use super::error::WireError;
+
+/// A server that answers a connection within this is near: what it sends needs no large buffer on the way.
+const NEAR: Duration = Duration::from_millis(1);
+
+/// The receive buffer for what a near server sends, bytes; the kernel doubles it for its own needs, and may allow less
+/// (`net.core.rmem_max`). Left to itself it grows to many times as much, the socket never fills, and each message of a
+/// walsender travels as a segment of its own, which takes most of the walsender's time. In a buffer that is full they gather
+/// at the sender. A distant server needs as much as is under way, so there the kernel decides.
+const NEAR_BUFFER: usize = 128 << 10;
 
 /// An open connection.
 pub(super) enum Stream {
@@ -69,20 +79,30 @@ impl Endpoint {
         match self {
             Endpoint::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
             Endpoint::Tcp(address) => {
+                let begun = Instant::now();
                 let stream = TcpStream::connect(address).await?;
+                let took = begun.elapsed();
                 stream.set_nodelay(true)?;
-                let socket = SockRef::from(&stream);
-                if keepalive.enabled {
-                    let probes = TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
-                    socket.set_tcp_keepalive(&probes.with_retries(keepalive.count))?;
-                }
-                if keepalive.user_timeout.is_some() {
-                    socket.set_tcp_user_timeout(keepalive.user_timeout)?;
-                }
+                set_options(&SockRef::from(&stream), keepalive, took)?;
                 Ok(Stream::Tcp(stream))
             }
         }
     }
+}
+
+/// What the kernel is told about a TCP connection that was made in `took`.
+fn set_options(socket: &SockRef<'_>, keepalive: &Keepalive, took: Duration) -> io::Result<()> {
+    if took < NEAR {
+        socket.set_recv_buffer_size(NEAR_BUFFER)?;
+    }
+    if keepalive.enabled {
+        let probes = TcpKeepalive::new().with_time(keepalive.idle).with_interval(keepalive.interval);
+        socket.set_tcp_keepalive(&probes.with_retries(keepalive.count))?;
+    }
+    if keepalive.user_timeout.is_some() {
+        socket.set_tcp_user_timeout(keepalive.user_timeout)?;
+    }
+    Ok(())
 }
 
 impl AsyncRead for Stream {
@@ -124,12 +144,29 @@ impl AsyncWrite for Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Conninfo;
 
     #[tokio::test]
     async fn a_unix_host_is_a_socket_in_a_directory() {
         let path = |directory: &str| socket_path(PathBuf::from(directory), 5433);
         assert_eq!(path("/run/pg"), PathBuf::from("/run/pg/.s.PGSQL.5433"));
         assert_eq!(path("@pg").as_os_str().as_bytes(), b"\0pg/.s.PGSQL.5433");
+    }
+
+    #[test]
+    fn only_a_near_server_gets_a_buffer_of_fixed_size() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let size_if_it_took = |took| {
+            let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let socket = SockRef::from(&stream);
+            let before = socket.recv_buffer_size().unwrap();
+            set_options(&socket, Conninfo::parse("host=h").unwrap().keepalive(), took).unwrap();
+            (before, socket.recv_buffer_size().unwrap())
+        };
+        let (before, near) = size_if_it_took(Duration::ZERO);
+        assert_ne!(before, near);
+        let (before, distant) = size_if_it_took(NEAR);
+        assert_eq!(before, distant);
     }
 
     #[tokio::test]
