@@ -1,11 +1,15 @@
 //! The first contact: every node is reached once, its slot and tables are read (R6).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use futures_util::future::{join_all, try_join_all};
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, NodeConfig};
 use crate::daemon::error::DaemonError;
@@ -35,6 +39,8 @@ pub struct Contact {
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Once a node refuses, the others may take so long to refuse, too.
+const OTHERS_REFUSE: Duration = Duration::from_secs(1);
 
 /// Reaches every node, waiting for those that are not up.
 ///
@@ -47,10 +53,9 @@ pub async fn reach_all(
 ) -> Result<Contact, DaemonError> {
     let starting = reporter::starting(config, started_at);
     status.send_modify(|status| *status = Arc::new(starting.clone()));
-    // At once: to a distant server each question takes its time.
     let reached = config.nodes.iter().map(|node| reach(config, node, &starting, status));
     let (mut controls, mut identities, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
-    for (control, identity, slot) in try_join_all(reached).await? {
+    for (control, identity, slot) in all_or_refusals(reached).await? {
         controls.push(control);
         identities.push(identity);
         confirmed.push(slot);
@@ -122,6 +127,37 @@ async fn latest_cut(config: &Config, controls: &[Control], slots: Vec<Lsn>) -> R
     Ok(Cut::latest(slots, try_join_all(read).await?.into_iter().flatten()))
 }
 
+/// What all nodes come to, asked at once: to a distant server each question takes its time. What somebody must mend first is
+/// named for all nodes that say it within a moment, in their order.
+async fn all_or_refusals<T>(
+    nodes: impl Iterator<Item = impl Future<Output = Result<T, DaemonError>>>,
+) -> Result<Vec<T>, DaemonError> {
+    let asked = nodes.enumerate().map(|(place, node)| async move { (place, node.await) });
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let (mut found, mut refusals) = (BTreeMap::new(), BTreeMap::new());
+    let mut until = None;
+    while let Some((place, answer)) = match until {
+        None => asked.next().await,
+        Some(until) => timeout_at(until, asked.next()).await.ok().flatten(),
+    } {
+        match answer {
+            Ok(node) => _ = found.insert(place, node),
+            Err(error) => {
+                refusals.insert(place, error);
+                until.get_or_insert_with(|| Instant::now() + OTHERS_REFUSE);
+            }
+        }
+    }
+    match refusals.pop_first() {
+        None => Ok(found.into_values().collect()),
+        Some((_, only)) if refusals.is_empty() => Err(only),
+        Some((_, first)) => {
+            let rest: Vec<_> = refusals.values().map(|error| format!("\n{error}")).collect();
+            Err(DaemonError::Operator(format!("{first}{}", rest.concat())))
+        }
+    }
+}
+
 async fn reach(
     config: &Config,
     node: &NodeConfig,
@@ -189,4 +225,31 @@ async fn look(config: &Config, node: &NodeConfig) -> Result<(Control, NodeIdenti
     }
     let confirmed = slot.confirmed_flush_lsn.ok_or_else(|| refused(format!("slot {name} is not a logical slot")))?;
     Ok((control, identity, confirmed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn node(after: Duration, refusal: Option<&str>) -> Result<u8, DaemonError> {
+        tokio::time::sleep(after).await;
+        refusal.map_or(Ok(1), |what| Err(DaemonError::Operator(what.to_owned())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_nodes_that_refuse_are_named_whichever_answers_first() {
+        let at = Duration::from_millis;
+        let said = all_or_refusals([node(at(100), Some("east: a")), node(at(10), Some("west: b"))].into_iter()).await;
+        assert_eq!(said.unwrap_err().to_string(), "east: a\nwest: b");
+        let alone = all_or_refusals([node(at(10), Some("east: a")), node(at(20), None)].into_iter()).await;
+        assert_eq!(alone.unwrap_err().to_string(), "east: a");
+        assert_eq!(all_or_refusals([node(at(50), None), node(at(20), None)].into_iter()).await.unwrap(), [1, 1]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_does_not_answer_hides_no_refusal() {
+        let away = Duration::from_secs(3600);
+        let said = all_or_refusals([node(away, None), node(Duration::ZERO, Some("west: b"))].into_iter()).await;
+        assert_eq!(said.unwrap_err().to_string(), "west: b");
+    }
 }
