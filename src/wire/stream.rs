@@ -17,8 +17,9 @@ use tokio_rustls::client::TlsStream;
 use super::conninfo::{Host, HostAddress, Keepalive};
 use super::error::WireError;
 
-/// A server that answers a connection within this is near: what it sends needs no large buffer on the way.
-const NEAR: Duration = Duration::from_millis(1);
+/// A server that answers a connection within this is near, as is one on this machine however busy that is: what it sends needs
+/// no large buffer on the way.
+const NEAR: Duration = Duration::from_millis(2);
 
 /// The receive buffer for what a near server sends, bytes; the kernel doubles it for its own needs, and may allow less
 /// (`net.core.rmem_max`). Left to itself it grows to many times as much, the socket never fills, and each message of a
@@ -81,18 +82,18 @@ impl Endpoint {
             Endpoint::Tcp(address) => {
                 let begun = Instant::now();
                 let stream = TcpStream::connect(address).await?;
-                let took = begun.elapsed();
+                let near = address.ip().is_loopback() || begun.elapsed() < NEAR;
                 stream.set_nodelay(true)?;
-                set_options(&SockRef::from(&stream), keepalive, took)?;
+                set_options(&SockRef::from(&stream), keepalive, near)?;
                 Ok(Stream::Tcp(stream))
             }
         }
     }
 }
 
-/// What the kernel is told about a TCP connection that was made in `took`.
-fn set_options(socket: &SockRef<'_>, keepalive: &Keepalive, took: Duration) -> io::Result<()> {
-    if took < NEAR {
+/// What the kernel is told about a TCP connection.
+fn set_options(socket: &SockRef<'_>, keepalive: &Keepalive, near: bool) -> io::Result<()> {
+    if near {
         socket.set_recv_buffer_size(NEAR_BUFFER)?;
     }
     if keepalive.enabled {
@@ -156,16 +157,16 @@ mod tests {
     #[test]
     fn only_a_near_server_gets_a_buffer_of_fixed_size() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let size_if_it_took = |took| {
+        let size_if = |near| {
             let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             let socket = SockRef::from(&stream);
             let before = socket.recv_buffer_size().unwrap();
-            set_options(&socket, Conninfo::parse("host=h").unwrap().keepalive(), took).unwrap();
+            set_options(&socket, Conninfo::parse("host=h").unwrap().keepalive(), near).unwrap();
             (before, socket.recv_buffer_size().unwrap())
         };
-        let (before, near) = size_if_it_took(Duration::ZERO);
+        let (before, near) = size_if(true);
         assert_ne!(before, near);
-        let (before, distant) = size_if_it_took(NEAR);
+        let (before, distant) = size_if(false);
         assert_eq!(before, distant);
     }
 
