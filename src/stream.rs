@@ -10,6 +10,7 @@ pub mod keys;
 pub mod log;
 pub mod message;
 pub mod numbered;
+pub mod pace;
 pub mod relations;
 pub mod source;
 pub mod source_error;

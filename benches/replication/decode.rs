@@ -1,19 +1,18 @@
-//! What the source alone takes: a reader that throws everything away. It reads with the daemon's own session, and with pauses as
-//! the daemon does, for an eager reader makes the walsender two to three times slower.
+//! What the source alone takes: a reader that throws everything away. It reads with the daemon's own session and pauses as the
+//! daemon does, for an eager reader makes the walsender two to three times slower.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 use pgconcord::model::Lsn;
 use pgconcord::stream::message::{Frame, Reply};
+use pgconcord::stream::pace::Pace;
 use pgconcord::stream::{decode, feedback};
 use pgconcord::wire::{Conninfo, Session};
 use tokio::time::sleep;
 
 /// What runs if no workload is asked for.
 pub const WORKLOADS: [&str; 3] = ["a1", "a2", "a4"];
-/// Between two reads.
-const PAUSE: Duration = Duration::from_millis(3);
 
 /// Reads a slot until the first commit that ends after `before_last`, and counts the rows that were changed.
 ///
@@ -26,11 +25,12 @@ pub async fn read(dsn: &str, slot: &str, before_last: Lsn) -> anyhow::Result<u64
         "START_REPLICATION SLOT \"{slot}\" LOGICAL 0/0 (proto_version '2', publication_names 'native', streaming 'on')"
     );
     let (mut reader, mut writer) = session.start_replication(&command).await.context("the stream")?;
-    let mut rows = 0;
+    let (mut rows, mut pace) = (0, Pace::new(Instant::now()));
     loop {
         let mut next = reader.next().await.context("the stream")?;
         next.as_ref().context("the stream ended early")?;
         while let Some(bytes) = next {
+            pace.count(&bytes);
             match decode::frame(bytes).context("the stream")? {
                 Frame::XLogData { wal_start, body, .. } => match body.first() {
                     Some(b'I' | b'U' | b'D') => rows += 1,
@@ -44,6 +44,8 @@ pub async fn read(dsn: &str, slot: &str, before_last: Lsn) -> anyhow::Result<u64
             }
             next = reader.try_next_buffered();
         }
-        sleep(PAUSE).await;
+        if let Some(pause) = pace.pause(Instant::now()) {
+            sleep(pause).await;
+        }
     }
 }

@@ -1,13 +1,6 @@
 //! The task that reads one node: connection → frames → events, and feedback beside it.
 //!
 //! Reading may wait for whoever takes the events; feedback never does: it has a task of its own.
-//!
-//! A reader that wakes for every message costs the machine more than the messages do, and has the server send each by
-//! itself. So when messages come fast it pauses between reads, and what comes meanwhile comes in larger pieces, unless somebody
-//! who may hold locks waits for a barrier. Pauses of 1, 3 and 6 ms, medians of three runs (benches/replication at scale 0.5,
-//! PostgreSQL 15, 2 cores): A1 2.9, 2.8, 3.4 s, A2 1.0, 0.8, 0.9 s, A4 1.4, 1.5, 1.3 s; CPU of the daemon in A2 5.3, 3.2, 3.3 s
-//! per million rows, and 19 without. One read a pause, not until nothing is left: what stays keeps the socket full, and messages
-//! then gather at the sender (`wire/stream.rs`, NEAR_BUFFER). When messages come slowly each is taken at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +16,7 @@ use crate::model::{Lsn, NodeId};
 use crate::stream::assemble::{Assembler, SourceEvent};
 use crate::stream::error::AssembleError;
 use crate::stream::message::{Frame, Reply};
+use crate::stream::pace::Pace;
 use crate::stream::source_error::SourceError;
 use crate::stream::spill::Spill;
 use crate::stream::start::Started;
@@ -31,19 +25,6 @@ use crate::wire::{Conninfo, CopyReader, WireError};
 
 /// `object_not_in_prerequisite_state`
 const NOT_IN_STATE: &str = "55000";
-/// Over this the rate of messages is taken.
-const PACE: Duration = Duration::from_millis(4);
-/// Messages a second from which on a stream is read with pauses: ten thousand small transactions. A backlog comes so fast,
-/// and users hardly.
-const FAST: f64 = 40_000.0;
-/// And from which on it goes on to be: read without pauses a server in need of its processors may not send faster.
-const STILL_FAST: f64 = FAST / 4.0;
-/// How long a pause lasts at least. In twice that what a large transaction sends no longer fits in the socket's buffers.
-const PAUSE: Duration = Duration::from_millis(3);
-/// And at most, where less than [`FULL`] comes.
-const LONGEST_PAUSE: Duration = Duration::from_millis(12);
-/// So many bytes in one read mean that the socket was full.
-const FULL: usize = 60 << 10;
 /// So many events are handed on at once, at most: the coordinator is not to be held for long.
 const MOST_GATHERED: usize = 512;
 /// How long a stream that ends well may take to say good-bye; after that the server finds out by itself.
@@ -117,46 +98,6 @@ pub async fn stream(
     Ok(())
 }
 
-/// How fast messages come.
-struct Pace {
-    since: Instant,
-    messages: u32,
-    /// Messages a second.
-    rate: f64,
-    /// Whether there are pauses.
-    paused: bool,
-    /// Bytes since the last pause.
-    bytes: usize,
-    pause: Duration,
-}
-
-impl Pace {
-    fn new() -> Pace {
-        Pace { since: Instant::now(), messages: 0, rate: 0.0, paused: false, bytes: 0, pause: PAUSE }
-    }
-
-    fn count(&mut self, message: &Bytes) {
-        self.messages += 1;
-        self.bytes += message.len();
-    }
-
-    /// How long to let messages gather from `now` on, if at all.
-    fn pause(&mut self, now: Instant) -> Option<Duration> {
-        let elapsed = now.duration_since(self.since);
-        if elapsed >= PACE {
-            self.rate = f64::from(self.messages) / elapsed.as_secs_f64();
-            self.paused = self.rate >= if self.paused { STILL_FAST } else { FAST };
-            (self.since, self.messages) = (now, 0);
-        }
-        self.pause = match self.rate >= FAST && self.bytes < FULL {
-            true => (self.pause * 2).min(LONGEST_PAUSE),
-            false => PAUSE,
-        };
-        self.bytes = 0;
-        self.paused.then_some(self.pause)
-    }
-}
-
 /// How far the stream is known to have come, and how far that has been told.
 struct Position {
     reached: Lsn,
@@ -185,7 +126,7 @@ struct Pump<'a> {
 
 impl Pump<'_> {
     async fn run(&mut self) -> Result<(), SourceError> {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(Instant::now());
         loop {
             let first = tokio::select! {
                 first = self.reader.next() => first.map_err(|error| self.ended_by(error))?,
@@ -274,39 +215,5 @@ impl Pump<'_> {
             Ok(()) => Flow::On,
             Err(_) => Flow::Done,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// What `pace` says after reads of so many messages, 5 ms after one another.
-    fn after_reads(pace: &mut Pace, reads: u32, messages: usize, bytes: usize) -> Option<Duration> {
-        let mut said = None;
-        for _ in 0..reads {
-            (0..messages).for_each(|_| pace.count(&Bytes::from(vec![0; bytes])));
-            said = pace.pause(pace.since + Duration::from_millis(5));
-        }
-        said
-    }
-
-    #[test]
-    fn only_what_comes_fast_is_paused_for() {
-        let mut pace = Pace::new();
-        assert_eq!(after_reads(&mut pace, 10, 190, 62), None); // 38,000 a second
-        assert!(after_reads(&mut pace, 1, 210, 62).is_some());
-        assert_eq!(after_reads(&mut pace, 10, 60, 62), Some(PAUSE)); // 12,000: it has been fast
-        assert_eq!(after_reads(&mut pace, 1, 40, 62), None);
-        assert_eq!(after_reads(&mut pace, 1, 190, 62), None);
-    }
-
-    #[test]
-    fn the_less_a_fast_stream_brings_the_longer_is_the_pause() {
-        let mut pace = Pace::new();
-        assert_eq!(after_reads(&mut pace, 1, 500, 62), Some(2 * PAUSE));
-        assert_eq!(after_reads(&mut pace, 5, 500, 62), Some(LONGEST_PAUSE));
-        assert_eq!(after_reads(&mut pace, 1, 1000, 62), Some(PAUSE)); // the socket was full
-        assert_eq!(after_reads(&mut pace, 1, 500, 62), Some(2 * PAUSE));
     }
 }
