@@ -20,7 +20,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use crate::apply::sql;
 use crate::model::key_form::{CaseMap, KeyForm, canonical};
 use crate::model::transaction::encode_record;
-use crate::model::{Cell, Lsn, NodeId, Op, Payload, Stamp, Touches, Transaction, Tuple, Xid};
+use crate::model::{BinaryType, Cell, Lsn, NodeId, Op, Payload, Stamp, Touches, Transaction, Tuple, Xid};
 use crate::stream::decode::{self, Place};
 use crate::stream::testing::*;
 
@@ -249,6 +249,26 @@ fn rows_and_arrays_come_back_as_they_went_in() {
         dice.damage(&mut damaged);
         if let Ok(tuple) = Tuple::parse(&mut Bytes::from(damaged)) {
             assert_eq!(tuple.cells().count(), tuple.len());
+        }
+    });
+}
+
+/// A text that is nearly one of the type goes in binary with its length, or as text.
+#[test]
+fn a_text_has_a_binary_format_or_none() {
+    const TYPES: [&str; 10] =
+        ["int2", "float8", "numeric", "date", "time", "timestamp", "timestamptz", "uuid", "bytea", "bool"];
+    const TEXTS: [&str; 7] =
+        ["-32768", "1.5", "-123456.7800", "2026-02-29", "24:00:00.000001", "2026-11-28 14:20:11.5+00", "\\x00ff"];
+    fuzz(|dice| {
+        let mut text = TEXTS[dice.below(TEXTS.len())].as_bytes().to_vec();
+        dice.damage(&mut text);
+        for of in TYPES {
+            let mut out = vec![1];
+            if BinaryType::of(&format!("pg_catalog.{of}")).expect("a type").write(&text, &mut out).is_some() {
+                let length = u32::from_be_bytes(out[1..5].try_into().expect("four bytes"));
+                assert_eq!(length as usize, out.len() - 5);
+            }
         }
     });
 }

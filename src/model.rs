@@ -2,6 +2,7 @@
 //!
 //! Values only: no I/O but the reading of a spilled payload through [`payload::Spilled`], no clock.
 
+pub mod binary;
 pub mod bloom;
 pub mod change;
 pub mod condition;
@@ -22,6 +23,7 @@ pub mod transaction;
 pub mod tuple;
 pub mod when;
 
+pub use binary::BinaryType;
 pub use change::{Change, Op, Relation, RelationColumn};
 pub use condition::Condition;
 pub use conflict::{ConflictType, Resolution};

@@ -27,7 +27,7 @@ pub mod tls;
 
 pub use cancel::CancelHandle;
 pub use conninfo::{Conninfo, ConninfoError};
-pub use copy::{CopiedRows, CopyRows};
+pub use copy::{BinaryRows, CopiedRows, TextRows};
 pub use error::{ServerError, Severity, WireError};
 pub use outcome::{CommandTag, Outcome, Row};
 pub use pinned::pin;

@@ -3,7 +3,7 @@
 use crate::harness::{Plan, Sql, Version, servers};
 use crate::types::values::{Draw, Type, USER_TYPES};
 
-mod values;
+pub mod values;
 
 const EAST: usize = 0;
 const WEST: usize = 1;

@@ -14,6 +14,7 @@ use pgconcord::wire::{Conninfo, Session};
 
 use crate::harness::{Version, servers};
 
+mod binary;
 mod login;
 mod pipeline;
 mod stream;

@@ -8,12 +8,12 @@ use smallvec::SmallVec;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::apply::net::{Folded, Incoming, Row};
-use crate::apply::sql;
+use crate::apply::sql::{self, Array, CopyFormat};
 use crate::conflict::Batch;
 use crate::model::key::KeyHasher;
 use crate::model::table::Input;
-use crate::model::{Cell, Relation, Xid};
-use crate::wire::CopyRows;
+use crate::model::{BinaryType, Cell, Relation, Xid};
+use crate::wire::{CopiedRows, TextRows};
 
 /// Rows in one statement: larger gains nothing (docs/design.md, "Speed").
 pub const SET_ROWS: usize = 1_000;
@@ -161,31 +161,63 @@ impl Set {
         table.key.iter().chain(&self.columns).all(|column| table.columns[*column].input != Input::Char)
     }
 
-    /// The rows for a COPY: the key's columns, then [`Set::columns`].
-    pub fn copy_rows(&self, copy: &mut CopyRows<'_>) {
+    /// The rows for a COPY, and their format: the key's columns, then [`Set::columns`].
+    pub fn copied(&self) -> (CopyFormat, CopiedRows) {
+        match self.copied_in_binary() {
+            Some(rows) => (CopyFormat::Binary, rows),
+            None => (CopyFormat::Text, CopiedRows::text(|rows| self.copy_texts(rows))),
+        }
+    }
+
+    fn copy_texts(&self, rows: &mut TextRows<'_>) {
+        self.for_each_row(|cells| {
+            cells.for_each(|cell| rows.value(cell));
+            rows.end_row();
+            Some(())
+        });
+    }
+
+    /// `None` if a column has no binary format, or a value has none.
+    fn copied_in_binary(&self) -> Option<CopiedRows> {
+        let table = self.relation.table();
+        let columns = table.key.iter().chain(&self.columns);
+        let types: Vec<BinaryType> = columns.map(|column| table.columns[*column].binary()).collect::<Option<_>>()?;
+        CopiedRows::binary(i16::try_from(types.len()).ok()?, |rows| {
+            self.for_each_row(|cells| {
+                rows.row();
+                for (of, cell) in types.iter().zip(cells) {
+                    match cell {
+                        Some(text) => rows.value(|out| of.write(text, out))?,
+                        None => rows.null(),
+                    }
+                }
+                Some(())
+            })
+        })
+    }
+
+    /// The texts of each row, the key's columns first; goes on while `take` gives something.
+    fn for_each_row(&self, mut take: impl FnMut(&mut dyn Iterator<Item = Option<&[u8]>>) -> Option<()>) -> Option<()> {
         let positions = self.positions(&self.columns);
         let mut cells: Vec<Cell<'_>> = Vec::new();
         for write in &self.writes {
             cells.clear();
             cells.extend(write.row.tuple.cells());
             let cell = |position: &Option<usize>| position.and_then(|position| cells.get(position).copied());
-            positions.iter().for_each(|position| copy.value(sql::text_of(cell(position))));
-            copy.end_row();
+            take(&mut positions.iter().map(|position| sql::text_of(cell(position))))?;
         }
+        Some(())
     }
 
-    /// For each array of the statement its cells: the key's columns, then [`Set::columns`].
-    pub fn arrays(&self, writes: &[Write], columns: &[usize]) -> Vec<Vec<u8>> {
-        let positions = self.positions(columns);
+    /// The arrays of the statement: the key's columns, then `columns`.
+    pub fn arrays(&self, writes: &[Write], columns: &[usize]) -> Vec<Array> {
+        let table = self.relation.table();
         let rows: Vec<Vec<Cell<'_>>> = writes.iter().map(|write| write.row.tuple.cells().collect()).collect();
-        positions
-            .iter()
-            .map(|position| {
-                let cell = |row: &Vec<_>| position.and_then(|position| row.get(position).copied());
-                let texts: Vec<_> = rows.iter().map(|row| sql::text_of(cell(row))).collect();
-                sql::text_array(texts.into_iter())
-            })
-            .collect()
+        let array = |(column, position): (&usize, Option<usize>)| {
+            let cell = |row: &Vec<_>| position.and_then(|position| row.get(position).copied());
+            Array::of(table.columns[*column].binary(), rows.iter().map(|row| sql::text_of(cell(row))))
+        };
+        table.key.iter().chain(columns).zip(self.positions(columns)).map(array).collect()
     }
 }
 
@@ -265,5 +297,43 @@ mod tests {
         let shown = |set: &Set| (set.columns.clone(), set.writes.iter().map(|write| write.net).collect::<Vec<_>>());
         let expected = [(vec![1, 2], vec![0, 1, 6]), (vec![2], vec![2, 5]), (vec![1, 2], vec![3]), (vec![1], vec![4])];
         assert_eq!(sets.iter().map(shown).collect::<Vec<_>>(), expected);
+    }
+
+    /// A set of rows of (k int4, a numeric, b, c text).
+    fn set(of_b: &str, cells: &[[Cell<'static>; 4]]) -> Set {
+        let mut table = Table::of_texts("t", &["k", "a", "b", "c"]);
+        for (column, of) in table.columns.iter_mut().zip(["pg_catalog.int4", "pg_catalog.\"numeric\"", of_b]) {
+            column.sql_type = of.to_owned();
+        }
+        let relation = Relation::sample(table, &["k", "a", "b", "c"]);
+        let write = |(net, cells): (usize, &[Cell<'static>; 4])| {
+            let row = Row { relation: relation.clone(), tuple: Tuple::from_cells(cells.iter().copied()) };
+            Write { net, row, known: None }
+        };
+        Set {
+            relation: relation.clone(),
+            columns: vec![1, 2, 3],
+            writes: cells.iter().enumerate().map(write).collect(),
+        }
+    }
+
+    #[test]
+    fn a_column_goes_in_its_type_if_all_its_values_can() {
+        let text = |text: &'static str| Cell::Text(text.as_bytes());
+        let row = [text("1"), Cell::Null, text("2026-11-28"), text("c")];
+        let before_christ = [text("2"), text("1.0"), text("0044-03-15 BC"), text("c")];
+        let forms = |set: &Set| -> Vec<_> {
+            set.arrays(&set.writes, &set.columns).iter().map(|array| (array.form, array.oid())).collect()
+        };
+        let of = |of: BinaryType| (Some(of), of.array().unwrap().oid);
+        let texts = (None, sql::TEXT_ARRAY);
+        let dates = set("pg_catalog.date", &[row, row]);
+        assert_eq!(forms(&dates), [of(BinaryType::Int4), of(BinaryType::Numeric), of(BinaryType::Date), texts]);
+        assert_eq!(dates.copied().0, CopyFormat::Binary);
+        let dates = set("pg_catalog.date", &[row, before_christ]);
+        assert_eq!(forms(&dates), [of(BinaryType::Int4), of(BinaryType::Numeric), texts, texts]);
+        assert_eq!(dates.copied().0, CopyFormat::Text);
+        let moods = set("public.\"Mood\"", &[row]);
+        assert_eq!((forms(&moods)[2], moods.copied().0), (texts, CopyFormat::Text));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::apply::batch::{Set, Write, into_sets};
 use crate::apply::error::ApplyError;
 use crate::apply::net::Folded;
-use crate::apply::sql::{self, Guard, OnConflict};
+use crate::apply::sql::{self, Array, Guard, OnConflict, Variant};
 use crate::wire::{self, CopiedRows, Outcome, Param, Pipeline};
 
 /// Deletes, updates, inserts as sets, each kind's tables in the order in which the batch first touches them: users
@@ -66,7 +66,7 @@ pub(super) struct Statement {
 #[derive(Debug)]
 enum Body {
     Arrays {
-        arrays: Vec<Vec<u8>>,
+        arrays: Vec<Array>,
         /// The horizon and our origins follow.
         guarded: bool,
         /// Then how many rows are to be touched.
@@ -80,23 +80,28 @@ impl Statement {
     pub fn new(kind: Kind, set: &Set, writes: &[Write], guard: Guard, judging: Judging) -> Statement {
         let table = set.relation.table();
         let columns: &[usize] = if kind == Kind::Delete { &[] } else { &set.columns };
-        let text = match (kind, guard) {
-            (Kind::Delete, _) => sql::delete(table, guard),
-            (Kind::Update, _) => sql::update(table, columns, guard),
-            // The server takes no deferrable constraint as a reason to skip.
-            (Kind::Insert, Guard::Known) if !table.defers() => sql::insert(table, columns, OnConflict::Skip),
-            (Kind::Insert, _) => sql::insert(table, columns, OnConflict::SkipKey),
-        };
         let mut arrays = set.arrays(writes, columns);
+        let forms: Vec<_> = arrays.iter().map(|array| array.form).collect();
         let guarded = guard == Guard::Known && kind != Kind::Insert;
-        if guarded {
+        let mut guard = guard;
+        if guarded && writes.iter().any(|write| write.known.is_some()) {
+            guard = Guard::KnownEach;
             let known: Vec<_> = writes.iter().map(|write| write.known.map(sql::xid_text)).collect();
-            arrays.push(sql::text_array(known.iter().map(|xid| xid.as_ref().map(String::as_bytes))));
+            arrays.push(Array::of(None, known.iter().map(|xid| xid.as_ref().map(String::as_bytes))));
         }
+        let variant = Variant { forms: &forms, guard, tells: judging != Judging::Counted };
+        let text = match kind {
+            Kind::Delete => sql::delete(table, variant),
+            Kind::Update => sql::update(table, columns, variant),
+            // The server takes no deferrable constraint as a reason to skip.
+            Kind::Insert if guard == Guard::Known && !table.defers() => {
+                sql::insert(table, columns, OnConflict::Skip, &forms)
+            }
+            Kind::Insert => sql::insert(table, columns, OnConflict::SkipKey, &forms),
+        };
         let count = (judging == Judging::ByItself).then(|| writes.len().to_string());
         let text = match judging {
-            Judging::Told => text,
-            Judging::Counted => sql::counted(text),
+            Judging::Told | Judging::Counted => text,
             Judging::ByItself => sql::all_or_error(&text, arrays.len() + if guarded { 3 } else { 1 }),
         };
         let body = Body::Arrays { arrays, guarded, count };
@@ -106,7 +111,8 @@ impl Statement {
     /// A COPY of all rows of a set.
     pub fn copy(set: &Set) -> Statement {
         let table = set.relation.table();
-        let (text, body) = (sql::copy(table, &set.columns), Body::Copy(CopiedRows::new(|copy| set.copy_rows(copy))));
+        let (format, rows) = set.copied();
+        let (text, body) = (sql::copy(table, &set.columns, format), Body::Copy(rows));
         let nets = set.writes.iter().map(|write| write.net).collect();
         Statement { kind: Kind::Insert, nets, table: table.to_string(), text, body }
     }
@@ -119,13 +125,13 @@ impl Statement {
     /// Adds it to a window; `guard` gives the horizon and our origins. Returns its place.
     pub fn queue(&self, pipeline: &mut Pipeline<'_>, guard: Option<(&str, &str)>) -> usize {
         let (arrays, guarded, count) = match &self.body {
-            Body::Copy(rows) => return pipeline.copy_in(&self.text, |copy| copy.append(rows)),
+            Body::Copy(rows) => return pipeline.copy_in(&self.text, rows),
             Body::Arrays { arrays, guarded, count } => (arrays, *guarded, count),
         };
         let (horizon, ours) = guard.filter(|_| guarded).unzip();
         let texts = || horizon.into_iter().chain(ours).chain(count.as_deref());
-        let types: Vec<_> = arrays.iter().map(|_| sql::TEXT_ARRAY).chain(texts().map(|_| sql::TEXT)).collect();
-        let arrays = arrays.iter().map(|array| Param::Binary(array));
+        let types: Vec<_> = arrays.iter().map(Array::oid).chain(texts().map(|_| sql::TEXT)).collect();
+        let arrays = arrays.iter().map(|array| Param::Binary(&array.bytes));
         pipeline.query(&self.text, &types, arrays.chain(texts().map(|text| Param::Text(text.as_bytes()))))
     }
 }
@@ -145,7 +151,8 @@ pub(super) fn queue_set(
 
 /// Whether the statement of such a set writes rows; one that sets nothing but the key only looks for them.
 pub(super) fn writes_rows(kind: Kind, set: &Set) -> bool {
-    kind != Kind::Update || !sql::update(set.relation.table(), &set.columns, Guard::Known).starts_with("SELECT")
+    kind != Kind::Update
+        || !sql::update(set.relation.table(), &set.columns, Variant::of_texts(Guard::Known)).starts_with("SELECT")
 }
 
 /// How many rows a statement wrote; one that only looks for them writes none.

@@ -1,43 +1,96 @@
-//! The statements that write rows in sets: one parameter a column, each an array of text in binary form, unnested
-//! and cast to the column's type.
+//! The statements that write rows in sets: one parameter a column, each an array, unnested.
 //!
-//! Cells go from the source's text output to the target's input function unparsed. The guard (R4) is part of each
-//! statement that touches an existing row: a version is known if it is older than the horizon, was written by the
-//! newest local change that we decoded, by this transaction, or by us.
+//! An array is of the column's type if that has a binary format that we make of the source's text ([`BinaryType`]), else of
+//! text, which is cast and so goes to the target's input function unparsed. The guard (R4) is part of each statement that
+//! touches an existing row: a version is known if it is older than the horizon, was written by the newest local change
+//! that we decoded, by this transaction, or by us.
 
 use std::fmt::Write;
 
 use bytes::BufMut;
 
 use crate::model::table::quote_identifier;
-use crate::model::{Cell, Table, Xid};
+use crate::model::{BinaryType, Cell, Table, Xid};
 
 /// OID of `text[]`.
 pub const TEXT_ARRAY: u32 = 1009;
 /// OID of `text`.
 pub const TEXT: u32 = 25;
 
-/// The ordinals of the rows that a statement touched.
-const RETURNING: &str = " RETURNING u.ord";
-
 /// Whether a statement looks at the version it is about to replace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Guard {
-    /// Only known versions are touched.
+    /// Only versions that are known to be ours or decoded are touched.
     Known,
+    /// Those, and for each row the one that is named.
+    KnownEach,
     /// The row is locked and known already.
     Locked,
+}
+
+/// An array's form: of values of such a type, or of text.
+pub type Form = Option<BinaryType>;
+
+/// What a statement is like beside its table and its columns.
+#[derive(Clone, Copy, Debug)]
+pub struct Variant<'a> {
+    /// The forms of its arrays; where there are none, text.
+    pub forms: &'a [Form],
+    /// Whether it looks at the versions.
+    pub guard: Guard,
+    /// Whether it tells the ordinals of the rows that it touched.
+    pub tells: bool,
+}
+
+impl Variant<'_> {
+    /// Of arrays of text; tells which rows it touched.
+    pub const fn of_texts(guard: Guard) -> Variant<'static> {
+        Variant { forms: &[], guard, tells: true }
+    }
+
+    fn returning(self) -> &'static str {
+        if self.tells { " RETURNING u.ord" } else { "" }
+    }
+}
+
+/// An array that is a parameter.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Array {
+    /// Of what.
+    pub form: Form,
+    /// In binary format.
+    pub bytes: Vec<u8>,
+}
+
+impl Array {
+    /// Of values of the type, if all of them have its binary format, else of text.
+    pub fn of<'a>(binary: Option<BinaryType>, cells: impl ExactSizeIterator<Item = Option<&'a [u8]>> + Clone) -> Array {
+        let bytes = binary.and_then(|of| binary_array(of, cells.clone()));
+        let form = binary.filter(|_| bytes.is_some());
+        Array { form, bytes: bytes.unwrap_or_else(|| text_array(cells)) }
+    }
+
+    /// The array's type.
+    pub fn oid(&self) -> u32 {
+        self.form.and_then(BinaryType::array).map_or(TEXT_ARRAY, |array| array.oid)
+    }
 }
 
 /// `u.c0::type, …` names the arrays; the key's columns come first, in key order, then `others`.
 struct Shape<'a> {
     table: &'a Table,
     others: &'a [usize],
+    forms: &'a [Form],
 }
 
 impl Shape<'_> {
+    fn is_of_type(&self, place: usize) -> bool {
+        self.forms.get(place).is_some_and(Option::is_some)
+    }
+
     fn value(&self, place: usize) -> String {
-        self.table.columns[self.column(place)].value(&format!("u.c{place}"))
+        let name = format!("u.c{place}");
+        if self.is_of_type(place) { name } else { self.table.columns[self.column(place)].value(&name) }
     }
 
     fn column(&self, place: usize) -> usize {
@@ -52,14 +105,34 @@ impl Shape<'_> {
         self.table.key.len() + self.others.len()
     }
 
-    /// `unnest($1, $2, …) WITH ORDINALITY AS u(c0, c1, …, ord)`, with further arrays named by `more`; unqualified, for
-    /// only so does the grammar take several arrays (search_path is pinned).
-    fn unnest(&self, more: &[&str]) -> String {
-        let arrays = self.len() + more.len();
-        let params: Vec<_> = (1..=arrays).map(|i| format!("${i}::pg_catalog.text[]")).collect();
-        let names: Vec<_> =
-            (0..self.len()).map(|i| format!("c{i}")).chain(more.iter().map(|name| (*name).to_owned())).collect();
-        format!("unnest({}) WITH ORDINALITY AS u({}, ord)", params.join(", "), names.join(", "))
+    /// `unnest($1, $2, …) WITH ORDINALITY AS u(c0, c1, …, ord)`.
+    fn numbered(&self, guard: Guard) -> String {
+        format!("{} WITH ORDINALITY AS u({}, ord)", self.unnest(guard), self.names(guard))
+    }
+
+    fn rows(&self, variant: Variant<'_>) -> String {
+        if variant.tells { self.numbered(variant.guard) } else { self.unnumbered(variant.guard) }
+    }
+
+    /// `unnest($1, $2, …) AS u(c0, c1, …)`.
+    fn unnumbered(&self, guard: Guard) -> String {
+        format!("{} AS u({})", self.unnest(guard), self.names(guard))
+    }
+
+    /// Unqualified, for only so does the grammar take several arrays (search_path is pinned).
+    fn unnest(&self, guard: Guard) -> String {
+        let arrays = self.len() + Shape::more(guard).len();
+        let of = |place: usize| match self.is_of_type(place) {
+            true => &self.table.columns[self.column(place)].sql_type,
+            false => "pg_catalog.text",
+        };
+        let params: Vec<_> = (0..arrays).map(|place| format!("${}::{}[]", place + 1, of(place))).collect();
+        format!("unnest({})", params.join(", "))
+    }
+
+    fn names(&self, guard: Guard) -> String {
+        let columns = (0..self.len()).map(|i| format!("c{i}"));
+        columns.chain(Shape::more(guard).iter().map(|name| (*name).to_owned())).collect::<Vec<_>>().join(", ")
     }
 
     fn key_matches(&self) -> String {
@@ -70,13 +143,14 @@ impl Shape<'_> {
 
     /// The guard; its parameters follow the arrays: the horizon and our origins.
     fn guard(&self, guard: Guard) -> String {
-        if guard == Guard::Locked {
-            return String::new();
-        }
-        let horizon = self.len() + 2;
+        let each = match guard {
+            Guard::Locked => return String::new(),
+            Guard::KnownEach => " OR t.xmin = u.known::pg_catalog.xid",
+            Guard::Known => "",
+        };
+        let horizon = self.len() + Shape::more(guard).len() + 1;
         format!(
-            " AND (pg_catalog.age(t.xmin) > pg_catalog.age(${horizon}::pg_catalog.text::pg_catalog.xid) \
-             OR t.xmin = u.known::pg_catalog.xid \
+            " AND (pg_catalog.age(t.xmin) > pg_catalog.age(${horizon}::pg_catalog.text::pg_catalog.xid){each} \
              OR t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid \
              OR (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = ANY(${}::pg_catalog.text::pg_catalog.oid[]))",
             horizon + 1
@@ -85,15 +159,15 @@ impl Shape<'_> {
 
     fn more(guard: Guard) -> &'static [&'static str] {
         match guard {
-            Guard::Known => &["known"],
-            Guard::Locked => &[],
+            Guard::KnownEach => &["known"],
+            Guard::Known | Guard::Locked => &[],
         }
     }
 }
 
-/// `UPDATE` of the rows whose keys are given, setting `columns`; returns the ordinals of the rows that it touched.
-pub fn update(table: &Table, columns: &[usize], guard: Guard) -> String {
-    let shape = Shape { table, others: columns };
+/// `UPDATE` of the rows whose keys are given, setting `columns`.
+pub fn update(table: &Table, columns: &[usize], variant: Variant<'_>) -> String {
+    let shape = Shape { table, others: columns, forms: variant.forms };
     let keys = table.key.len();
     let mut set: Vec<_> = (keys..shape.len()).map(|i| format!("{} = {}", shape.name(i), shape.value(i))).collect();
     // A key that is written another way (1.0, 1.00) is the same key, yet another text.
@@ -102,50 +176,51 @@ pub fn update(table: &Table, columns: &[usize], guard: Guard) -> String {
     if set.is_empty() {
         // Nothing but the key: the row is right as it is. GENERATED ALWAYS columns take nothing but DEFAULT.
         let settable = |place: &usize| !table.columns[shape.column(*place)].identity_always;
-        let Some(place) = (0..keys).find(settable) else { return find(table, guard) };
+        let Some(place) = (0..keys).find(settable) else { return find(&shape, variant.guard) };
         set.push(format!("{0} = t.{0}", shape.name(place)));
     }
     format!(
-        "UPDATE {} AS t SET {} FROM {} WHERE {}{}{RETURNING}",
+        "UPDATE {} AS t SET {} FROM {} WHERE {}{}{}",
         table.sql_only(),
         set.join(", "),
-        shape.unnest(Shape::more(guard)),
+        shape.rows(variant),
         shape.key_matches(),
-        shape.guard(guard)
+        shape.guard(variant.guard),
+        variant.returning()
     )
 }
 
 /// The ordinals of the rows whose keys are given, and locks those.
-fn find(table: &Table, guard: Guard) -> String {
-    let shape = Shape { table, others: &[] };
+fn find(shape: &Shape<'_>, guard: Guard) -> String {
     format!(
         "SELECT u.ord FROM {} AS t JOIN {} ON {}{} FOR NO KEY UPDATE OF t",
-        table.sql_only(),
-        shape.unnest(Shape::more(guard)),
+        shape.table.sql_only(),
+        shape.numbered(guard),
         shape.key_matches(),
         shape.guard(guard)
     )
 }
 
-/// `DELETE` of the rows whose keys are given; returns the ordinals of those that it found.
-pub fn delete(table: &Table, guard: Guard) -> String {
-    let shape = Shape { table, others: &[] };
+/// `DELETE` of the rows whose keys are given.
+pub fn delete(table: &Table, variant: Variant<'_>) -> String {
+    let shape = Shape { table, others: &[], forms: variant.forms };
     format!(
-        "DELETE FROM {} AS t USING {} WHERE {}{}{RETURNING}",
+        "DELETE FROM {} AS t USING {} WHERE {}{}{}",
         table.sql_only(),
-        shape.unnest(Shape::more(guard)),
+        shape.rows(variant),
         shape.key_matches(),
-        shape.guard(guard)
+        shape.guard(variant.guard),
+        variant.returning()
     )
 }
 
 /// `DELETE` of all rows but those whose keys are given.
 pub fn delete_others(table: &Table) -> String {
-    let shape = Shape { table, others: &[] };
+    let shape = Shape { table, others: &[], forms: &[] };
     format!(
         "DELETE FROM {} AS t WHERE NOT EXISTS (SELECT FROM {} WHERE {})",
         table.sql_only(),
-        shape.unnest(&[]),
+        shape.unnumbered(Guard::Locked),
         shape.key_matches()
     )
 }
@@ -160,8 +235,8 @@ pub enum OnConflict {
 }
 
 /// `INSERT` of rows with the key and `columns`.
-pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> String {
-    let shape = Shape { table, others: columns };
+pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict, forms: &[Form]) -> String {
+    let shape = Shape { table, others: columns, forms };
     let names: Vec<_> = (0..shape.len()).map(|i| shape.name(i)).collect();
     let values: Vec<_> = (0..shape.len()).map(|i| shape.value(i)).collect();
     let overriding =
@@ -176,13 +251,8 @@ pub fn insert(table: &Table, columns: &[usize], on_conflict: OnConflict) -> Stri
         table.sql_name(),
         names.join(", "),
         values.join(", "),
-        shape.unnest(&[])
+        shape.unnumbered(Guard::Locked)
     )
-}
-
-/// The statement without telling of each row that it touched; its tag says how many there were.
-pub fn counted(statement: String) -> String {
-    statement.strip_suffix(RETURNING).map_or(statement.clone(), str::to_owned)
 }
 
 /// The statement, with an error unless it touches as many rows as its parameter of that number says; one that explains itself
@@ -197,22 +267,35 @@ pub fn all_or_error(statement: &str, parameter: usize) -> String {
     )
 }
 
-/// `COPY` of rows with the key and `columns`.
-pub fn copy(table: &Table, columns: &[usize]) -> String {
-    let shape = Shape { table, others: columns };
+/// `COPY` of rows with the key and `columns`, in its text format or in the binary one.
+pub fn copy(table: &Table, columns: &[usize], format: CopyFormat) -> String {
+    let shape = Shape { table, others: columns, forms: &[] };
     let names: Vec<_> = (0..shape.len()).map(|i| shape.name(i)).collect();
-    format!("COPY {} ({}) FROM STDIN", table.sql_name(), names.join(", "))
+    let format = match format {
+        CopyFormat::Text => "",
+        CopyFormat::Binary => " (FORMAT binary)",
+    };
+    format!("COPY {} ({}) FROM STDIN{format}", table.sql_name(), names.join(", "))
+}
+
+/// The format of a COPY.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CopyFormat {
+    /// Lines.
+    Text,
+    /// Binary.
+    Binary,
 }
 
 /// Locks the rows whose keys are given; returns the ordinal of each that is there, whether this transaction wrote it, and
 /// `columns` as the types write them.
 pub fn lock(table: &Table, columns: &[usize]) -> String {
-    let shape = Shape { table, others: &[] };
+    let shape = Shape { table, others: &[], forms: &[] };
     format!(
         "SELECT u.ord, t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid{} FROM {} JOIN {} AS t ON {} \
          ORDER BY u.ord FOR NO KEY UPDATE OF t",
         listed(table, columns),
-        shape.unnest(&[]),
+        shape.numbered(Guard::Locked),
         table.sql_only(),
         shape.key_matches()
     )
@@ -231,9 +314,14 @@ pub fn written(table: &Table) -> String {
 /// Reads `columns` of the rows whose keys are given, after the ordinal; as the types write them, which a cast to text is
 /// not always (bool, inet).
 pub fn read(table: &Table, columns: &[usize]) -> String {
-    let shape = Shape { table, others: &[] };
+    let shape = Shape { table, others: &[], forms: &[] };
     let texts = listed(table, columns);
-    format!("SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}", shape.unnest(&[]), table.sql_only(), shape.key_matches())
+    format!(
+        "SELECT u.ord{texts} FROM {} JOIN {} AS t ON {}",
+        shape.numbered(Guard::Locked),
+        table.sql_only(),
+        shape.key_matches()
+    )
 }
 
 /// `, t.a, t.b`.
@@ -286,30 +374,46 @@ pub fn read_known(table: &Table, columns: &[usize]) -> String {
     )
 }
 
-/// An array of text in binary form, one dimension, from 1.
-/// <https://www.postgresql.org/docs/current/xtypes.html>, `array_recv` in src/backend/utils/adt/arrayfuncs.c
+/// An array of text in binary form.
 pub fn text_array<'a>(cells: impl ExactSizeIterator<Item = Option<&'a [u8]>>) -> Vec<u8> {
+    array(TEXT, cells, |text, out| {
+        out.put_i32(i32::try_from(text.len()).expect("a value is at most 1 GB"));
+        out.put_slice(text);
+        Some(())
+    })
+    .expect("every text can be written")
+}
+
+/// An array of values of the type; `None` if it has no arrays of its own, or if a value can't be written so.
+fn binary_array<'a>(of: BinaryType, cells: impl ExactSizeIterator<Item = Option<&'a [u8]>>) -> Option<Vec<u8>> {
+    array(of.array()?.element, cells, |text, out| of.write(text, out))
+}
+
+/// An array in binary form, one dimension, from 1; `None` if `write` gives up.
+/// <https://www.postgresql.org/docs/current/xtypes.html>, `array_recv` in src/backend/utils/adt/arrayfuncs.c
+fn array<'a>(
+    element: u32,
+    cells: impl ExactSizeIterator<Item = Option<&'a [u8]>>,
+    write: impl Fn(&[u8], &mut Vec<u8>) -> Option<()>,
+) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(20 + cells.len() * 12);
     if cells.len() == 0 {
-        [0, 0, TEXT].iter().for_each(|word| out.put_u32(*word));
-        return out;
+        [0, 0, element].iter().for_each(|word| out.put_u32(*word));
+        return Some(out);
     }
     let count = i32::try_from(cells.len()).expect("a set has far fewer than 2^31 rows");
     out.put_i32(1);
     out.put_i32(1); // there may be NULLs
-    out.put_u32(TEXT);
+    out.put_u32(element);
     out.put_i32(count);
     out.put_i32(1);
     for cell in cells {
         match cell {
             None => out.put_i32(-1),
-            Some(text) => {
-                out.put_i32(i32::try_from(text.len()).expect("a value is at most 1 GB"));
-                out.put_slice(text);
-            }
+            Some(text) => write(text, &mut out)?,
         }
     }
-    out
+    Some(out)
 }
 
 /// A cell's text for an array.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::model::binary::BinaryType;
 use crate::model::ids::TableId;
 use crate::model::key::KeyHasher;
 use crate::model::key_form::KeyForm;
@@ -44,6 +45,11 @@ impl Column {
     /// The parameter of that number, a text, as a value of the column's type.
     pub fn parameter(&self, number: usize) -> String {
         self.value(&format!("${number}::pg_catalog.text"))
+    }
+
+    /// The binary format that its values can be brought to.
+    pub fn binary(&self) -> Option<BinaryType> {
+        BinaryType::of(&self.sql_type)
     }
 
     /// An expression of type text as a value of the column's type.

@@ -13,7 +13,7 @@ use postgres_protocol::IsNull;
 use postgres_protocol::message::frontend::{self, BindError};
 use smallvec::SmallVec;
 
-use super::copy::CopyRows;
+use super::copy::CopiedRows;
 use super::error::WireError;
 use super::outcome::Outcome;
 use super::session::Session;
@@ -111,18 +111,16 @@ impl<'s> Pipeline<'s> {
         at
     }
 
-    /// Adds a COPY FROM STDIN in text format, with its rows; returns its place in the outcomes.
+    /// Adds a COPY FROM STDIN with its rows, which are in the format that it says; returns its place in the outcomes.
     ///
     /// The rows are sent without waiting for the server to ask for them. If it does not, because a statement before has
     /// failed or this one does, it leaves them unread up to the Sync (`PostgresMain` in src/backend/tcop/postgres.c).
-    pub fn copy_in(&mut self, sql: &str, rows: impl FnOnce(&mut CopyRows<'_>)) -> usize {
+    pub fn copy_in(&mut self, sql: &str, rows: &CopiedRows) -> usize {
         let at = self.query(sql, &[], []);
         if self.refused.is_none() {
             self.copies += 1;
             let output = &mut self.session.output;
-            let mut copy = CopyRows::new(output);
-            rows(&mut copy);
-            copy.finish();
+            output.put_slice(rows.messages());
             frontend::copy_done(output);
         }
         at

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use pgconcord::model::BinaryType;
 use pgconcord::model::{Class, Classify};
-use pgconcord::wire::{CopyRows, Param, Session, TransactionStatus, WireError};
+use pgconcord::wire::{CopiedRows, Param, Session, TransactionStatus, WireError};
 
 use super::{info, session, shared};
 
@@ -104,14 +105,15 @@ async fn rows_are_copied_within_a_window() {
     let values = [Some("a\tb"), None, Some(""), Some("\\N"), Some("\\."), Some("line\r\nline"), Some("ß\\")];
     let mut window = session.pipeline();
     window.query("BEGIN", &[], []);
-    let at = window.copy_in("COPY t FROM STDIN", |copy| {
+    let rows = CopiedRows::text(|copy| {
         for (i, value) in (0..20_000).zip(values.iter().cycle()) {
             copy.value(Some(i.to_string().as_bytes()));
             copy.value(value.map(str::as_bytes));
             copy.end_row();
         }
     });
-    let none = window.copy_in("COPY t FROM STDIN", |_| {});
+    let at = window.copy_in("COPY t FROM STDIN", &rows);
+    let none = window.copy_in("COPY t FROM STDIN", &CopiedRows::text(|_| {}));
     window.query("COMMIT", &[], []);
     let outcomes = tokio::time::timeout(PATIENCE, window.run()).await.expect("a deadlock").unwrap();
     let counts = [at, none].map(|at| (outcomes[at].tag.name.clone(), outcomes[at].tag.rows));
@@ -122,15 +124,38 @@ async fn rows_are_copied_within_a_window() {
 }
 
 #[tokio::test]
+async fn rows_are_copied_in_binary() {
+    let mut session = session("rows_copied_in_binary").await;
+    session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY, v text)").await.unwrap();
+    let rows = CopiedRows::binary(2, |copy| {
+        for i in 0..20_000_u32 {
+            copy.row();
+            copy.value(|out| BinaryType::Int4.write(i.to_string().as_bytes(), out))?;
+            match i % 3 {
+                0 => copy.null(),
+                _ => copy.value(|out| BinaryType::Text.write("ß\t".as_bytes(), out))?,
+            }
+        }
+        Some(())
+    });
+    let mut window = session.pipeline();
+    let at = window.copy_in("COPY t FROM STDIN (FORMAT binary)", &rows.unwrap());
+    let outcomes = tokio::time::timeout(PATIENCE, window.run()).await.expect("a deadlock").unwrap();
+    assert_eq!(outcomes[at].tag.rows, 20_000);
+    let wrong = "SELECT count(*) FROM t WHERE v IS DISTINCT FROM CASE WHEN k % 3 > 0 THEN E'ß\\t' END";
+    assert_eq!(number(&mut session, wrong).await, 0);
+}
+
+#[tokio::test]
 async fn a_copy_that_fails_leaves_the_session_usable() {
     let mut session = session("rows_not_copied").await;
     session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY)").await.unwrap();
-    let rows = |copy: &mut CopyRows<'_>| {
+    let rows = CopiedRows::text(|copy| {
         for i in (0..50_000).chain([7]) {
             copy.value(Some(i.to_string().as_bytes()));
             copy.end_row();
         }
-    };
+    });
     // one of its rows is there; a statement before it fails; it can't be begun
     for (first, copy, code, place) in [
         ("SELECT 1", "COPY t FROM STDIN", "23505", 1),
@@ -139,7 +164,7 @@ async fn a_copy_that_fails_leaves_the_session_usable() {
     ] {
         let mut window = session.pipeline();
         window.query(first, &[], []);
-        window.copy_in(copy, rows);
+        window.copy_in(copy, &rows);
         window.query("SELECT 2", &[], []);
         let failed = tokio::time::timeout(PATIENCE, window.run()).await.expect("a deadlock").unwrap_err();
         assert_eq!((failed.code(), failed.at), (Some(code), place), "{failed}");

@@ -4,7 +4,7 @@ use crate::apply::error::ApplyError;
 use crate::apply::execute::Execution;
 use crate::apply::net::Row;
 use crate::apply::record::Recorder;
-use crate::apply::sql::Guard;
+use crate::apply::sql::{Guard, Variant};
 use crate::apply::unique::holders::Holder;
 use crate::apply::unique::query::rename_here;
 use crate::apply::unique::removal::Removal;
@@ -76,7 +76,7 @@ impl<R: Recorder> Execution<'_, R> {
             return Ok(true);
         }
         let mut pipeline = self.begin();
-        let at = pipeline.query(&sql::delete(&table, Guard::Locked), &types, params());
+        let at = pipeline.query(&sql::delete(&table, Variant::of_texts(Guard::Locked)), &types, params());
         let outcomes = pipeline.run().await.map_err(ApplyError::pipeline("removing a row that lost a unique value"))?;
         self.rows += sets::rows_written(&outcomes[at]);
         Ok(true)
