@@ -19,6 +19,7 @@ use crate::conflict::Coordinator;
 use crate::http::{self, Ask, Asked};
 use crate::journal::{Journal, Lane, Retention};
 use crate::model::{Link, Lsn, NodeId};
+use crate::node::control::Control;
 use crate::status::{NodeState, Status};
 use crate::stream::Spill;
 
@@ -99,6 +100,8 @@ pub struct Daemon {
     /// What each slot may forget.
     pub confirmed: Vec<watch::Sender<Lsn>>,
     reports: Mutex<Vec<NodeReport>>,
+    /// By node, the session that reached it, until that is used.
+    contacts: Mutex<Vec<Option<Control>>>,
     started_at: DateTime<Utc>,
 }
 
@@ -112,6 +115,11 @@ impl Daemon {
     /// Changes what is told of a node.
     pub fn report(&self, node: NodeId, change: impl FnOnce(&mut NodeReport)) {
         change(&mut lock(&self.reports)[node.index()]);
+    }
+
+    /// The session that reached a node first, once.
+    pub fn take_contact(&self, node: NodeId) -> Option<Control> {
+        lock(&self.contacts)[node.index()].take().filter(|control| !control.is_closed())
     }
 
     /// What is told of the nodes.
@@ -211,6 +219,7 @@ async fn start(
         stats: HashMap::new(),
         confirmed,
         reports: Mutex::new(vec![NodeReport::new(); count]),
+        contacts: Mutex::new(contact.controls.into_iter().map(Some).collect()),
         started_at,
     };
     daemon.stats = daemon.links().map(|link| (link, Arc::new(LinkStats::default()))).collect();

@@ -25,3 +25,4 @@ pub use error::AssembleError;
 pub use source::{Echo, SourceSettings, stream};
 pub use source_error::SourceError;
 pub use spill::Spill;
+pub use start::connect;

@@ -96,11 +96,11 @@ impl std::fmt::Debug for ApplySession {
 }
 
 impl ApplySession {
-    /// Connects, takes the origin, reads the progress row.
+    /// Connects and pins the session's settings.
     ///
     /// # Errors
-    /// Transient while another session holds the origin; operator if the node is not set up.
-    pub async fn open(settings: SessionSettings) -> Result<ApplySession, ApplyError> {
+    /// If the node can't be reached or refuses the login.
+    pub async fn connect(settings: &SessionSettings) -> Result<Session, ApplyError> {
         let name = format!("pgconcord apply {} to {}", settings.source_name, settings.target_name);
         let mut session = Session::connect(&settings.conninfo, &[("application_name", &name)])
             .await
@@ -117,6 +117,14 @@ impl ApplySession {
                 "not allowed to set session_replication_role: triggers and foreign keys act on replicated rows here"
             );
         }
+        Ok(session)
+    }
+
+    /// Takes the origin, reads the progress row.
+    ///
+    /// # Errors
+    /// Transient while another session holds the origin; operator if the node is not set up.
+    pub async fn begin(mut session: Session, settings: SessionSettings) -> Result<ApplySession, ApplyError> {
         take_origin(&mut session, &settings).await?;
         let ours = our_origins(&mut session, &settings).await?;
         let progress = read_progress(&mut session, &settings).await?;

@@ -114,16 +114,20 @@ impl NodeShared {
         lock(&self.control).clone()
     }
 
-    /// A session for transactions that remove rows, while the node is connected: they wait for locks, behind which no
-    /// barrier may wait.
+    /// A session for transactions that remove rows, while there is one: they wait for locks, behind which no barrier may
+    /// wait.
     pub fn remover(&self) -> Option<Remover> {
         lock(&self.remover).clone()
     }
 
     /// The node is connected.
-    pub fn set_connected(&self, control: Arc<Control>, remover: Client) {
+    pub fn set_connected(&self, control: Arc<Control>) {
         self.set_disconnected();
         *lock(&self.control) = Some(control);
+    }
+
+    /// Rows can be removed there.
+    pub fn set_remover(&self, remover: Client) {
         *lock(&self.remover) = Some(Arc::new(tokio::sync::Mutex::new(remover)));
     }
 

@@ -13,18 +13,20 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{Config, NodeConfig};
 use crate::daemon::error::DaemonError;
-use crate::daemon::reporter;
 use crate::daemon::resolvers::{self, InForce};
+use crate::daemon::{reporter, supervisor};
 use crate::model::table::Catalog;
 use crate::model::{Class, Classify, Cut, Lsn, Resolvers};
 use crate::node::catalog::ClusterCatalog;
-use crate::node::control::{Control, NodeIdentity};
+use crate::node::control::{Control, NodeIdentity, WalLevel};
 use crate::node::doctor::encodings;
 use crate::node::{Level, NodeError};
 use crate::status::{NodeState, Status};
 
 /// What was found.
 pub struct Contact {
+    /// By node, the session that reached it.
+    pub controls: Vec<Control>,
     /// By node.
     pub identities: Vec<NodeIdentity>,
     /// From where each node's stream is needed.
@@ -113,7 +115,7 @@ pub async fn reach_all(
     // Of several nodes that refuse, the first is named, whichever answers first.
     join_all(checked).await.into_iter().collect::<Result<(), _>>()?;
     let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
-    Ok(Contact { identities, start, catalog: read.catalog, resolvers, in_force })
+    Ok(Contact { controls, identities, start, catalog: read.catalog, resolvers, in_force })
 }
 
 /// From where each stream is needed: the latest cut that a node has, or the slots as setup made them.
@@ -189,7 +191,7 @@ async fn reach(
 
 async fn look(config: &Config, node: &NodeConfig) -> Result<(Control, NodeIdentity, Lsn), DaemonError> {
     let named = |error: NodeError| DaemonError::Node { node: node.name.clone(), error };
-    let control = Control::connect(&node.conninfo, "pgconcord contact").await.map_err(named)?;
+    let control = Control::connect(&node.conninfo, supervisor::CONTROL).await.map_err(named)?;
     let identity = control.identify().await.map_err(named)?;
     let refused = |what: String| DaemonError::Operator(format!("{}: {what}", node.name));
     if identity.in_recovery {
@@ -197,17 +199,10 @@ async fn look(config: &Config, node: &NodeConfig) -> Result<(Control, NodeIdenti
             "the server is a standby: name the primary, or several hosts with target_session_attrs=read-write".into(),
         ));
     }
-    let level: String = control
-        .client()
-        .query_one("SELECT current_setting('wal_level')", &[])
-        .await
-        .map_err(NodeError::doing("read wal_level"))
-        .map_err(named)?
-        .get(0);
-    if level != "logical" {
-        return Err(refused(format!(
-            "wal_level is {level} and must be logical: run ALTER SYSTEM SET wal_level = 'logical' and restart the server"
-        )));
+    if identity.wal_level != WalLevel::Logical {
+        return Err(refused(
+            "wal_level is not logical: run ALTER SYSTEM SET wal_level = 'logical' and restart the server".into(),
+        ));
     }
     let name = config.object_name();
     let slot = control.slot(&name).await.map_err(named)?;

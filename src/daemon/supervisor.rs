@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use futures_util::future::join_all;
-use tokio::sync::{mpsc, watch};
+use futures_util::future::try_join_all;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{MissedTickBehavior, timeout};
 
 use crate::apply::session::{ApplySession, SessionSettings};
 use crate::apply::shared::{Coming, now_micros};
@@ -24,9 +25,14 @@ use crate::node::NodeError;
 use crate::node::control::{Control, SlotInfo};
 use crate::status::NodeState;
 use crate::stream::{Echo, SourceEvent, SourceSettings, stream};
+use crate::wire::Session;
 
+/// What a node's first session is called there.
+pub const CONTROL: &str = "pgconcord control";
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
+/// A connection that has worked and lasted so long was no failure of its beginning.
+const SETTLED: Duration = Duration::from_secs(2);
 /// Pieces of events between the reader and the coordinator: the coordinator takes each in microseconds, so this only
 /// smooths; beyond it the server's own buffers wait.
 const PIECES: usize = 16;
@@ -55,7 +61,8 @@ pub async fn supervise(daemon: Arc<Daemon>, id: NodeId, mut phase: watch::Receiv
         daemon.report(id, |report| {
             (report.state, report.error, report.connected_since) = (state, Some(error.to_string()), None);
         });
-        if worked || began.elapsed() > LAST_RETRY {
+        // The sessions that come after the start may be refused, too, and again and again.
+        if worked && began.elapsed() > SETTLED || began.elapsed() > LAST_RETRY {
             wait = FIRST_RETRY;
         }
         if operator {
@@ -77,33 +84,31 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     let named = |error: NodeError| DaemonError::Node { node: daemon.name(id).to_owned(), error };
     let conninfo = &daemon.config.nodes[id.index()].conninfo;
     // The first alone: where a login is refused one attempt is enough.
-    let control = Arc::new(Control::connect(conninfo, "pgconcord control").await.map_err(named)?);
+    let control = match daemon.take_contact(id) {
+        Some(control) => control,
+        None => Control::connect(conninfo, CONTROL).await.map_err(named)?,
+    };
+    let settings = source_settings(daemon, id);
+    let links: Vec<Link> = daemon.links().filter(|link| link.target == id).collect();
+    let links: Vec<_> = links.into_iter().map(|link| session_settings(daemon, link)).collect();
     // What does not wait for the other goes at once: to a distant server each step takes a round trip or several.
-    let (watcher, remover) = tokio::try_join!(
-        Control::connect(conninfo, "pgconcord watch"),
-        crate::node::connect(conninfo, "pgconcord remove"),
-    )
-    .map_err(named)?;
-    let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
-    let doing = NodeError::doing("set how long the session that removes rows waits for locks");
-    let (identity, slot, patience) = tokio::join!(
+    let (identity, slot, clock, applying, streaming) = tokio::join!(
         check_identity(daemon, id, &control),
-        async {
-            check_slot(daemon, id, &watcher).await?;
-            measure_clock(daemon, id, &watcher).await.map_err(named)
-        },
-        async { remover.batch_execute(&patience).await.map_err(doing).map_err(named) },
+        check_slot(daemon, id, &control),
+        measure_clock(daemon, id, &control),
+        try_join_all(links.iter().map(ApplySession::connect)),
+        crate::stream::connect(&settings),
     );
     // Another server is said to be one before its slot is missed.
     identity?;
     slot?;
-    patience?;
+    clock.map_err(named)?;
     daemon.shared.coordinator().disconnected(id);
-    let inbound = open_sessions(daemon, id).await?;
-    let settings = source_settings(daemon, id);
+    let inbound = open_sessions(daemon, id, links, applying?).await?;
+    let streaming = streaming.map_err(|error| DaemonError::Source { node: daemon.name(id).to_owned(), error })?;
     // No commit of an earlier connection can come after: each held its origin, which our sessions have now.
     let last_own = control.last_own_commit(settings.own_origins.keys()).await.map_err(named)?;
-    daemon.shared.node(id).set_connected(control, remover);
+    daemon.shared.node(id).set_connected(Arc::new(control));
     daemon.report(id, |report| {
         report.state = NodeState::Rebuilding;
         report.error = None;
@@ -112,14 +117,16 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
 
     let nonce = daemon.shared.nonce();
     let (events, received) = mpsc::channel(PIECES);
-    let reading = read(daemon.clone(), settings, last_own, events);
+    let reading = read(daemon.clone(), streaming, settings, last_own, events);
     let pumping = pump(daemon.clone(), id, received, phase.clone());
     let worker = Worker::new(daemon.shared.clone(), id, inbound, JournalRecorder(daemon.clone()));
+    let applying = Notify::new();
     tokio::select! {
         // Reading ends well only after pumping did: when the daemon closes.
         ended = async { tokio::try_join!(reading, pumping) } => ended.map(drop),
-        ended = watch_node(daemon, id, &watcher) => ended,
-        ended = work(daemon, id, nonce, worker, phase) => ended,
+        ended = move_horizon(daemon, id) => ended,
+        ended = watch_node(daemon, id, &applying) => ended.map_err(named),
+        ended = work(daemon, id, nonce, worker, phase, &applying) => ended,
     }
 }
 
@@ -173,12 +180,16 @@ async fn check_slot(daemon: &Daemon, id: NodeId, control: &Control) -> Result<()
     }
 }
 
-async fn open_sessions(daemon: &Arc<Daemon>, id: NodeId) -> Result<Vec<Inbound>, DaemonError> {
+async fn open_sessions(
+    daemon: &Arc<Daemon>,
+    id: NodeId,
+    links: Vec<SessionSettings>,
+    sessions: Vec<Session>,
+) -> Result<Vec<Inbound>, DaemonError> {
     let mut inbound = Vec::new();
-    let links: Vec<Link> = daemon.links().filter(|link| link.target == id).collect();
-    let opened = join_all(links.iter().map(|link| ApplySession::open(session_settings(daemon, *link)))).await;
-    let opened = opened.into_iter().collect::<Result<Vec<_>, _>>()?;
-    for (link, mut session) in links.into_iter().zip(opened) {
+    let begun = sessions.into_iter().zip(links).map(|(session, link)| ApplySession::begin(session, link));
+    for mut session in try_join_all(begun).await? {
+        let link = session.settings.link;
         if inbound.is_empty() {
             let held = hold::read(&mut session, &daemon.shared.catalog).await?;
             daemon.shared.coordinator().set_held(id, held)?;
@@ -261,6 +272,7 @@ fn source_settings(daemon: &Daemon, id: NodeId) -> SourceSettings {
 /// and large transactions as they come about.
 async fn read(
     daemon: Arc<Daemon>,
+    mut session: Session,
     settings: SourceSettings,
     last_own: Lsn,
     events: mpsc::Sender<Vec<SourceEvent>>,
@@ -270,14 +282,17 @@ async fn read(
     let confirmed = || daemon.confirmed[id.index()].subscribe();
     let start = daemon.shared.coordinator().confirmed()[id.index()];
     if last_own > start {
-        stream(&settings, Echo::Any, start, Some(last_own), confirmed(), events.clone()).await.map_err(failed)?;
+        stream(session, &settings, Echo::Any, start, Some(last_own), confirmed(), events.clone())
+            .await
+            .map_err(failed)?;
         if events.is_closed() {
             return Ok(());
         }
+        session = crate::stream::connect(&settings).await.map_err(failed)?;
     }
     // What the first stream left in the channel is delivered before anything of the second one.
     let start = daemon.shared.coordinator().window().log(id).decoded;
-    stream(&settings, Echo::None, start, None, confirmed(), events).await.map_err(failed)
+    stream(session, &settings, Echo::None, start, None, confirmed(), events).await.map_err(failed)
 }
 
 /// Hands events to the coordinator until the daemon closes.
@@ -334,6 +349,7 @@ async fn work(
     nonce: u64,
     worker: Worker<JournalRecorder>,
     mut phase: watch::Receiver<Phase>,
+    applying: &Notify,
 ) -> Result<(), DaemonError> {
     let named = |error: NodeError| DaemonError::Node { node: daemon.name(id).to_owned(), error };
     let arrival = daemon.shared.expect_barrier(id, nonce);
@@ -360,6 +376,7 @@ async fn work(
     }
     tracing::info!(node = daemon.name(id), "streaming");
     daemon.report(id, |report| report.state = NodeState::Streaming);
+    applying.notify_one();
     daemon.shared.wake_all();
     let (run, runs) = watch::channel(Run::On);
     let follow = async {
@@ -385,37 +402,49 @@ async fn worker_settles(daemon: &Daemon, link: Link, worker: &Worker<JournalReco
     Ok(())
 }
 
-/// Looks at the node's clock, log and slot, and moves its horizon while it has local changes.
-async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, watcher: &Control) -> Result<(), DaemonError> {
-    let named = |error: NodeError| DaemonError::Node { node: daemon.name(id).to_owned(), error };
-    let slot = daemon.config.object_name();
-    let mut look = tokio::time::interval(LOOK_EVERY);
+/// Moves the node's horizon while it has local changes.
+async fn move_horizon(daemon: &Arc<Daemon>, id: NodeId) -> Result<(), DaemonError> {
     let mut horizon = tokio::time::interval(HORIZON_EVERY);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    horizon.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    horizon.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = look.tick() => {
-                if let Some(remover) = daemon.shared.node(id).remover()
-                    && let Ok(idle) = remover.try_lock()
-                {
-                    let doing = NodeError::doing("reach the session that removes rows");
-                    idle.batch_execute("").await.map_err(doing).map_err(named)?;
-                }
-                measure_clock(daemon, id, watcher).await.map_err(named)?;
-                let flush = watcher.wal_flush_lsn().await.map_err(named)?;
-                let slot = watcher.slot(&slot).await.map_err(named)?;
-                daemon.report(id, |report| (report.flush_lsn, report.slot) = (Some(flush), slot));
-            }
-            _ = horizon.tick() => {
-                if daemon.shared.coordinator().is_ready(id) && daemon.shared.node(id).horizon_is_stale() {
-                    match daemon.shared.barrier_unhurried(id).await {
-                        Err(ApplyError::BarrierTimeout(_)) => tracing::warn!(node = daemon.name(id), "the stream lags"),
-                        other => other?,
-                    }
-                }
+        horizon.tick().await;
+        if daemon.shared.coordinator().is_ready(id) && daemon.shared.node(id).horizon_is_stale() {
+            match daemon.shared.barrier_unhurried(id).await {
+                Err(ApplyError::BarrierTimeout(_)) => tracing::warn!(node = daemon.name(id), "the stream lags"),
+                other => other?,
             }
         }
+    }
+}
+
+/// Looks at the node's clock, log and slot, and keeps a session for transactions that remove rows. A start does not wait for
+/// any of it, and these logins not long for the start.
+async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, applying: &Notify) -> Result<(), NodeError> {
+    _ = timeout(LOOK_EVERY, applying.notified()).await;
+    let conninfo = &daemon.config.nodes[id.index()].conninfo;
+    let (watcher, remover) = tokio::try_join!(
+        Control::connect(conninfo, "pgconcord watch"),
+        crate::node::connect(conninfo, "pgconcord remove"),
+    )?;
+    let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
+    let doing = NodeError::doing("set how long the session that removes rows waits for locks");
+    remover.batch_execute(&patience).await.map_err(doing)?;
+    let node = daemon.shared.node(id);
+    node.set_remover(remover);
+    let slot = daemon.config.object_name();
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        look.tick().await;
+        if let Some(remover) = node.remover()
+            && let Ok(idle) = remover.try_lock()
+        {
+            idle.batch_execute("").await.map_err(NodeError::doing("reach the session that removes rows"))?;
+        }
+        measure_clock(daemon, id, &watcher).await?;
+        let flush = watcher.wal_flush_lsn().await?;
+        let slot = watcher.slot(&slot).await?;
+        daemon.report(id, |report| (report.flush_lsn, report.slot) = (Some(flush), slot));
     }
 }
 

@@ -1,11 +1,14 @@
 //! The statements that the daemon and the commands run on a node's control connection, one function each.
 //!
+//! What a start asks goes with the types of its parameters, for then it takes one round trip and not two.
+//!
 //! Several may be under way at once on one connection (tokio-postgres pipelines them), but a barrier that waits
 //! behind a slow statement is a slow barrier: give it a connection of its own.
 
 use std::collections::{BTreeMap, HashMap};
 
-use tokio_postgres::types::PgLsn;
+use tokio::sync::OnceCell;
+use tokio_postgres::types::{PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use crate::model::{Cut, Lsn, Xid};
@@ -18,8 +21,8 @@ pub const MESSAGE_PREFIX: &str = "pgconcord";
 /// A control connection.
 pub struct Control {
     client: Client,
-    /// Prepared once: a barrier is waited for while rows are locked.
-    barrier: Statement,
+    /// Prepared once, at the first barrier: others are waited for while rows are locked.
+    barrier: OnceCell<Statement>,
 }
 
 impl std::fmt::Debug for Control {
@@ -124,13 +127,13 @@ pub struct ProgressRow {
 const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint - 946684800000000 AS micros";
 const COMMITTED_AT: &str =
     "SELECT (extract(epoch FROM pg_xact_commit_timestamp($1::text::xid)) * 1000000)::bigint - 946684800000000";
+/// The control file's timeline is that of the last checkpoint, which after a promotion is the old one for a while; the name of
+/// the current WAL file has the true one, and a standby has none.
 const IDENTIFY: &str = "SELECT (SELECT system_identifier::text FROM pg_control_system()) AS system_id, \
      pg_is_in_recovery() AS in_recovery, current_setting('server_version_num')::int AS version, current_setting('wal_level') AS wal_level, \
      pg_postmaster_start_time()::text AS started, getdatabaseencoding()::text AS encoding, \
-     (SELECT timeline_id FROM pg_control_checkpoint()) AS checkpoint_timeline";
-/// The control file's timeline is that of the last checkpoint, which after a promotion is the old one for a
-/// while; the name of the current WAL file has the true one.
-const TIMELINE: &str = "SELECT ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int";
+     CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id FROM pg_control_checkpoint()) \
+     ELSE ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::int END AS timeline";
 /// Where the last commit of any of our origins ends. The server forgets that when it starts again, unless it commits or
 /// recovers one; then it may be anywhere before now.
 const LAST_OWN_COMMIT: &str = "SELECT coalesce(max(CASE WHEN local_lsn = '0/0' AND remote_lsn <> '0/0' \
@@ -170,8 +173,7 @@ impl Control {
     /// Connects as [`crate::node::connect`] does; own logical messages are not waited for on other machines.
     pub async fn connect(info: &Conninfo, application_name: &str) -> Result<Control, NodeError> {
         let client = crate::node::connect(info, application_name).await?;
-        let barrier = client.prepare(BARRIER).await.map_err(NodeError::doing("prepare a barrier"))?;
-        Ok(Control { client, barrier })
+        Ok(Control { client, barrier: OnceCell::new() })
     }
 
     /// The connection, for statements that have no function here.
@@ -208,7 +210,7 @@ impl Control {
     /// The cut that [`Control::write_cut`] wrote last at this node; nothing before the first time. Of a node that it
     /// does not tell it says nothing.
     pub async fn read_cut(&self, cluster: &str, nodes: &[&str]) -> Result<Option<Cut>, NodeError> {
-        let rows = self.client.query(READ_CUT, &[&cluster]).await;
+        let rows = self.client.query_typed(READ_CUT, &[(&cluster, Type::TEXT)]).await;
         let rows = rows.map_err(NodeError::doing("read from where the streams are needed"))?;
         if rows.is_empty() {
             return Ok(None);
@@ -233,12 +235,14 @@ impl Control {
     pub async fn write_rules(&self, cluster: &str, rules: &BTreeMap<String, String>) -> Result<(), NodeError> {
         let (relations, resolvers): (Vec<&String>, Vec<&String>) = rules.iter().unzip();
         let doing = NodeError::doing("write pgconcord.rules");
-        self.client.execute(WRITE_RULES, &[&cluster, &relations, &resolvers]).await.map(drop).map_err(doing)
+        let params: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&cluster, Type::TEXT), (&relations, Type::TEXT_ARRAY), (&resolvers, Type::TEXT_ARRAY)];
+        self.client.query_typed(WRITE_RULES, &params).await.map(drop).map_err(doing)
     }
 
     /// What [`Control::write_rules`] wrote last at this node, by table.
     pub async fn read_rules(&self, cluster: &str) -> Result<BTreeMap<String, String>, NodeError> {
-        let rows = self.client.query(READ_RULES, &[&cluster]).await;
+        let rows = self.client.query_typed(READ_RULES, &[(&cluster, Type::TEXT)]).await;
         let rows = rows.map_err(NodeError::doing("read pgconcord.rules"))?;
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
     }
@@ -246,7 +250,7 @@ impl Control {
     /// Where the last commit of these origins ends, or a position behind it.
     pub async fn last_own_commit(&self, origins: impl Iterator<Item = &String>) -> Result<Lsn, NodeError> {
         let origins: Vec<&String> = origins.collect();
-        let row = self.client.query_one(LAST_OWN_COMMIT, &[&origins]).await;
+        let row = self.client.query_typed_one(LAST_OWN_COMMIT, &[(&origins, Type::TEXT_ARRAY)]).await;
         Ok(lsn(row.map_err(NodeError::doing("read where our last commit ended"))?.get(0)))
     }
 
@@ -258,19 +262,14 @@ impl Control {
     /// Who the server is.
     pub async fn identify(&self) -> Result<NodeIdentity, NodeError> {
         let doing = NodeError::doing("identify the server");
-        let row = self.client.query_one(IDENTIFY, &[]).await.map_err(&doing)?;
-        let in_recovery = row.get("in_recovery");
-        let timeline = match in_recovery {
-            true => row.get("checkpoint_timeline"),
-            false => self.client.query_one(TIMELINE, &[]).await.map_err(&doing)?.get(0),
-        };
+        let row = self.client.query_typed_one(IDENTIFY, &[]).await.map_err(doing)?;
         Ok(NodeIdentity {
             encoding: row.get("encoding"),
             system_id: row.get("system_id"),
-            timeline,
+            timeline: row.get("timeline"),
             server_version: row.get::<_, i32>("version").unsigned_abs(),
             started: row.get("started"),
-            in_recovery,
+            in_recovery: row.get("in_recovery"),
             wal_level: if row.get::<_, &str>("wal_level") == "logical" { WalLevel::Logical } else { WalLevel::Less },
         })
     }
@@ -282,7 +281,8 @@ impl Control {
     /// The transaction commits without waiting for its flush or for standbys.
     pub async fn barrier(&self, nonce: u64) -> Result<(Xid, Lsn), NodeError> {
         let doing = NodeError::doing("emit a barrier");
-        let row = self.client.query_one(&self.barrier, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
+        let prepared = self.barrier.get_or_try_init(|| self.client.prepare(BARRIER)).await.map_err(&doing)?;
+        let row = self.client.query_one(prepared, &[&MESSAGE_PREFIX, &nonce.to_string()]).await.map_err(&doing)?;
         let text: String = row.get("xmin");
         let xid: u64 = text.parse().map_err(|_| NodeError::Answer { doing: "emit a barrier", answer: text.clone() })?;
         // rows carry the low 32 bits
@@ -292,7 +292,7 @@ impl Control {
     /// The server's clock: microseconds since 2000-01-01 00:00 UTC. The caller times the round trip.
     pub async fn clock_sample(&self) -> Result<i64, NodeError> {
         let doing = NodeError::doing("read the clock");
-        Ok(self.client.query_one(CLOCK, &[]).await.map_err(doing)?.get(0))
+        Ok(self.client.query_typed_one(CLOCK, &[]).await.map_err(doing)?.get(0))
     }
 
     /// When a transaction committed, in microseconds since 2000-01-01 00:00 UTC; `None` if it has not.
@@ -304,13 +304,13 @@ impl Control {
     /// Up to where the server's WAL is on disk.
     pub async fn wal_flush_lsn(&self) -> Result<Lsn, NodeError> {
         let doing = NodeError::doing("read the flush position");
-        Ok(lsn(self.client.query_one("SELECT pg_current_wal_flush_lsn()", &[]).await.map_err(doing)?.get(0)))
+        Ok(lsn(self.client.query_typed_one("SELECT pg_current_wal_flush_lsn()", &[]).await.map_err(doing)?.get(0)))
     }
 
     /// The slot of that name, if it exists.
     pub async fn slot(&self, name: &str) -> Result<Option<SlotInfo>, NodeError> {
         let doing = NodeError::doing("read the replication slot");
-        let row = self.client.query_opt(SLOT, &[&name]).await.map_err(doing)?;
+        let row = self.client.query_typed_opt(SLOT, &[(&name, Type::NAME)]).await.map_err(doing)?;
         Ok(row.map(|row| SlotInfo {
             confirmed_flush_lsn: row.get::<_, Option<PgLsn>>("confirmed_flush_lsn").map(lsn),
             restart_lsn: row.get::<_, Option<PgLsn>>("restart_lsn").map(lsn),
@@ -326,7 +326,7 @@ impl Control {
     /// How far each source has been applied here.
     pub async fn progress(&self, cluster: &str) -> Result<Vec<ProgressRow>, NodeError> {
         let doing = NodeError::doing("read pgconcord.progress");
-        let rows = self.client.query(PROGRESS, &[&cluster]).await.map_err(doing)?;
+        let rows = self.client.query_typed(PROGRESS, &[(&cluster, Type::TEXT)]).await.map_err(doing)?;
         Ok(rows.iter().map(progress_row).collect())
     }
 

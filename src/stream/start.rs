@@ -29,10 +29,22 @@ pub struct Started {
     pub patience: Option<Duration>,
 }
 
-/// Connects and starts the stream at `start`; 0/0 is where the slot stands.
-pub async fn open(settings: &SourceSettings, echo: Echo, start: Lsn) -> Result<Started, SourceError> {
+/// Connects.
+///
+/// # Errors
+/// If the node can't be reached or refuses the login.
+pub async fn connect(settings: &SourceSettings) -> Result<Session, SourceError> {
     let startup = [("replication", "database"), ("application_name", settings.application_name.as_str())];
-    let mut session = Session::connect(&settings.conninfo, &startup).await?;
+    Ok(Session::connect(&settings.conninfo, &startup).await?)
+}
+
+/// Starts the stream at `start`; 0/0 is where the slot stands.
+pub async fn open(
+    mut session: Session,
+    settings: &SourceSettings,
+    echo: Echo,
+    start: Lsn,
+) -> Result<Started, SourceError> {
     let dialect = Dialect::of(session.server_version())?;
     session.simple(&dialect.pin(echo)).await?;
     let patience = check(&mut session, settings).await?;

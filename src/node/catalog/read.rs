@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use futures_util::future::try_join;
 use serde_json::Value;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use crate::config::TableFilter;
@@ -24,20 +26,22 @@ pub(crate) async fn tables(
     publication: &str,
 ) -> Result<Vec<TableShape>, NodeError> {
     let doing = NodeError::doing("read the tables");
-    let rows = client.query(TABLES, &[&publication]).await.map_err(&doing)?;
+    let rows = client.query_typed(TABLES, &[(&publication, Type::NAME)]).await.map_err(&doing)?;
     let mut tables: Vec<TableShape> =
         rows.iter().map(table).filter(|table| filter.matches(&table.schema, &table.name)).collect();
     tables.iter_mut().for_each(|table| table.insert_only = filter.is_insert_only(&table.schema, &table.name));
     let oids: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let place: HashMap<u32, usize> = oids.iter().enumerate().map(|(i, oid)| (*oid, i)).collect();
-    let columns = client.query(COLUMNS, &[&oids]).await.map_err(&doing)?;
+    let these: [(&(dyn ToSql + Sync), Type); 1] = [(&oids, Type::OID_ARRAY)];
+    let read = try_join(client.query_typed(COLUMNS, &these), client.query_typed(INDEXES, &these));
+    let (columns, indexes) = read.await.map_err(&doing)?;
     let types: BTreeSet<u32> = columns.iter().map(|row| row.get("type")).collect();
     let types = types::read(client, &types.into_iter().collect::<Vec<_>>()).await?;
     for row in columns {
         let base = &types[&row.get::<_, u32>("type")];
         tables[place[&row.get::<_, u32>("relation")]].columns.push(column(&row, base));
     }
-    for row in client.query(INDEXES, &[&oids]).await.map_err(&doing)? {
+    for row in indexes {
         tables[place[&row.get::<_, u32>("relation")]].indexes.push(index(&row));
     }
     fold(client, &mut tables).await?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use crate::model::{CaseMap, Input};
@@ -138,7 +139,8 @@ impl TypeShape {
 
 /// Reads the types and all that they are made of, by OID.
 pub(super) async fn read(client: &Client, types: &[u32]) -> Result<HashMap<u32, Arc<TypeShape>>, NodeError> {
-    let rows = client.query(TYPES, &[&types]).await.map_err(NodeError::doing("read the types"))?;
+    let rows =
+        client.query_typed(TYPES, &[(&types, Type::OID_ARRAY)]).await.map_err(NodeError::doing("read the types"))?;
     let rows: HashMap<u32, Row> = rows.into_iter().map(|row| (row.get("oid"), row)).collect();
     if let Some(gone) = types.iter().find(|oid| !rows.contains_key(oid)) {
         let what = format!("a type ({gone}) was dropped while the tables were read: try again");
