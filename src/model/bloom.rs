@@ -1,38 +1,48 @@
-//! A set of keys that forgets none and now and then claims one too many (Bloom 1970): ten bits a key, four probes, 1.2%
-//! false positives.
+//! A set of keys that forgets none and now and then claims one too many (Bloom 1970): ten bits a key, four probes, all in one
+//! cache line (Putze, Sanders and Singler, "Cache-, Hash- and Space-Efficient Bloom Filters", 2007), 2% false positives.
 
 use crate::model::ids::KeyId;
 
 const BITS_PER_KEY: usize = 10;
-const PROBES: u64 = 4;
+const PROBES: u32 = 4;
+
+/// As long as a cache line.
+#[derive(Clone, Copy, Default, Debug)]
+#[repr(align(64))]
+struct Block([u64; 8]);
+
+impl Block {
+    const BITS: usize = 512;
+}
 
 /// The set.
 #[derive(Clone, Debug)]
 pub struct Bloom {
-    words: Vec<u64>,
+    blocks: Vec<Block>,
 }
 
 impl Bloom {
     /// An empty set with room for so many keys.
     pub fn for_keys(keys: usize) -> Bloom {
-        Bloom { words: vec![0; (keys * BITS_PER_KEY).div_ceil(64).max(1)] }
+        Bloom { blocks: vec![Block::default(); (keys * BITS_PER_KEY).div_ceil(Block::BITS).max(1)] }
     }
 
     /// Puts a key in.
     pub fn insert(&mut self, key: KeyId) {
-        for (word, bit) in probes(key, self.words.len()) {
-            self.words[word] |= bit;
-        }
+        let place = place(key, self.blocks.len());
+        let block = &mut self.blocks[place];
+        probes(key).for_each(|(word, bit)| block.0[word] |= bit);
     }
 
     /// Whether the key may be in; `false` is certain.
     pub fn may_contain(&self, key: KeyId) -> bool {
-        probes(key, self.words.len()).all(|(word, bit)| self.words[word] & bit != 0)
+        let block = &self.blocks[place(key, self.blocks.len())];
+        probes(key).all(|(word, bit)| block.0[word] & bit != 0)
     }
 
     /// Bytes in memory.
     pub fn memory(&self) -> usize {
-        self.words.len() * 8
+        self.blocks.len() * size_of::<Block>()
     }
 }
 
@@ -66,11 +76,15 @@ impl ScalableBloom {
     }
 }
 
-/// The bits of a key; it is a hash already, so its words serve for double hashing.
-fn probes(key: KeyId, words: usize) -> impl Iterator<Item = (usize, u64)> {
-    let bits = words as u64 * 64;
+/// The block of a key, which is a hash already.
+fn place(key: KeyId, blocks: usize) -> usize {
+    ((u128::from(key.0[0]) * blocks as u128) >> 64) as usize
+}
+
+/// The bits of a key within its block.
+fn probes(key: KeyId) -> impl Iterator<Item = (usize, u64)> {
     (0..PROBES).map(move |i| {
-        let bit = key.0[0].wrapping_add(i.wrapping_mul(key.0[1] | 1)) % bits;
+        let bit = key.0[1] >> (i * 9) & 511;
         ((bit / 64) as usize, 1 << (bit % 64))
     })
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use rustc_hash::FxHashMap;
+
 use crate::model::table::Catalog;
 use crate::model::{Growing, Growth, Lsn, NodeId, Op, Relation, Stamp, TableId, Transaction, Tuple, Xid};
 use crate::stream::chars;
@@ -62,7 +64,7 @@ pub struct Assembler {
     spill: Arc<Spill>,
     relations: Relations,
     /// Streamed transactions whose outcome is not known yet, by top xid.
-    streamed: HashMap<Xid, Box<Pending>>,
+    streamed: FxHashMap<Xid, Box<Pending>>,
     /// The transaction that is told of while it comes.
     telling: Option<Growth>,
     state: State,
@@ -111,7 +113,7 @@ impl Assembler {
         spill: Arc<Spill>,
     ) -> Assembler {
         let relations = Relations::new(catalog);
-        let (streamed, telling, state) = (HashMap::new(), None, State::Between);
+        let (streamed, telling, state) = (FxHashMap::default(), None, State::Between);
         Assembler { source, own_origins, spill, relations, streamed, telling, state }
     }
 

@@ -2,8 +2,10 @@
 //!
 //! Holds a bounded amount of memory, whatever the transaction's size, and accounts for it in the budget.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::model::key::KeyHasher;
 use crate::model::transaction::encode_record;
@@ -30,7 +32,7 @@ pub struct Draft {
     hasher: KeyHasher,
     relations: Vec<Arc<Relation>>,
     /// OID → place of its latest version in `relations`.
-    places: HashMap<u32, u32>,
+    places: FxHashMap<u32, u32>,
     log: Log,
     touches: TouchLog,
     truncates: Vec<(TableId, u64)>,
@@ -45,7 +47,7 @@ impl Draft {
     pub fn new(spill: Arc<Spill>, hasher: KeyHasher) -> Draft {
         Draft {
             relations: Vec::new(),
-            places: HashMap::new(),
+            places: FxHashMap::default(),
             log: Log::new(spill.clone()),
             touches: TouchLog::new(spill.clone()),
             truncates: Vec::new(),

@@ -1,7 +1,8 @@
 //! The relation cache of one stream: what the source announced, bound by name to the cluster's catalog.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::model::table::Catalog;
 use crate::model::{Class, Classify, Relation, RelationColumn};
@@ -30,13 +31,13 @@ impl Classify for MissingKeyColumn {
 #[derive(Debug)]
 pub struct Relations {
     catalog: Arc<Catalog>,
-    by_oid: HashMap<u32, Arc<Relation>>,
+    by_oid: FxHashMap<u32, Arc<Relation>>,
 }
 
 impl Relations {
     /// Knows nothing yet; the source announces each relation before its first change.
     pub fn new(catalog: Arc<Catalog>) -> Relations {
-        Relations { catalog, by_oid: HashMap::new() }
+        Relations { catalog, by_oid: FxHashMap::default() }
     }
 
     /// The tables that replicate.
