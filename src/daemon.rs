@@ -35,6 +35,8 @@ pub mod supervisor;
 pub use error::DaemonError;
 use rules::{Reloader, RuleBook};
 
+/// The session that reached a node is used for so long.
+const FRESH: Duration = Duration::from_secs(5);
 /// How long draining may take after the signal.
 const DRAIN: Duration = Duration::from_millis(2_500);
 /// How long the last confirmation may take after that.
@@ -100,8 +102,8 @@ pub struct Daemon {
     /// What each slot may forget.
     pub confirmed: Vec<watch::Sender<Lsn>>,
     reports: Mutex<Vec<NodeReport>>,
-    /// By node, the session that reached it, until that is used.
-    contacts: Mutex<Vec<Option<Control>>>,
+    /// By node, the session that reached it and when, until that is used.
+    contacts: Mutex<Vec<Option<(Control, tokio::time::Instant)>>>,
     started_at: DateTime<Utc>,
 }
 
@@ -117,9 +119,11 @@ impl Daemon {
         change(&mut lock(&self.reports)[node.index()]);
     }
 
-    /// The session that reached a node first, once.
+    /// The session that reached a node first, once and only soon: who waits for another node to be reached may find it cut, or the
+    /// node's name leading elsewhere.
     pub fn take_contact(&self, node: NodeId) -> Option<Control> {
-        lock(&self.contacts)[node.index()].take().filter(|control| !control.is_closed())
+        let (control, at) = lock(&self.contacts)[node.index()].take()?;
+        (at.elapsed() < FRESH && !control.is_closed()).then_some(control)
     }
 
     /// What is told of the nodes.

@@ -426,5 +426,10 @@ impl<'a, R: Recorder> Execution<'a, R> {
 /// without.
 fn is_for_statements(error: &ApplyError) -> bool {
     const FEATURE_NOT_SUPPORTED: &str = "0A000";
-    unique::is_about_rows(error) || error.code() == Some(FEATURE_NOT_SUPPORTED)
+    // what a type's receive function says of another type's value
+    const PROTOCOL_VIOLATION: &str = "08P01";
+    const INTERNAL_ERROR: &str = "XX000";
+    let code = error.code();
+    unique::is_about_rows(error)
+        || !error.loses_session() && matches!(code, Some(FEATURE_NOT_SUPPORTED | PROTOCOL_VIOLATION | INTERNAL_ERROR))
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::apply::batch::{Set, Write, into_sets};
 use crate::apply::error::ApplyError;
 use crate::apply::net::Folded;
-use crate::apply::sql::{self, Array, Guard, OnConflict, Variant};
+use crate::apply::sql::{self, Array, CopyFormat, Guard, OnConflict, Variant};
 use crate::wire::{self, CopiedRows, Outcome, Param, Pipeline};
 
 /// Deletes, updates, inserts as sets, each kind's tables in the order in which the batch first touches them: users
@@ -72,7 +72,11 @@ enum Body {
         /// Then how many rows are to be touched.
         count: Option<String>,
     },
-    Copy(CopiedRows),
+    Copy {
+        rows: CopiedRows,
+        /// Fails if they are not in the format that the server reads.
+        check: Option<String>,
+    },
 }
 
 impl Statement {
@@ -112,20 +116,27 @@ impl Statement {
     pub fn copy(set: &Set) -> Statement {
         let table = set.relation.table();
         let (format, rows) = set.copied();
-        let (text, body) = (sql::copy(table, &set.columns, format), Body::Copy(rows));
+        let check = (format == CopyFormat::Binary).then(|| sql::types_or_error(table, &set.columns));
+        let (text, body) = (sql::copy(table, &set.columns, format), Body::Copy { rows, check });
         let nets = set.writes.iter().map(|write| write.net).collect();
         Statement { kind: Kind::Insert, nets, table: table.to_string(), text, body }
     }
 
     /// Whether it is a COPY.
     pub fn copies(&self) -> bool {
-        matches!(self.body, Body::Copy(_))
+        matches!(self.body, Body::Copy { .. })
     }
 
     /// Adds it to a window; `guard` gives the horizon and our origins. Returns its place.
     pub fn queue(&self, pipeline: &mut Pipeline<'_>, guard: Option<(&str, &str)>) -> usize {
         let (arrays, guarded, count) = match &self.body {
-            Body::Copy(rows) => return pipeline.copy_in(&self.text, rows),
+            Body::Copy { rows, check } => {
+                let at = pipeline.copy_in(&self.text, rows);
+                if let Some(check) = check {
+                    pipeline.query(check, &[], []);
+                }
+                return at;
+            }
             Body::Arrays { arrays, guarded, count } => (arrays, *guarded, count),
         };
         let (horizon, ours) = guard.filter(|_| guarded).unzip();

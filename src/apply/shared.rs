@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::apply::error::ApplyError;
@@ -72,7 +73,7 @@ pub struct NodeShared {
     /// Rung when something may have become possible at this node.
     pub work: Notify,
     control: Mutex<Option<Arc<Control>>>,
-    remover: Mutex<Option<Remover>>,
+    remover: watch::Sender<Option<Remover>>,
     horizon: Mutex<Option<Xid>>,
     coming: Mutex<Coming>,
     clock: Mutex<Option<ClockOffset>>,
@@ -96,7 +97,7 @@ impl NodeShared {
             name,
             work: Notify::new(),
             control: Mutex::default(),
-            remover: Mutex::default(),
+            remover: watch::Sender::default(),
             horizon: Mutex::default(),
             coming: Mutex::default(),
             clock: Mutex::default(),
@@ -114,10 +115,12 @@ impl NodeShared {
         lock(&self.control).clone()
     }
 
-    /// A session for transactions that remove rows, while there is one: they wait for locks, behind which no barrier may
-    /// wait.
-    pub fn remover(&self) -> Option<Remover> {
-        lock(&self.remover).clone()
+    /// A session for transactions that remove rows: they wait for locks, behind which no barrier may wait. While the node is
+    /// connected it is waited for, up to `patience`.
+    pub async fn remover(&self, patience: Duration) -> Option<Remover> {
+        let patience = if self.control().is_some() { patience } else { Duration::ZERO };
+        let mut remover = self.remover.subscribe();
+        timeout(patience, remover.wait_for(Option::is_some)).await.ok()?.ok()?.clone()
     }
 
     /// The node is connected.
@@ -127,14 +130,14 @@ impl NodeShared {
     }
 
     /// Rows can be removed there.
-    pub fn set_remover(&self, remover: Client) {
-        *lock(&self.remover) = Some(Arc::new(tokio::sync::Mutex::new(remover)));
+    pub fn set_remover(&self, remover: Remover) {
+        self.remover.send_replace(Some(remover));
     }
 
     /// The node is no longer connected. Barriers under way fail.
     pub fn set_disconnected(&self) {
         *lock(&self.control) = None;
-        *lock(&self.remover) = None;
+        self.remover.send_replace(None);
         *lock(&self.horizon) = None;
         *lock(&self.coming) = Coming::Nothing;
         lock(&self.barriers).clear();

@@ -9,8 +9,8 @@ use std::fmt::Write;
 
 use bytes::BufMut;
 
-use crate::model::table::quote_identifier;
-use crate::model::{BinaryType, Cell, Table, Xid};
+use crate::model::table::{quote_identifier, quote_literal};
+use crate::model::{BinaryType, Cell, Column, Table, Xid};
 
 /// OID of `text[]`.
 pub const TEXT_ARRAY: u32 = 1009;
@@ -276,6 +276,28 @@ pub fn copy(table: &Table, columns: &[usize], format: CopyFormat) -> String {
         CopyFormat::Binary => " (FORMAT binary)",
     };
     format!("COPY {} ({}) FROM STDIN{format}", table.sql_name(), names.join(", "))
+}
+
+/// An error unless these columns and the key's have the types of the catalog, by which a COPY in binary was made: the server reads it
+/// by whatever type a column has by now. To be asked behind that COPY, whose lock keeps the types as they are.
+pub fn types_or_error(table: &Table, columns: &[usize]) -> String {
+    let all = table.key.iter().chain(columns).map(|column| &table.columns[*column]);
+    let expected = |column: &Column| {
+        let (name, of_type) = (quote_literal(&column.name), quote_literal(&column.sql_type));
+        format!("({name}::pg_catalog.name, {of_type}::pg_catalog.regtype::pg_catalog.oid)")
+    };
+    let expected: Vec<_> = all.map(expected).collect();
+    format!(
+        "WITH RECURSIVE found AS (SELECT a.attname AS name, a.atttypid AS type FROM pg_catalog.pg_attribute AS a \
+         WHERE a.attrelid = {}::pg_catalog.regclass AND a.attnum > 0 AND NOT a.attisdropped \
+         UNION ALL SELECT f.name, y.typbasetype FROM found AS f JOIN pg_catalog.pg_type AS y ON y.oid = f.type WHERE y.typtype = 'd') \
+         SELECT CASE WHEN pg_catalog.count(*) = {} THEN 1 ELSE ('pgconcord writes these rows without COPY, for a column has \
+         another type than at its start; so many are as they were: ' || pg_catalog.count(*))::pg_catalog.int4 END \
+         FROM found AS f JOIN (VALUES {}) AS e (name, type) ON f.name = e.name AND f.type = e.type",
+        quote_literal(&table.sql_name()),
+        expected.len(),
+        expected.join(", ")
+    )
 }
 
 /// The format of a COPY.

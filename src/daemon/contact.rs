@@ -25,8 +25,8 @@ use crate::status::{NodeState, Status};
 
 /// What was found.
 pub struct Contact {
-    /// By node, the session that reached it.
-    pub controls: Vec<Control>,
+    /// By node, the session that reached it, and when.
+    pub controls: Vec<(Control, Instant)>,
     /// By node.
     pub identities: Vec<NodeIdentity>,
     /// From where each node's stream is needed.
@@ -38,6 +38,9 @@ pub struct Contact {
     /// How they are for now.
     pub in_force: InForce,
 }
+
+/// A node that was reached: its session and when that was, who it is, from where on its slot keeps changes.
+type Reached = (Control, Instant, NodeIdentity, Lsn);
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(5);
@@ -56,9 +59,11 @@ pub async fn reach_all(
     let starting = reporter::starting(config, started_at);
     status.send_modify(|status| *status = Arc::new(starting.clone()));
     let reached = config.nodes.iter().map(|node| reach(config, node, &starting, status));
-    let (mut controls, mut identities, mut confirmed) = (Vec::new(), Vec::new(), Vec::new());
-    for (control, identity, slot) in all_or_refusals(reached).await? {
+    let (mut controls, mut reached_at, mut identities, mut confirmed) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (control, at, identity, slot) in all_or_refusals(reached).await? {
         controls.push(control);
+        reached_at.push(at);
         identities.push(identity);
         confirmed.push(slot);
     }
@@ -115,6 +120,7 @@ pub async fn reach_all(
     // Of several nodes that refuse, the first is named, whichever answers first.
     join_all(checked).await.into_iter().collect::<Result<(), _>>()?;
     let in_force = resolvers::keep(config, &controls, &start, &read.catalog, &resolvers).await?;
+    let controls = controls.into_iter().zip(reached_at).collect();
     Ok(Contact { controls, identities, start, catalog: read.catalog, resolvers, in_force })
 }
 
@@ -165,7 +171,7 @@ async fn reach(
     node: &NodeConfig,
     starting: &Status,
     status: &watch::Sender<Arc<Status>>,
-) -> Result<(Control, NodeIdentity, Lsn), DaemonError> {
+) -> Result<Reached, DaemonError> {
     let place = node.id.index();
     let mut wait = FIRST_RETRY;
     loop {
@@ -189,9 +195,10 @@ async fn reach(
     }
 }
 
-async fn look(config: &Config, node: &NodeConfig) -> Result<(Control, NodeIdentity, Lsn), DaemonError> {
+async fn look(config: &Config, node: &NodeConfig) -> Result<Reached, DaemonError> {
     let named = |error: NodeError| DaemonError::Node { node: node.name.clone(), error };
     let control = Control::connect(&node.conninfo, supervisor::CONTROL).await.map_err(named)?;
+    let at = Instant::now();
     let identity = control.identify().await.map_err(named)?;
     let refused = |what: String| DaemonError::Operator(format!("{}: {what}", node.name));
     if identity.in_recovery {
@@ -219,7 +226,7 @@ async fn look(config: &Config, node: &NodeConfig) -> Result<(Control, NodeIdenti
         )));
     }
     let confirmed = slot.confirmed_flush_lsn.ok_or_else(|| refused(format!("slot {name} is not a logical slot")))?;
-    Ok((control, identity, confirmed))
+    Ok((control, at, identity, confirmed))
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::Utc;
-use futures_util::future::try_join_all;
-use tokio::sync::{Notify, mpsc, watch};
+use futures_util::future::join_all;
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, timeout};
+use tokio_postgres::Client;
 
 use crate::apply::session::{ApplySession, SessionSettings};
 use crate::apply::shared::{Coming, now_micros};
@@ -31,8 +32,6 @@ use crate::wire::Session;
 pub const CONTROL: &str = "pgconcord control";
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
-/// A connection that has worked and lasted so long was no failure of its beginning.
-const SETTLED: Duration = Duration::from_secs(2);
 /// Pieces of events between the reader and the coordinator: the coordinator takes each in microseconds, so this only
 /// smooths; beyond it the server's own buffers wait.
 const PIECES: usize = 16;
@@ -61,8 +60,7 @@ pub async fn supervise(daemon: Arc<Daemon>, id: NodeId, mut phase: watch::Receiv
         daemon.report(id, |report| {
             (report.state, report.error, report.connected_since) = (state, Some(error.to_string()), None);
         });
-        // The sessions that come after the start may be refused, too, and again and again.
-        if worked && began.elapsed() > SETTLED || began.elapsed() > LAST_RETRY {
+        if worked || began.elapsed() > LAST_RETRY {
             wait = FIRST_RETRY;
         }
         if operator {
@@ -96,7 +94,7 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
         check_identity(daemon, id, &control),
         check_slot(daemon, id, &control),
         measure_clock(daemon, id, &control),
-        try_join_all(links.iter().map(ApplySession::connect)),
+        join_all(links.iter().map(ApplySession::connect)),
         crate::stream::connect(&settings),
     );
     // Another server is said to be one before its slot is missed.
@@ -104,7 +102,8 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     slot?;
     clock.map_err(named)?;
     daemon.shared.coordinator().disconnected(id);
-    let inbound = open_sessions(daemon, id, links, applying?).await?;
+    let sessions = applying.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let inbound = open_sessions(daemon, id, links, sessions).await?;
     let streaming = streaming.map_err(|error| DaemonError::Source { node: daemon.name(id).to_owned(), error })?;
     // No commit of an earlier connection can come after: each held its origin, which our sessions have now.
     let last_own = control.last_own_commit(settings.own_origins.keys()).await.map_err(named)?;
@@ -188,7 +187,8 @@ async fn open_sessions(
 ) -> Result<Vec<Inbound>, DaemonError> {
     let mut inbound = Vec::new();
     let begun = sessions.into_iter().zip(links).map(|(session, link)| ApplySession::begin(session, link));
-    for mut session in try_join_all(begun).await? {
+    let begun = join_all(begun).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+    for mut session in begun {
         let link = session.settings.link;
         if inbound.is_empty() {
             let held = hold::read(&mut session, &daemon.shared.catalog).await?;
@@ -421,30 +421,56 @@ async fn move_horizon(daemon: &Arc<Daemon>, id: NodeId) -> Result<(), DaemonErro
 /// any of it, and these logins not long for the start.
 async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, applying: &Notify) -> Result<(), NodeError> {
     _ = timeout(LOOK_EVERY, applying.notified()).await;
-    let conninfo = &daemon.config.nodes[id.index()].conninfo;
-    let (watcher, remover) = tokio::try_join!(
-        Control::connect(conninfo, "pgconcord watch"),
-        crate::node::connect(conninfo, "pgconcord remove"),
-    )?;
-    let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
-    let doing = NodeError::doing("set how long the session that removes rows waits for locks");
-    remover.batch_execute(&patience).await.map_err(doing)?;
-    let node = daemon.shared.node(id);
-    node.set_remover(remover);
+    let (watcher, remover) = open_watch(daemon, id).await;
+    let remover = Arc::new(Mutex::new(remover));
+    daemon.shared.node(id).set_remover(remover.clone());
     let slot = daemon.config.object_name();
     let mut look = tokio::time::interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         look.tick().await;
-        if let Some(remover) = node.remover()
-            && let Ok(idle) = remover.try_lock()
-        {
+        if let Ok(idle) = remover.try_lock() {
             idle.batch_execute("").await.map_err(NodeError::doing("reach the session that removes rows"))?;
         }
         measure_clock(daemon, id, &watcher).await?;
         let flush = watcher.wal_flush_lsn().await?;
         let slot = watcher.slot(&slot).await?;
         daemon.report(id, |report| (report.flush_lsn, report.slot) = (Some(flush), slot));
+    }
+}
+
+/// The two sessions of [`watch_node`]. Where they are refused (too many connections) the others go on, and these are tried again.
+async fn open_watch(daemon: &Daemon, id: NodeId) -> (Control, Client) {
+    let conninfo = &daemon.config.nodes[id.index()].conninfo;
+    let open = async || {
+        let (watcher, remover) = tokio::try_join!(
+            Control::connect(conninfo, "pgconcord watch"),
+            crate::node::connect(conninfo, "pgconcord remove"),
+        )?;
+        let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
+        let doing = NodeError::doing("set how long the session that removes rows waits for locks");
+        remover.batch_execute(&patience).await.map_err(doing)?;
+        Ok::<_, NodeError>((watcher, remover))
+    };
+    let mut wait = FIRST_RETRY;
+    loop {
+        match open().await {
+            Ok(sessions) => {
+                if wait > FIRST_RETRY {
+                    daemon.report(id, |report| report.error = None);
+                }
+                return sessions;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    node = daemon.name(id), %error, retry_in = ?wait, "the node's clock and slot are not looked at, nor rows removed there"
+                );
+                let what = format!("its clock and slot are not looked at, nor rows removed there: {error}");
+                daemon.report(id, |report| report.error = Some(what));
+            }
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(LAST_RETRY);
     }
 }
 

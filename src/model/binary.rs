@@ -132,8 +132,8 @@ impl BinaryType {
             BinaryType::Int4 => out.put_i32(number(text)?),
             BinaryType::Int8 => out.put_i64(number(text)?),
             BinaryType::Oid => out.put_u32(number(text)?),
-            BinaryType::Float4 => out.put_f32(number(text)?),
-            BinaryType::Float8 => out.put_f64(number(text)?),
+            BinaryType::Float4 => out.put_f32(number(text).filter(|n: &f32| n.is_finite() || is_special(text))?),
+            BinaryType::Float8 => out.put_f64(number(text).filter(|n: &f64| n.is_finite() || is_special(text))?),
             BinaryType::Numeric => return numeric(text, out),
             BinaryType::Date => out.put_i32(match text {
                 b"infinity" => i32::MAX,
@@ -153,6 +153,11 @@ impl BinaryType {
         }
         Some(())
     }
+}
+
+/// A float beyond all numbers; one that is only too large is an error, which is the server's to tell.
+fn is_special(text: &[u8]) -> bool {
+    matches!(text, b"NaN" | b"Infinity" | b"-Infinity")
 }
 
 fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
@@ -300,6 +305,8 @@ mod tests {
         assert_eq!(binary("pg_catalog.oid", "4294967295"), Some(vec![255; 4]));
         assert_eq!(binary("pg_catalog.float8", "-0"), Some((-0.0_f64).to_be_bytes().to_vec()));
         assert_eq!(binary("pg_catalog.float4", "Infinity"), Some(f32::INFINITY.to_be_bytes().to_vec()));
+        assert_eq!(binary("pg_catalog.float8", "1e400"), None);
+        assert_eq!(binary("pg_catalog.float4", "inf"), None);
         assert_eq!(binary("pg_catalog.bool", "t"), Some(vec![1]));
         assert_eq!(binary("pg_catalog.bool", "true"), None);
     }

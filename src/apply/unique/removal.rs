@@ -1,6 +1,7 @@
 //! Removing the loser of a unique value at its home, or giving it another one there.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio_postgres::Transaction;
 use tokio_postgres::error::SqlState;
@@ -15,6 +16,9 @@ use crate::model::key::KeyHasher;
 use crate::model::table::UniqueIndex;
 use crate::model::{Class, Classify, KeyId, Lsn, NewValues, NodeId};
 use crate::node::NodeError;
+
+/// The session that removes rows comes soon after a node's others.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A row to be removed at its home by an ordinary DELETE, or given other values by an ordinary UPDATE, if it is still the
 /// one that lost.
@@ -71,7 +75,7 @@ pub async fn remove(shared: &Shared, removals: &[Removal]) -> Result<(), ApplyEr
 async fn remove_one(shared: &Shared, removal: &Removal) -> Result<u64, ApplyError> {
     let Removal { home, row, lost, renamed, .. } = removal;
     let (node, table, index) = (shared.node(*home), row.table(), &lost[0].0);
-    let remover = node.remover().ok_or_else(|| ApplyError::NodeDown {
+    let remover = node.remover(PATIENCE).await.ok_or_else(|| ApplyError::NodeDown {
         node: node.name.clone(),
         what: format!("settling a row of {table} whose unique value another row has"),
     })?;

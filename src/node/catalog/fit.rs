@@ -76,7 +76,7 @@ pub(super) fn replicates(table: &TableShape) -> bool {
     matches!(table.kind, TableKind::Plain | TableKind::Partitioned)
 }
 
-/// A value goes to the target as text; what makes a value of that again must be the type's own input function.
+/// Most types' values go to the target as text; what makes a value of that again must be the type's own input function.
 fn casts(column: &ColumnShape) -> Option<Finding> {
     let function = column.base.input.as_ref().err()?;
     let what = format!(
