@@ -31,6 +31,7 @@ pub mod reporter;
 pub mod resolvers;
 pub mod rules;
 pub mod supervisor;
+mod watcher;
 
 pub use error::DaemonError;
 use rules::{Reloader, RuleBook};

@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::future::join_all;
-use tokio::sync::{Mutex, Notify, mpsc, watch};
-use tokio::time::{MissedTickBehavior, timeout};
-use tokio_postgres::Client;
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::apply::session::{ApplySession, SessionSettings};
-use crate::apply::shared::{Coming, now_micros};
+use crate::apply::shared::Coming;
 use crate::apply::worker::{Condition, Inbound, Run, Worker};
 use crate::apply::{ApplyError, hold};
 use crate::conflict::Event;
 use crate::daemon::error::DaemonError;
 use crate::daemon::recorder::JournalRecorder;
-use crate::daemon::{Daemon, Phase, clock_offset};
+use crate::daemon::watcher::{measure_clock, move_horizon, watch_node};
+use crate::daemon::{Daemon, Phase};
 use crate::model::{Class, Classify, Link, Lsn, NodeId};
 use crate::node::NodeError;
 use crate::node::control::{Control, SlotInfo};
@@ -35,10 +34,6 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Pieces of events between the reader and the coordinator: the coordinator takes each in microseconds, so this only
 /// smooths; beyond it the server's own buffers wait.
 const PIECES: usize = 16;
-/// How often a node with local changes has its horizon moved.
-const HORIZON_EVERY: Duration = Duration::from_millis(200);
-/// How often the node's clock, log and slot are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a drained node may wait for the others before its connections end anyway.
 const DRAINED_TICK: Duration = Duration::from_millis(20);
 
@@ -398,102 +393,6 @@ async fn work(
 async fn worker_settles(daemon: &Daemon, link: Link, worker: &Worker<JournalRecorder>) -> Result<(), DaemonError> {
     if let Some(batch) = worker.last_batch(link) {
         daemon.journal.settle(&daemon.lane(link), batch).await?;
-    }
-    Ok(())
-}
-
-/// Moves the node's horizon while it has local changes.
-async fn move_horizon(daemon: &Arc<Daemon>, id: NodeId) -> Result<(), DaemonError> {
-    let mut horizon = tokio::time::interval(HORIZON_EVERY);
-    horizon.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        horizon.tick().await;
-        if daemon.shared.coordinator().is_ready(id) && daemon.shared.node(id).horizon_is_stale() {
-            match daemon.shared.barrier_unhurried(id).await {
-                Err(ApplyError::BarrierTimeout(_)) => tracing::warn!(node = daemon.name(id), "the stream lags"),
-                other => other?,
-            }
-        }
-    }
-}
-
-/// Looks at the node's clock, log and slot, and keeps a session for transactions that remove rows. A start does not wait for
-/// any of it, and these logins not long for the start.
-async fn watch_node(daemon: &Arc<Daemon>, id: NodeId, applying: &Notify) -> Result<(), NodeError> {
-    _ = timeout(LOOK_EVERY, applying.notified()).await;
-    let (watcher, remover) = open_watch(daemon, id).await;
-    let remover = Arc::new(Mutex::new(remover));
-    daemon.shared.node(id).set_remover(remover.clone());
-    let slot = daemon.config.object_name();
-    let mut look = tokio::time::interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        look.tick().await;
-        if let Ok(idle) = remover.try_lock() {
-            idle.batch_execute("").await.map_err(NodeError::doing("reach the session that removes rows"))?;
-        }
-        measure_clock(daemon, id, &watcher).await?;
-        let flush = watcher.wal_flush_lsn().await?;
-        let slot = watcher.slot(&slot).await?;
-        daemon.report(id, |report| (report.flush_lsn, report.slot) = (Some(flush), slot));
-    }
-}
-
-/// The two sessions of [`watch_node`]. Where they are refused (too many connections) the others go on, and these are tried again.
-async fn open_watch(daemon: &Daemon, id: NodeId) -> (Control, Client) {
-    let conninfo = &daemon.config.nodes[id.index()].conninfo;
-    let open = async || {
-        let (watcher, remover) = tokio::try_join!(
-            Control::connect(conninfo, "pgconcord watch"),
-            crate::node::connect(conninfo, "pgconcord remove"),
-        )?;
-        let patience = format!("SET lock_timeout = {}", daemon.config.limits.lock_timeout.as_millis());
-        let doing = NodeError::doing("set how long the session that removes rows waits for locks");
-        remover.batch_execute(&patience).await.map_err(doing)?;
-        Ok::<_, NodeError>((watcher, remover))
-    };
-    let mut wait = FIRST_RETRY;
-    loop {
-        match open().await {
-            Ok(sessions) => {
-                if wait > FIRST_RETRY {
-                    daemon.report(id, |report| report.error = None);
-                }
-                return sessions;
-            }
-            Err(error) => {
-                tracing::warn!(
-                    node = daemon.name(id), %error, retry_in = ?wait, "the node's clock and slot are not looked at, nor rows removed there"
-                );
-                let what = format!("its clock and slot are not looked at, nor rows removed there: {error}");
-                daemon.report(id, |report| report.error = Some(what));
-            }
-        }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(LAST_RETRY);
-    }
-}
-
-/// The clock's offset, and an alarm where it is further off than the setting allows.
-async fn measure_clock(daemon: &Daemon, id: NodeId, control: &Control) -> Result<(), NodeError> {
-    let before = now_micros();
-    let server = control.clock_sample().await?;
-    let offset = clock_offset(before, server, now_micros());
-    daemon.shared.node(id).set_clock(offset);
-    let nodes = &daemon.shared.nodes;
-    let clocks = nodes.iter().filter(|node| node.id != id).filter_map(|node| Some((node, node.clock()?)));
-    let limit = i64::try_from(daemon.config.limits.max_clock_skew.as_micros()).unwrap_or(i64::MAX);
-    for (other, clock) in clocks {
-        let skew = offset.micros - clock.micros;
-        if skew.abs() > limit + offset.uncertainty + clock.uncertainty && daemon.shared.node(id).alarm_due() {
-            tracing::warn!(
-                node = daemon.name(id),
-                other = other.name,
-                skew_ms = skew / 1_000,
-                "the clocks are further apart than max_clock_skew: concurrent changes made at the node whose clock is \
-                 behind lose; set the clocks (NTP)"
-            );
-        }
     }
     Ok(())
 }
