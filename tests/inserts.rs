@@ -123,28 +123,25 @@ fn many_rows_at_once() {
     assert_eq!(cluster.value(EAST, "SELECT name FROM item WHERE id = 77"), "west");
 }
 
-/// Many rows are copied in binary, which the server reads as whatever the column's type is by now.
+/// Many rows are copied in binary, which the server reads as whatever the column's type is by now. Each change has a cluster of its own,
+/// for after one COPY that failed the next rows go without.
 #[test]
 fn a_column_whose_type_was_changed_meanwhile() {
-    let schema = "CREATE TABLE item (id int PRIMARY KEY, wide int, number bigint, doc jsonb)";
-    let mut cluster = Plan::two().schema(schema).run();
     let insert = |first: u32| {
         let last = first + 99;
         format!("INSERT INTO item SELECT i, i, i, jsonb_build_object('i', i) FROM generate_series({first}, {last}) i")
     };
     let sum =
         "SELECT count(*) || ' ' || sum(wide) || ' ' || sum(number) || ' ' || sum((doc::jsonb ->> 'i')::int) FROM item";
-    cluster.rows(EAST, &insert(1));
-    cluster.settle();
-    for (change, rows, total) in [
-        ("ALTER TABLE item ALTER wide TYPE bigint", 200, 20_100),
-        ("ALTER TABLE item ALTER number TYPE float8", 300, 45_150),
-        ("ALTER TABLE item ALTER doc TYPE text", 400, 80_200),
-    ] {
-        cluster.rows(WEST, change);
-        cluster.rows(EAST, &insert(rows - 99));
+    for change in ["wide TYPE bigint", "number TYPE float8", "doc TYPE text"] {
+        let schema = "CREATE TABLE item (id int PRIMARY KEY, wide int, number bigint, doc jsonb)";
+        let mut cluster = Plan::two().schema(schema).run();
+        cluster.rows(EAST, &insert(1));
+        cluster.settle();
+        cluster.rows(WEST, &format!("ALTER TABLE item ALTER {change}"));
+        cluster.rows(EAST, &insert(101));
         cluster.wait_applied();
-        assert_eq!(cluster.value(WEST, sum), format!("{rows} {total} {total} {total}"), "{change}");
+        assert_eq!(cluster.value(WEST, sum), "200 20100 20100 20100", "{change}");
+        cluster.assert_no_conflicts();
     }
-    cluster.assert_no_conflicts();
 }
