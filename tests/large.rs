@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::harness::{LATER, LEDGER, Pgbench, Plan, Writers, wait_for};
+use crate::harness::{LATER, LEDGER, Pgbench, Plan, SOON, Writers, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -53,4 +53,28 @@ fn a_backlog_of_a_hundred_thousand_transactions_drains_while_reading_goes_on() {
     cluster.assert_ledger(&written);
     cluster.wait_slots_confirmed();
     assert!(cluster.conflicts(&["--table", "public.event"]).is_empty());
+}
+
+#[test]
+fn a_row_that_changes_while_the_pieces_after_it_are_on_their_way_is_settled() {
+    let schema = "CREATE TABLE item (id int PRIMARY KEY, v text NOT NULL);
+        INSERT INTO item SELECT i, 'start' FROM generate_series(1, 25000) i;";
+    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE NOT granted AND application_name LIKE 'pgconcord apply%'";
+    // of three pieces the second waits for the user, and the third is sent meanwhile
+    for (again, retries) in [("id = 24999", 0), ("id BETWEEN 14000 AND 16000", 1)] {
+        let mut cluster = Plan::two().schema(schema).run();
+        let user = cluster.sql(WEST);
+        user.rows("BEGIN; UPDATE item SET v = 'west' WHERE id = 15000");
+        cluster.rows(EAST, &format!("UPDATE item SET v = 'east'; UPDATE item SET v = v || ' again' WHERE {again}"));
+        wait_for("the user is waited for", SOON, || (cluster.value(WEST, waits) != "0").then_some(()));
+        user.rows("COMMIT");
+        cluster.settle();
+        cluster.assert_everywhere("SELECT v FROM item WHERE id = 15000", "west");
+        cluster.assert_everywhere("SELECT count(*) FROM item WHERE v LIKE 'east%'", "24999");
+        let status = cluster.status();
+        let links = status["links"].as_array().expect("links");
+        let retried: u64 = links.iter().map(|link| link["retries_total"].as_u64().expect("a number")).sum();
+        assert_eq!(retried, retries, "rolled back where a later piece has the row, only");
+    }
 }

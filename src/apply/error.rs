@@ -86,6 +86,12 @@ pub enum ApplyError {
     /// A batch that was sent with its COMMIT was rolled back: some row was not as expected.
     #[error("{0}; COMMIT waits for what the statements did")]
     NotAtOnce(Box<ApplyError>),
+    /// A row was not as expected, and what follows it in the batch had been sent.
+    #[error("a row of {table} was not as expected, and a later change of it had been sent; the batch is sent in turn")]
+    Overtaken {
+        /// The table.
+        table: String,
+    },
     /// Two rows have what a deferrable constraint forbids.
     #[error("{table} has two rows that a deferrable constraint forbids")]
     Duplicate {
@@ -163,6 +169,7 @@ impl Classify for ApplyError {
             | ApplyError::RulesChanged
             | ApplyError::CopyFailed(_)
             | ApplyError::NotAtOnce(_)
+            | ApplyError::Overtaken { .. }
             | ApplyError::UniqueLoser { .. }
             | ApplyError::Duplicate { .. }
             | ApplyError::NotCommitted(_) => Class::Transient,

@@ -15,10 +15,10 @@ use crate::apply::manner::{Committing, Manner, Mode, MovedOn};
 use crate::apply::net::{Content, Folded, Net, Row};
 use crate::apply::record::{Conflict, Recorder};
 use crate::apply::session::ApplySession;
-use crate::apply::sets::{Judging, Kind, Statement, in_order, missed, rows_written};
+use crate::apply::sets::{Judging, Statement, in_order};
 use crate::apply::shared::Shared;
 use crate::apply::slow::Refused;
-use crate::apply::{fit, sql, unique};
+use crate::apply::{fit, unique};
 use crate::conflict::window::KeyHash;
 use crate::conflict::{Batch, ChangeRef, Coordinator, Decision, HeldChange, Operation};
 use crate::model::bloom::ScalableBloom;
@@ -27,11 +27,13 @@ use crate::wire::{Outcome, Pipeline};
 
 pub mod ahead;
 mod commit;
+mod flight;
 pub mod foreseen;
 mod piece;
 mod plan;
 
 use ahead::Ahead;
+use flight::Flight;
 use foreseen::Foreseen;
 use piece::Piece;
 use plan::Plan;
@@ -195,6 +197,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
                 (pieces, first.map(Piece::plain))
             }
         };
+        let mut flight = Flight::default();
         while let Some(Piece { folded, statements }) = piece {
             let (resolvers, inserting) = (self.resolvers.clone(), self.manner.inserting);
             let may_have_statements = self.may_have_statements();
@@ -213,21 +216,26 @@ impl<'a, R: Recorder> Execution<'a, R> {
             let next = if let Some((statements, horizon)) = made {
                 let next = pieces.fetch(shared.catalog.hasher, make);
                 self.applied.changes += folded.changes;
-                let refused = self.send(&statements, horizon).await?;
-                self.settle_refused(&folded, refused).await?;
+                let window = self.send_on(&statements, horizon).await?;
+                self.touched(&folded);
+                let bytes = folded.bytes;
+                flight.push(folded, window, bytes);
+                self.make_room(&mut flight).await?;
                 next
             } else {
+                self.land_all(&mut flight).await?;
                 let plan = self.plan_piece(&folded).await?;
                 if pieces.is_at_end() && self.goes_at_once(&folded, &plan) {
                     return Ok(Written::AtOnce(Box::new(folded), plan));
                 }
                 let next = pieces.fetch(shared.catalog.hasher, make);
                 self.write_planned(&folded, plan).await?;
+                self.touched(&folded);
                 next
             };
-            self.touched(&folded);
             (pieces, piece) = next.piece().await?;
         }
+        self.land_all(&mut flight).await?;
         self.recheck().await?;
         self.begin_alone().await?;
         Ok(Written::All)
@@ -347,47 +355,22 @@ impl<'a, R: Recorder> Execution<'a, R> {
         self.send(&statements, plan.horizon).await
     }
 
-    /// Sends guarded statements; `horizon` is from before the look at the window that allows them.
+    /// Sends guarded statements and waits for what they do; `horizon` is from before the look at the window that allows them.
     async fn send(&mut self, statements: &[Statement], horizon: Option<Xid>) -> Result<Refused, ApplyError> {
-        let (horizon, ours) = (sql::xid_text(horizon.unwrap_or(Xid(3))), self.session.ours.clone());
-        let guard = Some((horizon.as_str(), ours.as_str()));
-        let mut pipeline = self.begin();
-        let places: Vec<_> = statements.iter().map(|statement| statement.queue(&mut pipeline, guard)).collect();
-        let outcomes = pipeline.run().await.map_err(|failed| {
-            let first = statements.iter().zip(&places).find(|(_, at)| **at >= failed.at);
-            let context = first.map(|(statement, _)| format!("{} {}", statement.kind.doing(), statement.table));
-            let copied = statements.iter().position(Statement::copies).map(|first| places[first]);
-            let is_copied = copied.is_some_and(|copied| failed.at >= copied);
-            let error = ApplyError::pipeline(context.unwrap_or_else(|| "beginning a batch".into()))(failed);
-            if is_copied && is_for_statements(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
-        })?;
-        let outcomes = self.begun(outcomes)?;
-        let mut refused = Refused::default();
-        for (statement, at) in statements.iter().zip(places) {
-            let outcome = &outcomes[at];
-            self.rows += rows_written(outcome);
-            self.applied.copied |= statement.copies();
-            if outcome.tag.rows < statement.nets.len() as u64 {
-                match statement.kind {
-                    Kind::Insert => refused.maybe.extend(&statement.nets),
-                    Kind::Update | Kind::Delete => {
-                        refused.keys.extend(missed(outcome, statement.nets.iter().copied())?)
-                    }
-                }
-            }
-        }
-        Ok(refused)
+        let window = self.send_on(statements, horizon).await?;
+        self.answer(window).await
     }
 
     /// A window of statements; the first one of the transaction begins it. Its outcomes go through
     /// [`Execution::begun`].
     pub(super) fn begin(&mut self) -> Pipeline<'_> {
+        let moves = self.moves();
         let ApplySession { session, settings, progress, .. } = &mut *self.session;
         let mut pipeline = session.pipeline();
         if self.opened == Opened::Nothing {
             ApplySession::queue_begin(&mut pipeline);
         }
-        if self.opened != Opened::Progress && self.part == Part::Whole {
+        if moves.is_some() {
             ApplySession::queue_progress(&mut pipeline, settings, progress, self.batch.end_lsn);
         }
         pipeline
@@ -395,20 +378,8 @@ impl<'a, R: Recorder> Execution<'a, R> {
 
     /// Checks that the progress row was where we left it (R3).
     pub(super) fn begun(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, ApplyError> {
-        if self.part == Part::Beginning {
-            self.opened = Opened::Transaction;
-        }
-        if self.part == Part::Whole && self.opened != Opened::Progress {
-            let moved = usize::from(self.opened == Opened::Nothing);
-            if outcomes[moved].tag.rows != 1 {
-                return Err(ApplyError::Fenced {
-                    source_name: self.session.settings.source_name.clone(),
-                    target: self.session.settings.target_name.clone(),
-                    expected: self.session.progress.lsn,
-                });
-            }
-            self.opened = Opened::Progress;
-        }
+        self.check_moved(self.moves(), &outcomes)?;
+        self.opened = if self.part == Part::Whole { Opened::Progress } else { Opened::Transaction };
         Ok(outcomes)
     }
 

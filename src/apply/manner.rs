@@ -37,6 +37,15 @@ pub enum Committing {
     Afterwards,
 }
 
+/// When the next piece's statements are sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sending {
+    /// Before it is known what those before them did.
+    Ahead,
+    /// When those before them have told what they did.
+    InTurn,
+}
+
 /// How a batch is tried.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Manner {
@@ -48,6 +57,8 @@ pub struct Manner {
     pub inserting: Inserting,
     /// When it is committed.
     pub committing: Committing,
+    /// How its pieces follow each other.
+    pub sending: Sending,
 }
 
 impl Manner {
@@ -57,5 +68,6 @@ impl Manner {
         moved_on: MovedOn::Wait,
         inserting: Inserting::Copy,
         committing: Committing::AtOnce,
+        sending: Sending::Ahead,
     };
 }

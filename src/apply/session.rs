@@ -136,6 +136,19 @@ impl ApplySession {
         self.session.pipeline()
     }
 
+    /// What became of the first of the windows that were sent ([`Pipeline::send`]) and of which that has not been asked.
+    ///
+    /// # Errors
+    /// If a statement failed or the session is lost.
+    pub(crate) async fn answer(&mut self) -> Result<Vec<Outcome>, PipelineError> {
+        self.session.answer().await
+    }
+
+    /// About a round trip to the target.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.session.round_trip()
+    }
+
     /// Adds BEGIN.
     pub(crate) fn queue_begin(pipeline: &mut Pipeline<'_>) {
         pipeline.query("BEGIN", &[], []);
@@ -216,12 +229,19 @@ impl ApplySession {
         first_cell(outcomes.last()).and_then(|text| text.parse().ok()).ok_or(ApplyError::Unmarked(target))
     }
 
-    /// Rolls back whatever is open.
+    /// Rolls back whatever is open, once all that was sent is answered.
     ///
     /// # Errors
     /// If the session is lost.
     pub(crate) async fn rollback(&mut self) -> Result<(), ApplyError> {
         let target = self.settings.target_name.clone();
+        while self.session.unanswered() > 0 {
+            if let Err(failed) = self.session.answer().await
+                && failed.code().is_none()
+            {
+                return Err(ApplyError::pipeline(format!("rolling back at {target}"))(failed));
+            }
+        }
         self.session.simple("ROLLBACK").await.map_err(ApplyError::wire(format!("rolling back at {target}")))?;
         Ok(())
     }

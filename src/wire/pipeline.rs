@@ -162,22 +162,41 @@ impl<'s> Pipeline<'s> {
     ///
     /// Dropping the future midway leaves the session unusable.
     pub async fn run(self) -> Result<Vec<Outcome>, PipelineError> {
-        if let Some((at, error)) = self.refused {
-            return Err(PipelineError { at, done: Vec::new(), error });
+        if self.statements == 0 && self.refused.is_none() {
+            return Ok(Vec::new());
         }
-        let mut done = Vec::with_capacity(self.statements);
-        if self.statements == 0 {
-            return Ok(done);
-        }
-        frontend::sync(&mut self.session.output);
-        match self.session.exchange(&mut done, self.copies).await {
-            Ok(()) if done.len() == self.statements => Ok(done),
+        let (statements, copies) = (self.statements, self.copies);
+        let session = self.finish()?;
+        let mut done = Vec::with_capacity(statements);
+        match session.exchange(&mut done, copies).await {
+            Ok(()) if done.len() == statements => Ok(done),
             Ok(()) => {
-                let problem = format!("{} statements were sent and {} answered", self.statements, done.len());
+                let problem = format!("{statements} statements were sent and {} answered", done.len());
                 Err(PipelineError { at: done.len(), done, error: WireError::Protocol(problem) })
             }
             Err(error) => Err(PipelineError { at: done.len(), done, error }),
         }
+    }
+
+    /// Sends the window, behind others of which the answers have not come yet: over a distance the server need not wait for it.
+    /// [`Session::answer`] tells what became of each, in the order in which they were sent, and must have told of all before
+    /// anything else is asked.
+    ///
+    /// All are to be parts of one transaction: then nothing is done of those behind one that fails. Returns when the window is
+    /// on its way; dropping the future before leaves the session unusable.
+    pub async fn send(self) -> Result<(), PipelineError> {
+        let copies = self.copies;
+        let session = self.finish()?;
+        session.send(copies).await.map_err(|error| PipelineError { at: 0, done: Vec::new(), error })
+    }
+
+    /// Closes the window, unless it is refused.
+    fn finish(self) -> Result<&'s mut Session, PipelineError> {
+        if let Some((at, error)) = self.refused {
+            return Err(PipelineError { at, done: Vec::new(), error });
+        }
+        frontend::sync(&mut self.session.output);
+        Ok(self.session)
     }
 }
 

@@ -1,8 +1,9 @@
 //! One session with a server: connecting, requests in turn, the state between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
@@ -11,10 +12,10 @@ use tokio::io::{ReadHalf, WriteHalf};
 use super::cancel::CancelHandle;
 use super::conninfo::{Conninfo, Host, SslMode, TargetSession};
 use super::error::WireError;
-use super::exchange::Condition;
+use super::exchange::{Condition, Request};
 use super::inbox::{Inbox, LONGEST, SESSION_PIECE};
 use super::outcome::Outcome;
-use super::pipeline::Pipeline;
+use super::pipeline::{Pipeline, PipelineError};
 use super::statements::Statements;
 use super::stream::{self, Endpoint, Stream};
 use super::tls::EndPoint;
@@ -42,13 +43,18 @@ impl TransactionStatus {
     }
 }
 
-/// A session. Requests go one after another; one that is dropped midway makes the session unusable.
+/// A session. Requests go one after another, or several windows behind each other ([`Pipeline::send`]); one that is dropped midway
+/// makes the session unusable.
 pub struct Session {
     pub(super) inbox: Inbox<ReadHalf<Stream>>,
     pub(super) writer: WriteHalf<Stream>,
     /// What the next request sends.
     pub(super) output: BytesMut,
     pub(super) condition: Condition,
+    /// What was sent and has not been taken, oldest first.
+    pub(super) requests: VecDeque<Request>,
+    /// The least that a request and its answer have taken.
+    pub(super) round_trip: Option<Duration>,
     pub(super) status: TransactionStatus,
     pub(super) statements: Statements,
     pub(super) parameters: BTreeMap<String, String>,
@@ -145,6 +151,28 @@ impl Session {
     /// A window of statements that is sent as one, with one Sync.
     pub fn pipeline(&mut self) -> Pipeline<'_> {
         Pipeline::new(self)
+    }
+
+    /// What became of the first of the windows that were sent by [`Pipeline::send`] and of which that has not been asked.
+    ///
+    /// Dropping the future midway leaves the session unusable.
+    pub async fn answer(&mut self) -> Result<Vec<Outcome>, PipelineError> {
+        let mut done = Vec::new();
+        match self.answered(&mut done).await {
+            Ok(()) => Ok(done),
+            Err(error) => Err(PipelineError { at: done.len(), done, error }),
+        }
+    }
+
+    /// Of how many windows that has not been asked.
+    pub fn unanswered(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// The least that a request and its answer have taken: about a round trip, once some small ones have been made. None before
+    /// the first.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     /// Says goodbye and hangs up. Dropping the session hangs up without a word, which the server takes as well.
@@ -315,6 +343,8 @@ async fn begin(
         writer,
         output: BytesMut::new(),
         condition: Condition::Ready,
+        requests: VecDeque::new(),
+        round_trip: None,
         status: greeting.status,
         statements: Statements::default(),
         parameters: greeting.parameters,

@@ -48,26 +48,40 @@ pub(super) enum Lookup {
     New(StatementId, Option<StatementId>),
 }
 
+/// Parses and Closes of a window, in the order in which their confirmations come.
+#[derive(Debug, Default)]
+struct Pending {
+    parsing: VecDeque<StatementId>,
+    closing: VecDeque<StatementId>,
+}
+
 /// The statements of one session.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
     by_id: HashMap<StatementId, Statement>,
     by_sql: HashMap<Arc<str>, SmallVec<[StatementId; 2]>>,
-    /// Parses and Closes of the window, in the order in which their confirmations come.
-    parsing: VecDeque<StatementId>,
-    closing: VecDeque<StatementId>,
+    /// Of the window that is being built.
+    building: Pending,
+    /// Of those on their way, in order.
+    sent: VecDeque<Pending>,
     /// Forgotten here, perhaps still at the server: closed with the next window.
     orphans: Vec<StatementId>,
     clock: u64,
 }
 
 impl Statements {
-    /// A new window: what an abandoned one left is cleaned up. Returns the statements to close at its start.
+    /// A new window: what one left that was never sent is cleaned up. Returns the statements to close at its start.
     pub(super) fn begin_window(&mut self) -> Vec<StatementId> {
-        self.end_window();
+        let abandoned = std::mem::take(&mut self.building);
+        self.settle(abandoned);
         let orphans = std::mem::take(&mut self.orphans);
-        self.closing.extend(&orphans);
+        self.building.closing.extend(&orphans);
         orphans
+    }
+
+    /// A request is on its way: the window that was built, or one without statements of ours.
+    pub(super) fn sent(&mut self) {
+        self.sent.push_back(std::mem::take(&mut self.building));
     }
 
     /// Finds a statement, or makes a name for it.
@@ -87,7 +101,7 @@ impl Statements {
         let sql: Arc<str> = sql.into();
         self.by_sql.entry(sql.clone()).or_default().push(id);
         self.by_id.insert(id, Statement { sql, types: types.into(), used: clock, confirmed: Confirmed::Not });
-        self.parsing.push_back(id);
+        self.building.parsing.push_back(id);
         Lookup::New(id, evicted)
     }
 
@@ -95,7 +109,7 @@ impl Statements {
         let (id, _) = self.by_id.iter().min_by_key(|(_, statement)| statement.used)?;
         let id = *id;
         self.forget(id);
-        self.closing.push_back(id);
+        self.building.closing.push_back(id);
         Some(id)
     }
 
@@ -111,24 +125,33 @@ impl Statements {
 
     /// ParseComplete.
     pub(super) fn parsed(&mut self) {
-        if let Some(statement) = self.parsing.pop_front().and_then(|id| self.by_id.get_mut(&id)) {
+        let id = self.sent.front_mut().and_then(|window| window.parsing.pop_front());
+        if let Some(statement) = id.and_then(|id| self.by_id.get_mut(&id)) {
             statement.confirmed = Confirmed::Yes;
         }
     }
 
     /// CloseComplete.
     pub(super) fn closed(&mut self) {
-        self.closing.pop_front();
+        if let Some(window) = self.sent.front_mut() {
+            window.closing.pop_front();
+        }
     }
 
-    /// ReadyForQuery, or a window that was never sent: what was not confirmed did not happen.
+    /// ReadyForQuery: what was not confirmed did not happen.
     pub(super) fn end_window(&mut self) {
-        while let Some(id) = self.parsing.pop_front() {
+        if let Some(window) = self.sent.pop_front() {
+            self.settle(window);
+        }
+    }
+
+    fn settle(&mut self, window: Pending) {
+        for id in window.parsing {
             if self.by_id.get(&id).is_some_and(|statement| statement.confirmed == Confirmed::Not) {
                 self.forget(id);
             }
         }
-        self.orphans.extend(self.closing.drain(..));
+        self.orphans.extend(window.closing);
     }
 
     /// The server's error tells that prepared statements are not what they were: all are prepared again.
@@ -160,6 +183,7 @@ mod tests {
         statements.begin_window();
         let (id, _) = new(&mut statements, "a");
         assert_eq!(statements.find("a", &[]), Lookup::Known(id));
+        statements.sent();
         statements.parsed();
         statements.end_window();
         assert_eq!(statements.find("a", &[]), Lookup::Known(id));
@@ -180,6 +204,7 @@ mod tests {
         statements.begin_window();
         let (kept, _) = new(&mut statements, "kept");
         let (failed, _) = new(&mut statements, "failed");
+        statements.sent();
         statements.parsed();
         statements.end_window();
         assert_eq!(statements.find("kept", &[]), Lookup::Known(kept));
@@ -196,9 +221,30 @@ mod tests {
     }
 
     #[test]
+    fn windows_on_their_way_are_confirmed_in_turn() {
+        let mut statements = Statements::default();
+        let mut window = |sql| {
+            statements.begin_window();
+            let (id, _) = new(&mut statements, sql);
+            statements.sent();
+            id
+        };
+        let (first, second) = (window("first"), window("second"));
+        assert_eq!(statements.find("first", &[]), Lookup::Known(first));
+        statements.parsed();
+        statements.end_window();
+        assert!(statements.begin_window().is_empty());
+        assert_eq!(statements.find("second", &[]), Lookup::Known(second));
+        statements.end_window(); // it was skipped
+        assert_eq!(statements.find("first", &[]), Lookup::Known(first));
+        assert_ne!(new(&mut statements, "second").0, second);
+    }
+
+    #[test]
     fn the_one_used_longest_ago_gives_way() {
         let mut statements = Statements::default();
         let ids: Vec<_> = (0..MOST_STATEMENTS).map(|i| new(&mut statements, &i.to_string()).0).collect();
+        statements.sent();
         ids.iter().for_each(|_| statements.parsed());
         statements.find("0", &[]);
         assert_eq!(new(&mut statements, "one more").1, Some(ids[1]));
@@ -211,12 +257,17 @@ mod tests {
         let mut statements = Statements::default();
         for i in 0..MOST_STATEMENTS {
             new(&mut statements, &i.to_string());
+            statements.sent();
             statements.parsed();
+            statements.end_window();
         }
         let (_, evicted) = new(&mut statements, "one more");
+        statements.sent();
         statements.end_window();
         assert_eq!(statements.begin_window(), [evicted.unwrap()]);
+        statements.sent();
         statements.closed();
+        statements.end_window();
         assert!(statements.begin_window().is_empty());
     }
 
@@ -224,6 +275,7 @@ mod tests {
     fn doubt_prepares_everything_again() {
         let mut statements = Statements::default();
         let (id, _) = new(&mut statements, "a");
+        statements.sent();
         statements.parsed();
         statements.doubt("23505");
         assert_eq!(statements.find("a", &[]), Lookup::Known(id));

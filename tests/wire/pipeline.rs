@@ -99,6 +99,53 @@ async fn an_error_in_the_middle_skips_the_rest() {
 }
 
 #[tokio::test]
+async fn windows_behind_each_other_are_answered_in_turn() {
+    let mut session = session("behind").await;
+    session.simple("CREATE TABLE t (k int PRIMARY KEY)").await.unwrap();
+    let window = async |session: &mut Session, sql: &str, keys: std::ops::Range<u32>| {
+        let mut window = session.pipeline();
+        for key in keys {
+            window.query(sql, &[TEXT], [Param::Text(key.to_string().as_bytes())]);
+        }
+        let sent = tokio::time::timeout(PATIENCE, window.send()).await;
+        sent.expect("a deadlock").unwrap();
+    };
+    let mut begin = session.pipeline();
+    begin.query("BEGIN", &[], []);
+    begin.send().await.unwrap();
+    // More than both directions' buffers hold, both ways: what is answered is taken while the next window is sent.
+    let insert = "INSERT INTO t VALUES ($1::int) RETURNING k, repeat('x', 1000)";
+    for i in 0..10 {
+        window(&mut session, insert, i * 5_000..(i + 1) * 5_000).await;
+    }
+    assert_eq!(session.unanswered(), 11);
+    let refused = session.simple("SELECT 1").await.unwrap_err();
+    assert!(refused.to_string().contains("has not been taken"), "{refused}");
+    assert_eq!(&*session.answer().await.unwrap()[0].tag.name, "BEGIN");
+    for i in 0..10 {
+        let outcomes = session.answer().await.unwrap();
+        let keys = outcomes.iter().map(|outcome| outcome.rows[0].parse::<usize>(0).unwrap());
+        assert!(keys.eq(i * 5_000..(i + 1) * 5_000));
+    }
+    assert!(session.round_trip().is_some_and(|least| least < PATIENCE));
+
+    // One fails: those behind it do nothing, and what they prepared is prepared again.
+    window(&mut session, "INSERT INTO t VALUES ($1::int)", 49_999..50_002).await;
+    window(&mut session, "DELETE FROM t WHERE k >= $1::int", 0..2).await;
+    let failed = session.answer().await.unwrap_err();
+    assert_eq!((failed.at, failed.code()), (0, Some("23505")));
+    let failed = session.answer().await.unwrap_err();
+    assert_eq!((failed.at, failed.code()), (0, Some("25P02")));
+    assert_eq!(session.transaction_status(), TransactionStatus::Failed);
+    session.simple("ROLLBACK").await.unwrap();
+    window(&mut session, "DELETE FROM t WHERE k >= $1::int", 0..1).await;
+    assert_eq!(session.answer().await.unwrap()[0].tag.rows, 0, "all was rolled back");
+    let nothing = session.answer().await.unwrap_err();
+    assert!(nothing.to_string().contains("nothing has been sent"), "{nothing}");
+    assert_eq!(number(&mut session, "SELECT count(*) FROM t").await, 0);
+}
+
+#[tokio::test]
 async fn rows_are_copied_within_a_window() {
     let mut session = session("rows_copied").await;
     session.simple("CREATE TEMP TABLE t (k int PRIMARY KEY, v text)").await.unwrap();

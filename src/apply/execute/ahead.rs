@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::batch::{Fetching, Pieces};
 use crate::apply::error::ApplyError;
+use crate::apply::execute::flight::{Flight, Underway};
 use crate::apply::execute::piece::Piece;
 use crate::apply::execute::{Execution, Opened, Part};
 use crate::apply::manner::Manner;
@@ -45,6 +46,8 @@ pub struct Ahead {
     touched: ScalableBloom,
     resolvers: Arc<Resolvers>,
     opened: Opened,
+    /// What has been sent and is not answered.
+    flight: Flight<()>,
     /// What comes after the piece that was written last.
     next: Option<Fetching<Piece>>,
 }
@@ -75,6 +78,7 @@ impl Ahead {
             touched: ScalableBloom::default(),
             resolvers: coordinator.resolvers().clone(),
             opened: Opened::Nothing,
+            flight: Flight::default(),
             next: None,
         }
     }
@@ -122,7 +126,7 @@ impl Ahead {
         let mut execution = Execution::new(shared, session, recorder, &batch);
         (execution.manner, execution.part, execution.opened) = (manner, Part::Beginning, self.opened);
         self.has_begun = true;
-        let sent = execution.write_ahead(&piece).await;
+        let sent = self.send(&mut execution, &piece).await;
         self.opened = execution.opened;
         self.rows += execution.rows;
         self.copied |= execution.applied.copied;
@@ -133,38 +137,75 @@ impl Ahead {
         self.since = Instant::now();
         sent
     }
+
+    /// Sends the piece, and waits for those before it until there is room for another one.
+    async fn send<R: Recorder>(&mut self, execution: &mut Execution<'_, R>, piece: &Piece) -> Result<Sent, ApplyError> {
+        let Some(window) = execution.send_ahead(piece).await? else { return Ok(Sent::Unfit) };
+        self.flight.push((), window, piece.folded.bytes);
+        while self.flight.is_full(execution.session.round_trip())
+            && let Some(((), window)) = self.flight.pop()
+        {
+            if !execution.answer(window).await?.is_empty() {
+                return Ok(Sent::Unfit);
+            }
+            self.flight.landed();
+        }
+        Ok(Sent::Written)
+    }
 }
 
 impl<R: Recorder> Execution<'_, R> {
-    async fn write_ahead(&mut self, piece: &Piece) -> Result<Sent, ApplyError> {
+    /// `None` if it takes more than statements.
+    async fn send_ahead(&mut self, piece: &Piece) -> Result<Option<Underway>, ApplyError> {
         // Whatever is older is in the window when that is asked.
         let horizon = self.shared.node(self.batch.link.target).horizon();
         let now = Instant::now();
         let is_busy = |net: &Net| self.session.busy.contains(net.key, now);
-        let statements = match &piece.statements {
-            Some(statements) if !piece.folded.nets.iter().any(is_busy) => statements,
-            _ => return Ok(Sent::Unfit),
-        };
-        let refused = self.send(statements, horizon).await?;
-        Ok(if refused.is_empty() { Sent::Written } else { Sent::Unfit })
+        match &piece.statements {
+            Some(statements) if !piece.folded.nets.iter().any(is_busy) => {
+                self.send_on(statements, horizon).await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Takes over what is written of the batch's first transaction, if that is what the batch would write; otherwise it is
     /// rolled back. Returns the offset of the first record that is not written.
-    pub(super) async fn take_over(&mut self, ahead: Ahead) -> Result<u64, ApplyError> {
-        let stands = Arc::ptr_eq(&self.resolvers, &ahead.resolvers)
+    ///
+    /// # Errors
+    /// [`ApplyError::CopyFailed`], or if the session is lost.
+    pub(super) async fn take_over(&mut self, mut ahead: Ahead) -> Result<u64, ApplyError> {
+        let fits = match self.land_ahead(&mut ahead.flight).await {
+            Err(error) if !error.loses_session() && !matches!(error, ApplyError::CopyFailed(_)) => {
+                tracing::debug!(link = ?self.batch.link, %error, "what was written ahead failed");
+                false
+            }
+            landed => landed?,
+        };
+        let stands = fits
+            && Arc::ptr_eq(&self.resolvers, &ahead.resolvers)
             && self.deciding()?.is_alone_up_to(self.batch.link, ahead.offset)?;
         if !stands {
             tracing::debug!(link = ?self.batch.link, "what was written ahead needs a decision");
             self.session.rollback().await?;
+            (self.rows, self.applied.copied) = (0, false);
             return Ok(0);
         }
         self.opened = ahead.opened;
-        self.rows = ahead.rows;
+        self.rows += ahead.rows;
         self.touched = ahead.touched;
         self.applied.changes = ahead.changes;
-        self.applied.copied = ahead.copied;
+        self.applied.copied |= ahead.copied;
         self.applied.ahead = true;
         Ok(ahead.offset)
+    }
+
+    /// Whether all went as expected that was on its way.
+    async fn land_ahead(&mut self, flight: &mut Flight<()>) -> Result<bool, ApplyError> {
+        let mut fits = true;
+        while let Some(((), window)) = flight.pop() {
+            fits &= self.answer(window).await?.is_empty();
+        }
+        Ok(fits)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::apply::error::ApplyError;
 use crate::apply::execute::Applied;
 use crate::apply::execute::foreseen::Foreseen;
-use crate::apply::manner::{Committing, Inserting, Manner, Mode, MovedOn};
+use crate::apply::manner::{Committing, Inserting, Manner, Mode, MovedOn, Sending};
 use crate::apply::session::ApplySession;
 use crate::apply::unique;
 use crate::apply::worker::{Condition, LinkStats};
@@ -130,6 +130,11 @@ impl Inbound {
             tracing::debug!(source = names.0, target = names.1, %error, "writing the batch without COPY");
             self.copy_failed();
             self.retry_at = None;
+            return;
+        }
+        if let ApplyError::Overtaken { .. } = error {
+            tracing::debug!(source = names.0, target = names.1, %error, "sending the batch in turn");
+            (self.manner.sending, self.retry_at) = (Sending::InTurn, None);
             return;
         }
         if let Some(most) = narrower(batch, self.reach, error) {
