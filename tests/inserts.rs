@@ -1,5 +1,6 @@
 //! Tables of which nothing but the inserts replicate: with a key, and without one.
 
+use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -143,5 +144,7 @@ fn a_column_whose_type_was_changed_meanwhile() {
         cluster.wait_applied();
         assert_eq!(cluster.value(WEST, sum), "200 20100 20100 20100", "{change}");
         cluster.assert_no_conflicts();
+        let log = fs::read_to_string(cluster.log_file()).expect("the log");
+        assert!(!log.contains("change by change"), "for {change} statements will do: {log}");
     }
 }

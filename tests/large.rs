@@ -7,6 +7,9 @@ use crate::harness::{LATER, LEDGER, Pgbench, Plan, SOON, Writers, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
+/// How many of our sessions wait for a lock.
+const WAITS: &str = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE NOT granted AND application_name LIKE 'pgconcord apply%'";
 
 #[test]
 fn one_transaction_of_two_million_rows_is_applied_as_one_in_bounded_memory() {
@@ -59,15 +62,13 @@ fn a_backlog_of_a_hundred_thousand_transactions_drains_while_reading_goes_on() {
 fn a_row_that_changes_while_the_pieces_after_it_are_on_their_way_is_settled() {
     let schema = "CREATE TABLE item (id int PRIMARY KEY, v text NOT NULL);
         INSERT INTO item SELECT i, 'start' FROM generate_series(1, 25000) i;";
-    let waits = "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
-        WHERE NOT granted AND application_name LIKE 'pgconcord apply%'";
     // of three pieces the second waits for the user, and the third is sent meanwhile
     for (again, retries) in [("id = 24999", 0), ("id BETWEEN 14000 AND 16000", 1)] {
         let mut cluster = Plan::two().schema(schema).run();
         let user = cluster.sql(WEST);
         user.rows("BEGIN; UPDATE item SET v = 'west' WHERE id = 15000");
         cluster.rows(EAST, &format!("UPDATE item SET v = 'east'; UPDATE item SET v = v || ' again' WHERE {again}"));
-        wait_for("the user is waited for", SOON, || (cluster.value(WEST, waits) != "0").then_some(()));
+        wait_for("the user is waited for", SOON, || (cluster.value(WEST, WAITS) != "0").then_some(()));
         user.rows("COMMIT");
         cluster.settle();
         cluster.assert_everywhere("SELECT v FROM item WHERE id = 15000", "west");
@@ -77,4 +78,26 @@ fn a_row_that_changes_while_the_pieces_after_it_are_on_their_way_is_settled() {
         let retried: u64 = links.iter().map(|link| link["retries_total"].as_u64().expect("a number")).sum();
         assert_eq!(retried, retries, "rolled back where a later piece has the row, only");
     }
+}
+
+#[test]
+fn a_row_that_turns_up_while_the_pieces_after_it_are_on_their_way_is_a_conflict() {
+    let schema = "CREATE TABLE item (id int PRIMARY KEY, v text NOT NULL);
+        INSERT INTO item SELECT i, 'start' FROM generate_series(1, 25000) i;
+        CREATE TABLE extra (id int PRIMARY KEY, v text NOT NULL);";
+    let mut cluster = Plan::two().schema(schema).run();
+    let user = cluster.sql(WEST);
+    user.rows("BEGIN; INSERT INTO extra VALUES (5, 'west')");
+    let middle = "UPDATE item SET v = 'east' WHERE id <= 15000;
+        INSERT INTO extra SELECT i, 'east' FROM generate_series(1, 10) i;
+        UPDATE item SET v = 'east' WHERE id > 15000";
+    cluster.rows(EAST, middle);
+    wait_for("the user is waited for", SOON, || (cluster.value(WEST, WAITS) != "0").then_some(()));
+    user.rows("COMMIT");
+    cluster.settle();
+    cluster
+        .assert_everywhere("SELECT string_agg(v, ',' ORDER BY id) FROM extra WHERE id IN (4, 5, 6)", "east,west,east");
+    let entries = cluster.conflicts(&[]);
+    assert_eq!(entries.len(), 2, "one at each node: {entries:?}");
+    assert!(entries.iter().all(|entry| entry["type"] == "insert_exists"), "{entries:?}");
 }

@@ -217,8 +217,7 @@ impl<'a, R: Recorder> Execution<'a, R> {
                 let next = pieces.fetch(shared.catalog.hasher, make);
                 self.applied.changes += folded.changes;
                 let window = self.send_on(&statements, horizon).await?;
-                self.touched(&folded);
-                let bytes = folded.bytes;
+                let bytes = folded.memory();
                 flight.push(folded, window, bytes);
                 self.make_room(&mut flight).await?;
                 next

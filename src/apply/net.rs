@@ -335,6 +335,11 @@ impl Folded {
         })
     }
 
+    /// What it takes in memory, about, in bytes.
+    pub fn memory(&self) -> usize {
+        self.bytes + self.nets.len() * size_of::<Net>()
+    }
+
     /// The net change of a key.
     pub fn get(&self, key: KeyId) -> Option<&Net> {
         self.by_key.get(&key).map(|at| &self.nets[*at])

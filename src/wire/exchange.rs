@@ -4,10 +4,11 @@
 //! the first answer is read. So what has been answered is taken while the next request is sent, too, and kept until somebody asks.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use postgres_protocol::message::backend::{ErrorFields, Message};
 use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
 
 use super::error::{ServerError, WireError};
 use super::inbox::Incoming;
@@ -17,6 +18,9 @@ use super::statements::Statements;
 
 /// Room for output that a session keeps between requests; what a large window needed beyond it is given back.
 const OUTPUT_KEPT: usize = 4 * 1024 * 1024;
+
+/// How long a server that takes nothing more may take to say why, message by message.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Whether a session can make a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -112,9 +116,9 @@ impl Session {
         };
         // What the server said last tells more than that it does not listen any more.
         loop {
-            match inbox.next().await {
-                Ok(message) => answers.take(message)?,
-                Err(_) => return Err(WireError::io(format!("writing to {}", self.peer), failed)),
+            match timeout(LAST_WORDS, inbox.next()).await {
+                Ok(Ok(message)) => answers.take(message)?,
+                _ => return Err(WireError::io(format!("writing to {}", self.peer), failed)),
             }
         }
     }

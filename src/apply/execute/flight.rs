@@ -18,17 +18,21 @@ use crate::apply::sets::{Kind, Statement, missed, rows_written};
 use crate::apply::slow::Refused;
 use crate::apply::sql;
 use crate::model::Xid;
-use crate::wire::Outcome;
+use crate::wire::{Outcome, WireError};
 
 use super::is_for_statements;
 
 /// The most windows that are on their way at once.
 const MOST: usize = 16;
+/// What they may hold, in bytes, if they are several.
+const MOST_BYTES: usize = PIECE_BYTES;
 
 /// A window of guarded statements that is on its way.
 #[derive(Debug)]
 pub(super) struct Underway {
     statements: Vec<Expected>,
+    /// It begins the transaction: if that fails, what is sent behind it would be done by itself.
+    opens: bool,
     /// Where it moves the progress row, if it does.
     moves: Option<usize>,
 }
@@ -47,7 +51,7 @@ struct Expected {
 #[derive(Debug)]
 pub(super) struct Flight<T> {
     windows: VecDeque<(T, Underway, usize)>,
-    /// Of the tuples in them.
+    /// What is held of them in memory.
     bytes: usize,
     /// When the last answer came, or the first window was sent.
     since: Option<Instant>,
@@ -62,7 +66,7 @@ impl<T> Default for Flight<T> {
 }
 
 impl<T> Flight<T> {
-    /// A window with tuples of so many bytes has been sent.
+    /// A window has been sent of which so many bytes are held.
     pub fn push(&mut self, of: T, window: Underway, bytes: usize) {
         self.since.get_or_insert_with(Instant::now);
         self.bytes += bytes;
@@ -89,8 +93,9 @@ impl<T> Flight<T> {
     /// way takes longer than the server does.
     pub fn is_full(&self, round_trip: Option<Duration>) -> bool {
         let far = round_trip.map_or(0, |way| way.as_micros() / self.pace.as_micros().max(1));
-        let most = usize::try_from(far).unwrap_or(MOST).saturating_add(1).min(MOST);
-        self.windows.len() > most || self.windows.len() > 1 && self.bytes > PIECE_BYTES
+        let most = usize::try_from(far).unwrap_or(MOST).saturating_add(1).min(MOST - 1);
+        let opens = self.windows.front().is_some_and(|(_, window, _)| window.opens);
+        opens || self.windows.len() > most || self.windows.len() > 1 && self.bytes > MOST_BYTES
     }
 }
 
@@ -103,7 +108,7 @@ impl<R: Recorder> Execution<'_, R> {
     ) -> Result<Underway, ApplyError> {
         let (horizon, ours) = (sql::xid_text(horizon.unwrap_or(Xid(3))), self.session.ours.clone());
         let guard = Some((horizon.as_str(), ours.as_str()));
-        let moves = self.moves();
+        let (opens, moves) = (self.opened == Opened::Nothing, self.moves());
         let mut pipeline = self.begin();
         let queue = |statement: &Statement| Expected {
             at: statement.queue(&mut pipeline, guard),
@@ -115,21 +120,28 @@ impl<R: Recorder> Execution<'_, R> {
         let statements = statements.iter().map(queue).collect();
         pipeline.send().await.map_err(ApplyError::pipeline("sending a batch"))?;
         self.opened = if self.part == Part::Whole { Opened::Progress } else { Opened::Transaction };
-        Ok(Underway { statements, moves })
+        Ok(Underway { statements, opens, moves })
     }
 
     /// What became of the window that was sent first of those on their way.
     pub(super) async fn answer(&mut self, window: Underway) -> Result<Refused, ApplyError> {
         let outcomes = self.session.answer().await.map_err(|failed| {
-            let first = window.statements.iter().find(|statement| statement.at >= failed.at);
-            let doing = first.map_or_else(
+            // a COPY is followed by a check that belongs to it
+            let culprit = window.statements.iter().rfind(|statement| statement.at <= failed.at);
+            let doing = culprit.map_or_else(
                 || "beginning a batch".to_owned(),
                 |statement| format!("{} {}", statement.kind.doing(), statement.table),
             );
-            let by_copy = first.is_some_and(|statement| statement.copies);
+            let by_copy = culprit.is_some_and(|statement| statement.copies);
             let error = ApplyError::pipeline(doing)(failed);
             if by_copy && is_for_statements(&error) { ApplyError::CopyFailed(Box::new(error)) } else { error }
         })?;
+        let places = window.statements.iter().map(|statement| statement.at).chain(window.moves);
+        if let Some(last) = places.max().filter(|last| *last >= outcomes.len()) {
+            let problem = format!("statement {last} of a window was sent and {} are answered", outcomes.len());
+            let error = WireError::Protocol(problem);
+            return Err(ApplyError::Wire { context: "writing a batch".to_owned(), error });
+        }
         self.check_moved(window.moves, &outcomes)?;
         let mut refused = Refused::default();
         for Expected { at, kind, nets, copies, .. } in window.statements {
@@ -169,13 +181,22 @@ impl<R: Recorder> Execution<'_, R> {
         let refused = self.answer(window).await?;
         flight.landed();
         if refused.is_empty() {
+            self.touched(&folded);
             return Ok(true);
         }
-        // One after another: settling takes statements of its own.
+        // All of them first: settling takes statements of its own.
         let mut landed = vec![(folded, refused)];
         while let Some((folded, window)) = flight.pop() {
-            let refused = self.answer(window).await?;
-            landed.push((folded, refused));
+            match self.answer(window).await {
+                Ok(refused) => landed.push((folded, refused)),
+                // in turn it may go well: what was refused may have had the unique value, or the row that a foreign key names
+                Err(error) if !error.loses_session() => {
+                    let table = folded.nets.first().map_or_else(String::new, |net| net.table.to_string());
+                    tracing::debug!(%error, table, "behind a row that was not as expected");
+                    return Err(ApplyError::Overtaken { table });
+                }
+                Err(error) => return Err(error),
+            }
         }
         for (at, (folded, refused)) in landed.iter().enumerate() {
             let mut unsettled = refused.keys.iter().chain(&refused.maybe).map(|net| &folded.nets[*net]);
@@ -186,6 +207,7 @@ impl<R: Recorder> Execution<'_, R> {
         }
         for (folded, refused) in landed {
             self.settle_refused(&folded, refused).await?;
+            self.touched(&folded);
         }
         Ok(true)
     }
@@ -215,7 +237,7 @@ mod tests {
     use super::*;
 
     fn window() -> Underway {
-        Underway { statements: Vec::new(), moves: None }
+        Underway { statements: Vec::new(), opens: false, moves: None }
     }
 
     fn windows(flight: &mut Flight<()>, round_trip: Duration) -> usize {
@@ -233,17 +255,24 @@ mod tests {
         flight.pace = Duration::from_millis(20);
         assert_eq!(windows(&mut flight, far), 7);
         flight.pace = Duration::from_millis(1);
-        assert_eq!(windows(&mut flight, far), MOST + 1);
+        assert_eq!(windows(&mut flight, far), MOST);
         let mut near = Flight { pace: Duration::from_millis(20), ..Flight::default() };
         assert_eq!(windows(&mut near, Duration::from_micros(100)), 2);
         assert!(!Flight::<()>::default().is_full(None));
     }
 
     #[test]
+    fn nothing_is_sent_behind_what_begins_the_transaction() {
+        let mut flight = Flight { pace: Duration::from_millis(1), ..Flight::default() };
+        flight.push((), Underway { opens: true, ..window() }, 0);
+        assert!(flight.is_full(Some(Duration::from_millis(100))));
+    }
+
+    #[test]
     fn many_bytes_are_not_on_their_way_at_once() {
         let mut flight = Flight { pace: Duration::from_millis(1), ..Flight::default() };
         let far = Some(Duration::from_millis(100));
-        flight.push((), window(), 3 * PIECE_BYTES);
+        flight.push((), window(), 3 * MOST_BYTES);
         assert!(!flight.is_full(far), "one may always be");
         flight.push((), window(), 1);
         assert!(flight.is_full(far));
