@@ -55,7 +55,7 @@ pub struct Ahead {
 /// Whether a piece could be written ahead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sent {
-    /// It is.
+    /// It is, or on its way.
     Written,
     /// It needs more than that: a decision, a lock, a value that was left out. What is open must be rolled back.
     Unfit,
