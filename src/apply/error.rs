@@ -86,8 +86,8 @@ pub enum ApplyError {
     /// A batch that was sent with its COMMIT was rolled back: some row was not as expected.
     #[error("{0}; COMMIT waits for what the statements did")]
     NotAtOnce(Box<ApplyError>),
-    /// A row was not as expected, and what follows it in the batch had been sent.
-    #[error("a row of {table} was not as expected, and a later change of it had been sent; the batch is sent in turn")]
+    /// A row was not as expected, and what depends on it in the batch, or may, had been sent.
+    #[error("a row of {table} was not as expected, and what depends on it had been sent; the batch is sent in turn")]
     Overtaken {
         /// The table.
         table: String,

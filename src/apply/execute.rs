@@ -378,8 +378,13 @@ impl<'a, R: Recorder> Execution<'a, R> {
     /// Checks that the progress row was where we left it (R3).
     pub(super) fn begun(&mut self, outcomes: Vec<Outcome>) -> Result<Vec<Outcome>, ApplyError> {
         self.check_moved(self.moves(), &outcomes)?;
-        self.opened = if self.part == Part::Whole { Opened::Progress } else { Opened::Transaction };
+        self.mark_opened();
         Ok(outcomes)
+    }
+
+    /// A window that [`Execution::begin`] began is on its way or answered.
+    fn mark_opened(&mut self) {
+        self.opened = if self.part == Part::Whole { Opened::Progress } else { Opened::Transaction };
     }
 
     /// Begins a transaction that has had nothing to write.

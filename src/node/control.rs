@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Row, Statement};
 
 use crate::model::{Cut, Lsn, Xid};
 use crate::node::NodeError;
-use crate::wire::{Conninfo, Session, WireError};
+use crate::wire::Conninfo;
 
 /// The prefix of our logical messages (`pg_logical_emit_message`), by which a stream knows them.
 pub const MESSAGE_PREFIX: &str = "pgconcord";
@@ -58,26 +58,6 @@ pub enum WalLevel {
     Logical,
     /// `replica` or `minimal`.
     Less,
-}
-
-/// What IDENTIFY_SYSTEM answers on a replication connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SystemIdentity {
-    /// Unique to the cluster of databases.
-    pub system_id: String,
-    /// Its timeline now.
-    pub timeline: i32,
-    /// How far its WAL is on disk.
-    pub flushed: Lsn,
-}
-
-/// Asks a session that was opened with `replication=database` who the server is: the same session that will
-/// read the stream, so that no failover can come between the question and the reading.
-pub async fn identify_system(session: &mut Session) -> Result<SystemIdentity, WireError> {
-    let outcomes = session.simple("IDENTIFY_SYSTEM").await?;
-    let none = || WireError::Protocol("IDENTIFY_SYSTEM was not answered".to_owned());
-    let row = outcomes.first().ok_or_else(none)?.one()?;
-    Ok(SystemIdentity { system_id: row.text(0)?.to_owned(), timeline: row.parse(1)?, flushed: row.parse(2)? })
 }
 
 /// A row of `pg_replication_slots`.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::apply::batch::PIECE_BYTES;
 use crate::apply::error::ApplyError;
-use crate::apply::execute::{Execution, Opened, Part};
+use crate::apply::execute::{Execution, Opened, Part, is_for_statements};
 use crate::apply::manner::Sending;
 use crate::apply::net::Folded;
 use crate::apply::record::Recorder;
@@ -19,8 +19,6 @@ use crate::apply::slow::Refused;
 use crate::apply::sql;
 use crate::model::Xid;
 use crate::wire::{Outcome, WireError};
-
-use super::is_for_statements;
 
 /// The most windows that are on their way at once.
 const MOST: usize = 16;
@@ -51,7 +49,7 @@ struct Expected {
 #[derive(Debug)]
 pub(super) struct Flight<T> {
     windows: VecDeque<(T, Underway, usize)>,
-    /// What is held of them in memory.
+    /// What is held of them in memory, or of their tuples if nothing is.
     bytes: usize,
     /// When the last answer came, or the first window was sent.
     since: Option<Instant>,
@@ -119,7 +117,7 @@ impl<R: Recorder> Execution<'_, R> {
         };
         let statements = statements.iter().map(queue).collect();
         pipeline.send().await.map_err(ApplyError::pipeline("sending a batch"))?;
-        self.opened = if self.part == Part::Whole { Opened::Progress } else { Opened::Transaction };
+        self.mark_opened();
         Ok(Underway { statements, opens, moves })
     }
 
