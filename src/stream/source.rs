@@ -27,6 +27,10 @@ use crate::wire::{Conninfo, CopyReader, Session, WireError};
 const NOT_IN_STATE: &str = "55000";
 /// So many events are handed on at once, at most: the coordinator is not to be held for long.
 const MOST_GATHERED: usize = 512;
+/// When so many commits of ours have come since the last of anybody else, nobody waits for the next one: messages may gather for
+/// that long. What we commit without waiting is flushed five times a second, and comes all at once (`wal_writer_delay`).
+const MANY_ECHOES: usize = 8;
+const ECHO_PAUSE: Duration = Duration::from_millis(1);
 /// How long a stream that ends well may take to say good-bye; after that the server finds out by itself.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -85,7 +89,7 @@ pub async fn stream(
     let assembler = Assembler::new(node, settings.catalog.clone(), own_origins, settings.spill.clone());
     let position = Position { told: Lsn::ZERO, reached: Lsn::ZERO };
     let (gathered, awaited) = (Vec::new(), settings.awaited.clone());
-    let mut pump = Pump { settings, reader, assembler, asked, events, gathered, until, position, awaited };
+    let mut pump = Pump { settings, reader, assembler, asked, events, gathered, until, position, awaited, echoes: 0 };
     tokio::select! {
         ended = pump.run() => ended?,
         Some(Ok(result)) = feedback.join_next() => return result.map_err(SourceError::Wire),
@@ -123,6 +127,8 @@ struct Pump<'a> {
     until: Option<Lsn>,
     position: Position,
     awaited: watch::Receiver<usize>,
+    /// Commits of ours since the last of anybody else.
+    echoes: usize,
 }
 
 impl Pump<'_> {
@@ -146,10 +152,11 @@ impl Pump<'_> {
                 }
                 next = self.reader.try_next_buffered();
             }
+            let echo_pause = self.brings_echoes().then_some(ECHO_PAUSE);
             if self.hand_on().await == Flow::Done || self.is_done() {
                 return Ok(());
             }
-            if let Some(pause) = pace.pause(Instant::now()) {
+            if let Some(pause) = pace.pause(Instant::now()).or(echo_pause) {
                 self.pause(pause).await;
             }
         }
@@ -158,6 +165,12 @@ impl Pump<'_> {
     /// Lets messages gather, unless somebody waits for one of them.
     async fn pause(&mut self, pause: Duration) {
         _ = timeout(pause, self.awaited.wait_for(|barriers| *barriers > 0)).await;
+    }
+
+    /// Whether what is to be handed on has one of many commits of ours.
+    fn brings_echoes(&self) -> bool {
+        let is_own = |event: &SourceEvent| matches!(event, SourceEvent::OwnCommit { .. });
+        self.echoes >= MANY_ECHOES && self.until.is_none() && self.gathered.iter().any(is_own)
     }
 
     fn is_done(&self) -> bool {
@@ -188,6 +201,11 @@ impl Pump<'_> {
                 let before = self.gathered.len();
                 self.assembler.feed(body, &mut self.gathered)?;
                 for event in &self.gathered[before..] {
+                    self.echoes = match event {
+                        SourceEvent::OwnCommit { .. } => self.echoes + 1,
+                        SourceEvent::Position(_) => self.echoes,
+                        _ => 0,
+                    };
                     let end = match event {
                         SourceEvent::Transaction(transaction) => transaction.end_lsn,
                         SourceEvent::OwnCommit { end_lsn, .. } => *end_lsn,
