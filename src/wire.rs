@@ -16,6 +16,7 @@ pub mod error;
 mod exchange;
 mod inbox;
 pub mod outcome;
+mod output;
 mod pinned;
 pub mod pipeline;
 pub mod replication;

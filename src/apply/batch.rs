@@ -169,7 +169,7 @@ impl Set {
         }
     }
 
-    fn copy_texts(&self, rows: &mut TextRows<'_>) {
+    fn copy_texts(&self, rows: &mut TextRows) {
         self.for_each_row(|cells| {
             cells.for_each(|cell| rows.value(cell));
             rows.end_row();

@@ -1,25 +1,31 @@
 //! COPY FROM STDIN: rows in its text or binary format, in CopyData messages.
 //! <https://www.postgresql.org/docs/current/sql-copy.html>, "Text Format" and "Binary Format"
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// A message is sent when it has this many bytes.
-const MESSAGE_BYTES: usize = 64 << 10;
+const MESSAGE_BYTES: usize = 32 << 10;
 
 /// The signature, no flags, no extension.
 const BINARY_HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// Stands where the number of a row's values would.
 const BINARY_END: i16 = -1;
 
-/// CopyData messages behind what is already to be sent.
-#[derive(Debug)]
-struct Messages<'o> {
-    output: &'o mut BytesMut,
+/// A piece of the output has about this many bytes: one that held all would have to be copied while it grows, and the kernel
+/// clears the pages of each large one.
+const PIECE_BYTES: usize = 96 << 10;
+
+/// CopyData messages.
+#[derive(Debug, Default)]
+struct Messages {
+    /// Those before.
+    pieces: Vec<Bytes>,
+    output: BytesMut,
     /// Where the message under way begins.
     start: Option<usize>,
 }
 
-impl Messages<'_> {
+impl Messages {
     fn begin(&mut self) {
         if self.start.is_none() {
             self.start = Some(self.output.len());
@@ -31,6 +37,10 @@ impl Messages<'_> {
     fn end_if_large(&mut self) {
         if self.start.is_some_and(|start| self.output.len() - start >= MESSAGE_BYTES) {
             self.end();
+            if self.output.len() >= PIECE_BYTES {
+                self.pieces.push(self.output.split().freeze());
+                self.output.reserve(PIECE_BYTES + MESSAGE_BYTES);
+            }
         }
     }
 
@@ -39,53 +49,52 @@ impl Messages<'_> {
         let length = u32::try_from(self.output.len() - start - 1).expect("a message has far less than 4 GB");
         self.output[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
     }
+
+    fn finish(mut self) -> CopiedRows {
+        self.end();
+        self.pieces.push(self.output.freeze());
+        CopiedRows(self.pieces)
+    }
 }
 
 /// Rows of a COPY as CopyData messages, made before there is a window for them.
 #[derive(Debug)]
-pub struct CopiedRows(BytesMut);
+pub struct CopiedRows(Vec<Bytes>);
 
 impl CopiedRows {
     /// In text format: what `rows` writes.
-    pub fn text(rows: impl FnOnce(&mut TextRows<'_>)) -> CopiedRows {
-        let mut output = BytesMut::new();
-        let mut copy = TextRows::new(&mut output);
+    pub fn text(rows: impl FnOnce(&mut TextRows)) -> CopiedRows {
+        let mut copy = TextRows { messages: Messages::default(), at_line_start: true };
         rows(&mut copy);
-        copy.messages.end();
-        CopiedRows(output)
+        copy.messages.finish()
     }
 
     /// In binary format: what `rows` writes, rows of `width` values each; `None` if it gives up.
-    pub fn binary(width: i16, rows: impl FnOnce(&mut BinaryRows<'_>) -> Option<()>) -> Option<CopiedRows> {
-        let mut output = BytesMut::new();
-        let mut messages = Messages { output: &mut output, start: None };
+    pub fn binary(width: i16, rows: impl FnOnce(&mut BinaryRows) -> Option<()>) -> Option<CopiedRows> {
+        let mut messages = Messages::default();
         messages.begin();
         messages.output.put_slice(&BINARY_HEADER);
         let mut copy = BinaryRows { messages, width };
         rows(&mut copy)?;
         copy.messages.begin();
         copy.messages.output.put_i16(BINARY_END);
-        copy.messages.end();
-        Some(CopiedRows(output))
+        Some(copy.messages.finish())
     }
 
-    pub(super) fn messages(&self) -> &[u8] {
+    /// The messages, one after another; a piece has several and ends with one.
+    pub(super) fn pieces(&self) -> &[Bytes] {
         &self.0
     }
 }
 
 /// Writes rows in text format.
 #[derive(Debug)]
-pub struct TextRows<'o> {
-    messages: Messages<'o>,
+pub struct TextRows {
+    messages: Messages,
     at_line_start: bool,
 }
 
-impl<'o> TextRows<'o> {
-    fn new(output: &'o mut BytesMut) -> TextRows<'o> {
-        TextRows { messages: Messages { output, start: None }, at_line_start: true }
-    }
-
+impl TextRows {
     /// The next value of the row under way; `None` is NULL.
     pub fn value(&mut self, text: Option<&[u8]>) {
         self.messages.begin();
@@ -96,7 +105,7 @@ impl<'o> TextRows<'o> {
         let Some(text) = text else { return self.messages.output.put_slice(b"\\N") };
         for part in text.chunks(MESSAGE_BYTES) {
             self.messages.begin();
-            escape(part, self.messages.output);
+            escape(part, &mut self.messages.output);
             self.messages.end_if_large();
         }
     }
@@ -112,12 +121,12 @@ impl<'o> TextRows<'o> {
 
 /// Writes rows in binary format.
 #[derive(Debug)]
-pub struct BinaryRows<'o> {
-    messages: Messages<'o>,
+pub struct BinaryRows {
+    messages: Messages,
     width: i16,
 }
 
-impl BinaryRows<'_> {
+impl BinaryRows {
     /// Begins a row; all its values follow.
     pub fn row(&mut self) {
         self.messages.begin();
@@ -127,7 +136,7 @@ impl BinaryRows<'_> {
     /// The next value of the row: its length in bytes (4 bytes) and itself, as `write` puts them behind what is there.
     pub fn value(&mut self, write: impl FnOnce(&mut BytesMut) -> Option<()>) -> Option<()> {
         self.messages.begin();
-        write(self.messages.output)?;
+        write(&mut self.messages.output)?;
         self.messages.end_if_large();
         Some(())
     }
@@ -171,8 +180,8 @@ mod tests {
         messages
     }
 
-    fn text(rows: impl FnOnce(&mut TextRows<'_>)) -> Vec<Vec<u8>> {
-        messages(CopiedRows::text(rows).messages())
+    fn text(rows: impl FnOnce(&mut TextRows)) -> Vec<Vec<u8>> {
+        messages(&CopiedRows::text(rows).pieces().concat())
     }
 
     #[test]
@@ -202,13 +211,27 @@ mod tests {
     }
 
     #[test]
+    fn much_comes_in_pieces_of_whole_messages() {
+        let rows = CopiedRows::text(|rows| {
+            for _ in 0..100 {
+                rows.value(Some(&[b'x'; 10_000]));
+                rows.end_row();
+            }
+        });
+        assert!(rows.pieces().len() > 2);
+        let whole: Vec<_> = rows.pieces().iter().flat_map(|piece| messages(piece)).collect();
+        assert_eq!(whole.concat().len(), 100 * 10_001);
+        assert!(rows.pieces().iter().all(|piece| piece.len() < PIECE_BYTES + 2 * MESSAGE_BYTES));
+    }
+
+    #[test]
     fn no_rows_are_no_message() {
         assert!(text(|_| {}).is_empty());
     }
 
     #[test]
     fn binary_rows_stand_between_header_and_end() {
-        let value = |rows: &mut BinaryRows<'_>, bytes: &[u8]| {
+        let value = |rows: &mut BinaryRows, bytes: &[u8]| {
             rows.value(|out| {
                 out.put_u32(bytes.len().try_into().ok()?);
                 out.put_slice(bytes);
@@ -223,7 +246,7 @@ mod tests {
             value(rows, &vec![b'x'; MESSAGE_BYTES])?;
             value(rows, b"")
         });
-        let messages = messages(rows.unwrap().messages());
+        let messages = messages(&rows.unwrap().pieces().concat());
         assert_eq!(messages.len(), 2);
         let expected = [
             &b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"[..],

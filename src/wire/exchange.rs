@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use postgres_protocol::message::backend::{ErrorFields, Message};
-use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 
 use super::error::{ServerError, WireError};
@@ -15,9 +14,6 @@ use super::inbox::Incoming;
 use super::outcome::{CommandTag, Outcome, Row};
 use super::session::{Session, TransactionStatus};
 use super::statements::Statements;
-
-/// Room for output that a session keeps between requests; what a large window needed beyond it is given back.
-const OUTPUT_KEPT: usize = 4 * 1024 * 1024;
 
 /// How long a server that takes nothing more may take to say why, message by message.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -71,9 +67,6 @@ impl Session {
         self.requests.push_back(Request { copies, ..Request::default() });
         let sent = self.write_out().await;
         self.output.clear();
-        if self.output.capacity() > OUTPUT_KEPT {
-            self.output = bytes::BytesMut::new();
-        }
         self.condition = if sent.is_ok() { Condition::Ready } else { Condition::Ended };
         sent
     }
@@ -100,10 +93,7 @@ impl Session {
     async fn write_out(&mut self) -> Result<(), WireError> {
         let Session { inbox, writer, output, statements, parameters, status, requests, .. } = self;
         let mut answers = Answers { requests, statements, parameters, status };
-        let send = async {
-            writer.write_all(output).await?;
-            writer.flush().await
-        };
+        let send = output.write_to(writer);
         tokio::pin!(send);
         let failed = loop {
             tokio::select! {

@@ -91,7 +91,7 @@ impl<'s> Pipeline<'s> {
     pub(super) fn new(session: &'s mut Session) -> Pipeline<'s> {
         session.output.clear();
         for orphan in session.statements.begin_window() {
-            close(&orphan.name(), &mut session.output);
+            close(&orphan.name(), &mut session.output.open);
         }
         Pipeline { session, statements: 0, copies: 0, refused: None }
     }
@@ -120,14 +120,14 @@ impl<'s> Pipeline<'s> {
         if self.refused.is_none() {
             self.copies += 1;
             let output = &mut self.session.output;
-            output.put_slice(rows.messages());
-            frontend::copy_done(output);
+            rows.pieces().iter().for_each(|piece| output.append(piece));
+            frontend::copy_done(&mut output.open);
         }
         at
     }
 
     fn write(&mut self, sql: &str, types: &[u32], params: SmallVec<[Param<'_>; 16]>) -> Result<(), String> {
-        let output = &mut self.session.output;
+        let output = &mut self.session.output.open;
         let name = match self.session.statements.find(sql, types) {
             Lookup::Known(id) => id.name(),
             Lookup::New(id, evicted) => {
@@ -195,7 +195,7 @@ impl<'s> Pipeline<'s> {
         if let Some((at, error)) = self.refused {
             return Err(PipelineError { at, done: Vec::new(), error });
         }
-        frontend::sync(&mut self.session.output);
+        frontend::sync(&mut self.session.output.open);
         Ok(self.session)
     }
 }

@@ -29,10 +29,9 @@ impl Session {
     pub async fn start_replication(mut self, sql: &str) -> Result<(CopyReader, CopyWriter), WireError> {
         self.check()?;
         self.output.clear();
-        frontend::query(sql, &mut self.output).map_err(|error| WireError::Protocol(error.to_string()))?;
+        frontend::query(sql, &mut self.output.open).map_err(|error| WireError::Protocol(error.to_string()))?;
         let failed = |error| WireError::io(format!("writing to {}", self.peer), error);
-        self.writer.write_all(&self.output).await.map_err(failed)?;
-        self.writer.flush().await.map_err(failed)?;
+        self.output.write_to(&mut self.writer).await.map_err(failed)?;
         loop {
             match self.inbox.next().await? {
                 Incoming::CopyBoth => break,

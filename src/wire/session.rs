@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use tokio::io::{ReadHalf, WriteHalf};
 
@@ -15,6 +14,7 @@ use super::error::WireError;
 use super::exchange::{Condition, Request};
 use super::inbox::{Inbox, LONGEST, SESSION_PIECE};
 use super::outcome::Outcome;
+use super::output::Output;
 use super::pipeline::{Pipeline, PipelineError};
 use super::statements::Statements;
 use super::stream::{self, Endpoint, Stream};
@@ -49,7 +49,7 @@ pub struct Session {
     pub(super) inbox: Inbox<ReadHalf<Stream>>,
     pub(super) writer: WriteHalf<Stream>,
     /// What the next request sends.
-    pub(super) output: BytesMut,
+    pub(super) output: Output,
     pub(super) condition: Condition,
     /// What was sent and has not been taken, oldest first.
     pub(super) requests: VecDeque<Request>,
@@ -142,7 +142,7 @@ impl Session {
     pub async fn simple(&mut self, sql: &str) -> Result<Vec<Outcome>, WireError> {
         self.check()?;
         self.output.clear();
-        frontend::query(sql, &mut self.output).map_err(|error| WireError::Protocol(error.to_string()))?;
+        frontend::query(sql, &mut self.output.open).map_err(|error| WireError::Protocol(error.to_string()))?;
         let mut done = Vec::new();
         self.exchange(&mut done, 0).await?;
         Ok(done)
@@ -180,9 +180,9 @@ impl Session {
         use tokio::io::AsyncWriteExt;
 
         self.output.clear();
-        frontend::terminate(&mut self.output);
+        frontend::terminate(&mut self.output.open);
         // It is the end either way.
-        let _ = self.writer.write_all(&self.output).await;
+        let _ = self.output.write_to(&mut self.writer).await;
         let _ = self.writer.shutdown().await;
     }
 
@@ -341,7 +341,7 @@ async fn begin(
     Ok(Session {
         inbox,
         writer,
-        output: BytesMut::new(),
+        output: Output::default(),
         condition: Condition::Ready,
         requests: VecDeque::new(),
         round_trip: None,
