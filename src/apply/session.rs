@@ -32,17 +32,13 @@ const PINS: [(&str, &str); 12] = [
 /// Moves the progress row if it is where we left it (R3).
 const MOVE_PROGRESS: &str = "UPDATE pgconcord.progress SET lsn = $5::pg_lsn, batch = batch + 1, updated_at = clock_timestamp() \
      WHERE cluster = $1 AND source = $2 AND lsn = $3::pg_lsn AND batch = $4::int8";
-/// What the commit record tells: the position in the source, and the commit time in µs since 2000.
-const SET_UP: &str = "pg_replication_origin_xact_setup($1::pg_lsn, \
-     '2000-01-01 00:00:00+00'::timestamptz + $2::int8 * interval '1 microsecond')";
-/// [`MOVE_PROGRESS`] with an error if the row is not there, and [`SET_UP`], in one statement: a lone transaction waits for each.
-/// While COMMIT is on its way the node's stream is held back, so whoever has a row locked is not waited for as long as otherwise.
+/// The same with an error if it is not, and how long the rest of the transaction waits for locks: while COMMIT is on its way the
+/// node's stream is held back. In one statement, since a lone transaction waits for each.
 static OPEN_AT_ONCE: LazyLock<String> = LazyLock::new(|| {
     let other = "('pgconcord: its progress is not where it was, rows ' || count(*))::int4";
-    let set_up = SET_UP.replace("$1", "$5").replace("$2", "$6");
     format!(
         "WITH moved AS ({MOVE_PROGRESS} RETURNING 1) SELECT CASE WHEN count(*) = 1 THEN 1 ELSE {other} END, \
-         set_config('lock_timeout', '20ms', true), {set_up} FROM moved"
+         set_config('lock_timeout', '20ms', true) FROM moved"
     )
 });
 
@@ -167,7 +163,7 @@ impl ApplySession {
         progress: &Progress,
         to: Lsn,
     ) {
-        queue_progress_as(MOVE_PROGRESS, pipeline, settings, progress, to, None);
+        queue_progress_as(MOVE_PROGRESS, pipeline, settings, progress, to);
     }
 
     /// Begins, writes and commits in one window; the statements that `write` adds must fail where the batch must not be
@@ -185,9 +181,9 @@ impl ApplySession {
         let ApplySession { session, settings, progress, .. } = self;
         let mut pipeline = session.pipeline();
         ApplySession::queue_begin(&mut pipeline);
-        queue_progress_as(&OPEN_AT_ONCE, &mut pipeline, settings, progress, to, Some(stamp));
+        queue_progress_as(&OPEN_AT_ONCE, &mut pipeline, settings, progress, to);
         write(&mut pipeline);
-        let commit = queue_commit(&mut pipeline, settings, mark);
+        let commit = queue_commit(&mut pipeline, settings, to, stamp, mark);
         let sent = pipeline.run().await;
         match self.committed(sent, commit, to) {
             Err(error) if !error.loses_session() => Err(ApplyError::NotAtOnce(Box::new(error))),
@@ -203,10 +199,7 @@ impl ApplySession {
     /// [`ApplyError::NotCommitted`] if the server answered ROLLBACK; see [`ApplyError::loses_session`] for doubt.
     pub(crate) async fn commit(&mut self, to: Lsn, stamp: Stamp, mark: bool) -> Result<Lsn, ApplyError> {
         let mut pipeline = self.session.pipeline();
-        let (lsn, micros) = (to.to_string(), stamp.micros.to_string());
-        let params = [&lsn, &micros].map(|param| Param::Text(param.as_bytes()));
-        pipeline.query(&format!("SELECT {SET_UP}"), &[], params);
-        let commit = queue_commit(&mut pipeline, &self.settings, mark);
+        let commit = queue_commit(&mut pipeline, &self.settings, to, stamp, mark);
         let sent = pipeline.run().await;
         self.committed(sent, commit, to)
     }
@@ -254,27 +247,32 @@ impl ApplySession {
     }
 }
 
-/// Adds that statement, which moves the progress row; the stamp if it takes one.
+/// Adds that statement, which moves the progress row.
 fn queue_progress_as(
     statement: &str,
     pipeline: &mut Pipeline<'_>,
     settings: &SessionSettings,
     progress: &Progress,
     to: Lsn,
-    stamp: Option<Stamp>,
 ) {
     let (from, to, batch) = (progress.lsn.to_string(), to.to_string(), progress.batch.to_string());
-    let micros = stamp.map(|stamp| stamp.micros.to_string());
-    let params = [&settings.cluster, &settings.source_name, &from, &batch, &to].into_iter().chain(&micros);
-    pipeline.query(statement, &[], params.map(|param| Param::Text(param.as_bytes())));
+    let params = [&settings.cluster, &settings.source_name, &from, &batch, &to].map(|p| Param::Text(p.as_bytes()));
+    pipeline.query(statement, &[], params);
 }
 
 /// Adds COMMIT with what belongs to it, see [`ApplySession::commit`]; returns the place of COMMIT. What is last tells where the
 /// commit record ends.
-fn queue_commit(pipeline: &mut Pipeline<'_>, settings: &SessionSettings, mark: bool) -> usize {
+fn queue_commit(pipeline: &mut Pipeline<'_>, settings: &SessionSettings, to: Lsn, stamp: Stamp, mark: bool) -> usize {
+    let (lsn, micros) = (to.to_string(), stamp.micros.to_string());
     if mark {
         pipeline.query("SELECT pg_logical_emit_message(true, 'pgconcord', '')", &[], []);
     }
+    pipeline.query(
+        "SELECT pg_replication_origin_xact_setup($1::pg_lsn, \
+         '2000-01-01 00:00:00+00'::timestamptz + $2::int8 * interval '1 microsecond')",
+        &[],
+        [Param::Text(lsn.as_bytes()), Param::Text(micros.as_bytes())],
+    );
     let commit = pipeline.query("COMMIT", &[], []);
     pipeline.query(
         "SELECT local_lsn FROM pg_replication_origin_status WHERE external_id = $1",

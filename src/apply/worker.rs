@@ -272,7 +272,6 @@ impl<R: Recorder> Worker<R> {
         match applied {
             Ok(applied) => {
                 inbound.succeeded(&applied);
-                self.shared.wake_all();
                 Ok(true)
             }
             Err(error) if error.loses_session() => {

@@ -211,6 +211,11 @@ impl Coordinator {
         self.ready[node.index()] && !self.switching
     }
 
+    /// At how many nodes batches may be applied.
+    pub fn ready_nodes(&self) -> usize {
+        self.nodes().filter(|node| self.is_ready(*node)).count()
+    }
+
     // === what was decoded ===
 
     /// Takes what a node's stream delivered. What the node committed while a commit of ours is on its way there

@@ -45,6 +45,7 @@ pub async fn supervise(daemon: Arc<Daemon>, id: NodeId, mut phase: watch::Receiv
         let ended = connected(&daemon, id, phase.clone()).await;
         daemon.shared.node(id).set_disconnected();
         daemon.shared.coordinator().disconnected(id);
+        daemon.shared.wake_all(); // what was written ahead of its stream is not continued
         let Err(error) = ended else { return };
         let worked = daemon.reports()[id.index()].state == NodeState::Streaming;
         let operator = error.class() == Class::Operator;
@@ -359,6 +360,7 @@ async fn work(
         _ = until(&mut phase, |phase| phase == Phase::Close) => return std::future::pending().await,
     }
     daemon.shared.coordinator().rebuilt(id)?;
+    daemon.shared.wake_all();
     // Without a limit: the server reads all that it retains once more before the second stream delivers anything,
     // and giving up would begin the whole start again, further behind.
     tokio::select! {

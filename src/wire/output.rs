@@ -33,7 +33,7 @@ impl Output {
             return self.open.extend_from_slice(piece);
         }
         if !self.open.is_empty() {
-            self.pieces.push(self.open.split().freeze());
+            self.pieces.push(std::mem::take(&mut self.open).freeze());
         }
         self.pieces.push(piece.clone());
     }

@@ -105,10 +105,10 @@ impl<R: Recorder> Execution<'_, R> {
             coordinator.take_barriers()
         };
         self.shared.release(arrived);
+        self.shared.wake_all(); // what was held back is known now
         if let Err(error) = &committed
             && !error.loses_session()
         {
-            self.shared.wake_all(); // what was held back is known now
             self.session.rollback().await?;
             if self.applied.conflicts > 0 {
                 self.recorder.discard_after(link, self.session.progress.batch).await?;
