@@ -270,23 +270,19 @@ impl Shared {
     /// If a spilled transaction can't be read.
     pub fn deliver(&self, node: NodeId, events: impl IntoIterator<Item = Event>) -> Result<(), ApplyError> {
         let mut news = 0;
-        let (arrived, concerns_itself, more_ready) = {
+        let (arrived, more_ready) = {
             let mut coordinator = self.coordinator();
             let ready = coordinator.ready_nodes();
             for event in events {
                 news += u64::from(matches!(event, Event::Transaction(_)));
                 coordinator.deliver(node, event)?;
             }
-            (coordinator.take_barriers(), !coordinator.has_nothing_open(node), coordinator.ready_nodes() > ready)
+            (coordinator.take_barriers(), coordinator.ready_nodes() > ready)
         };
         self.node(node).unread.fetch_add(news, Ordering::Relaxed);
         self.release(arrived);
-        if more_ready {
+        if news > 0 || more_ready {
             self.wake_all();
-        } else if news > 0 {
-            // What is applied at the node itself comes from elsewhere.
-            let woken = self.nodes.iter().filter(|other| other.id != node || concerns_itself);
-            woken.for_each(|node| node.work.notify_one());
         }
         Ok(())
     }

@@ -161,7 +161,7 @@ impl Coordinator {
     }
 
     /// Whether no key waits to be decided again at the node, none is held there, and no truncation is known.
-    pub fn has_nothing_open(&self, node: NodeId) -> bool {
+    fn has_nothing_open(&self, node: NodeId) -> bool {
         let (reopened, held) = (&self.reopened[node.index()], &self.held[node.index()]);
         reopened.is_empty() && held.is_empty() && self.window.truncates().next().is_none()
     }

@@ -5,8 +5,7 @@
 //! who may hold locks waits for a barrier. Pauses of 1, 3 and 6 ms, medians of three runs (benches/replication at scale 0.5,
 //! PostgreSQL 15, 2 cores): A1 2.9, 2.8, 3.4 s, A2 1.0, 0.8, 0.9 s, A4 1.4, 1.5, 1.3 s; CPU of the daemon in A2 5.3, 3.2, 3.3 s
 //! per million rows, and 19 without. One read a pause, not until nothing is left: what stays keeps the socket full, and messages
-//! then gather at the sender (`wire/stream.rs`, NEAR_BUFFER). When messages come slowly each is taken at once,
-//! but for those that are only our own (`stream/source.rs`, ECHO_PAUSE).
+//! then gather at the sender (`wire/stream.rs`, NEAR_BUFFER). When messages come slowly each is taken at once.
 
 use std::time::{Duration, Instant};
 
