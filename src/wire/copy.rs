@@ -251,7 +251,8 @@ mod tests {
         let expected = [
             &b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"[..],
             b"\0\x02\0\0\0\x02ab\xff\xff\xff\xff",
-            b"\0\x02\0\x01\0\0",
+            b"\0\x02",
+            &u32::try_from(MESSAGE_BYTES).unwrap().to_be_bytes(),
             &vec![b'x'; MESSAGE_BYTES],
             b"\0\0\0\0\xff\xff",
         ];
