@@ -402,3 +402,37 @@ pub fn now_micros() -> i64 {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::model::key::KeyHasher;
+    use crate::model::{Cut, Link, Lsn, Resolvers};
+
+    #[test]
+    fn whoever_becomes_ready_is_woken_by_a_position_too() {
+        let (east, west) = (NodeId(0), NodeId(1));
+        let start = Cut::at(vec![Lsn(1), Lsn(1)]);
+        let mut coordinator = Coordinator::new(start, Resolvers::new(Vec::new()));
+        coordinator.set_progress(Link { source: east, target: west }, Lsn(1));
+        coordinator.set_progress(Link { source: west, target: east }, Lsn(9)); // more than has been read again
+        [east, west].into_iter().try_for_each(|node| coordinator.rebuilt(node)).unwrap();
+        let settings = ApplySettings {
+            batch_changes: 1,
+            barrier_timeout: Duration::from_secs(1),
+            max_clock_skew: Duration::from_secs(1),
+        };
+        let nodes = [east, west].map(|id| NodeShared::new(id, id.0.to_string())).into();
+        let catalog = Arc::new(Catalog::new(Vec::new(), KeyHasher::with_seed(0)));
+        let shared = Shared::new("shop".to_owned(), catalog, settings, nodes, coordinator);
+        let woken = || [east, west].map(|id| shared.node(id).work.notified().now_or_never().is_some());
+        shared.deliver(west, [Event::Position(Lsn(8))]).unwrap();
+        assert_eq!(woken(), [false, false]);
+        shared.deliver(west, [Event::Position(Lsn(9))]).unwrap();
+        assert_eq!(woken(), [true, true]);
+        shared.deliver(west, [Event::Position(Lsn(10))]).unwrap();
+        assert_eq!(woken(), [false, false]);
+    }
+}

@@ -5,20 +5,19 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 /// A message is sent when it has this many bytes.
 const MESSAGE_BYTES: usize = 32 << 10;
+/// Messages are kept in pieces of about this many bytes: a buffer of all would be copied while it grows, and the kernel clears the
+/// pages of each large one.
+const PIECE_BYTES: usize = 96 << 10;
 
 /// The signature, no flags, no extension.
 const BINARY_HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// Stands where the number of a row's values would.
 const BINARY_END: i16 = -1;
 
-/// A piece of the output has about this many bytes: one that held all would have to be copied while it grows, and the kernel
-/// clears the pages of each large one.
-const PIECE_BYTES: usize = 96 << 10;
-
 /// CopyData messages.
 #[derive(Debug, Default)]
 struct Messages {
-    /// Those before.
+    /// Those before `output`.
     pieces: Vec<Bytes>,
     output: BytesMut,
     /// Where the message under way begins.

@@ -22,10 +22,10 @@ use super::error::WireError;
 const NEAR: Duration = Duration::from_millis(2);
 
 /// The receive buffer for what a near server sends, bytes; the kernel doubles it for its own needs, and may allow less
-/// (`net.core.rmem_max`, usually 208 kB). Left to itself it grows to many times as much, the socket never fills, and each message of a
-/// walsender travels as a segment of its own, which takes most of the walsender's time. In a buffer that is full they gather
-/// at the sender. At 128 kB a large transaction's changes, some 30 MB/s, came no faster than pauses of 3 ms let them in (A1 4.0 s, 3.2 s
-/// with 192 kB). A distant server needs as much as is under way, so there the kernel decides.
+/// (`net.core.rmem_max`, usually 208 kB). Left to itself it grows to many times as much, the socket never fills, and each
+/// message of a walsender travels as a segment of its own, which takes most of the walsender's time. In a buffer that is full
+/// they gather at the sender. At 128 kB a large transaction's changes, some 30 MB/s, came no faster than pauses of 3 ms let
+/// them in (A1 4.0 s, 3.2 s with 192 kB). A distant server needs as much as is under way, so there the kernel decides.
 const NEAR_BUFFER: usize = 192 << 10;
 
 /// An open connection.
