@@ -11,6 +11,9 @@ use crate::stream::spill::{Extent, Extents, Reservation, Spill, SpillError};
 const WRITE: usize = 256 << 10;
 /// First allocation: most transactions are a few rows.
 const FIRST: usize = 512;
+/// Fewer bytes stay in memory, budget or not: what says where they are on disk would take about as many, and each a write and a
+/// read.
+const WORTH_A_WRITE: usize = 256;
 
 /// Appended bytes; see [`Log::finish`].
 #[derive(Debug)]
@@ -100,7 +103,7 @@ impl Log {
     /// The bytes as a payload. `reservation` lives as long as that: it has to say what the transaction holds in memory
     /// beside the payload, and is raised here by the payload's own bytes if those stay in memory.
     pub fn finish(mut self, beside: u64, mut reservation: Reservation) -> Result<Payload, SpillError> {
-        if self.home == Home::Disk {
+        if self.written > 0 || self.home == Home::Disk && self.buffer.len() >= WORTH_A_WRITE {
             self.write_out()?;
             reservation.set(beside);
             let (start, len) = (0, self.written);
