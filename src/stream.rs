@@ -25,4 +25,4 @@ pub use error::AssembleError;
 pub use source::{Echo, SourceSettings, stream};
 pub use source_error::SourceError;
 pub use spill::Spill;
-pub use start::connect;
+pub use start::{Connected, connect};

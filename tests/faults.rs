@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use pgconcord::throwaway::{Stop, free_port};
 
-use crate::harness::{Cluster, Daemon, LATER, Plan, SOON, wait_for};
+use crate::harness::{Cluster, Daemon, LATER, Plan, SOON, Version, ordinary_role, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -376,4 +378,23 @@ fn a_server_that_is_away_for_a_while() {
     cluster.server(WEST).start().expect("it comes back");
     wait_for("the daemon is ready again", LATER, || cluster.daemon().is_ready().then_some(()));
     cluster.settle();
+}
+
+#[test]
+fn an_administrators_limits_on_time_do_not_end_our_sessions() {
+    let cluster = Plan::of(&[Version::V18; 2]).schema(ITEM).servers_only();
+    for place in [EAST, WEST] {
+        cluster.rows(place, &ordinary_role());
+        for limit in ["idle_session", "idle_in_transaction_session", "transaction", "statement", "lock"] {
+            cluster.rows(place, &format!("ALTER ROLE pgconcord SET {limit}_timeout = '400ms'"));
+        }
+    }
+    let mut cluster = cluster.into_role("pgconcord");
+    assert_eq!(cluster.pgconcord(&["setup"]).code, 0);
+    cluster.start_daemon();
+    sleep(Duration::from_secs(2)); // nothing is to be done
+    cluster.rows(EAST, "INSERT INTO item SELECT i, repeat('x', 100), 0 FROM generate_series(100, 400000) i");
+    cluster.settle();
+    let log = cluster.daemon().log();
+    assert!(!log.contains("connection lost") && !log.contains("timeout"), "{log}");
 }

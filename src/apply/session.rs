@@ -3,14 +3,14 @@
 //! The origin marks our commits for every peer's stream and fences: the server gives it to one session only.
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::apply::busy::BusyKeys;
 use crate::apply::error::ApplyError;
 use crate::apply::sql::oid_array;
 use crate::model::table::quote_literal;
 use crate::model::{Class, Classify, Link, Lsn, NodeId, Stamp};
-use crate::wire::{Conninfo, Outcome, Param, Pipeline, PipelineError, Session, pin};
+use crate::wire::{Conninfo, Outcome, Param, Pipeline, PipelineError, Session, WireError, pin};
 
 /// What the session pins beside the values' settings: plans must use the index, and whoever waits for us must not wait
 /// long.
@@ -28,6 +28,9 @@ const PINS: [(&str, &str); 12] = [
     ("enable_indexscan", "on"),
     ("plan_cache_mode", "force_generic_plan"),
 ];
+
+/// Neither triggers nor foreign keys act on what we write.
+const REPLICA: &str = "SET session_replication_role = 'replica'";
 
 /// Moves the progress row if it is where we left it (R3).
 const MOVE_PROGRESS: &str = "UPDATE pgconcord.progress SET lsn = $5::pg_lsn, batch = batch + 1, updated_at = clock_timestamp() \
@@ -98,38 +101,42 @@ impl std::fmt::Debug for ApplySession {
 }
 
 impl ApplySession {
-    /// Connects and pins the session's settings.
+    /// Connects, pins the session's settings, takes the origin, and reads the progress row. Everything is asked at once: to a
+    /// distant server each question would take a round trip.
     ///
     /// # Errors
-    /// If the node can't be reached or refuses the login.
-    pub async fn connect(settings: &SessionSettings) -> Result<Session, ApplyError> {
-        let name = format!("pgconcord apply {} to {}", settings.source_name, settings.target_name);
-        let mut session = Session::connect(&settings.conninfo, &[("application_name", &name)])
-            .await
-            .map_err(ApplyError::wire(format!("connecting to {}", settings.target_name)))?;
-        let pinning = || ApplyError::wire(format!("pinning the session's settings at {}", settings.target_name));
+    /// If the node can't be reached or refuses the login; transient while another session holds the origin; operator if the node
+    /// is not set up.
+    pub async fn connect(settings: SessionSettings) -> Result<ApplySession, ApplyError> {
+        let target = &settings.target_name;
+        let name = format!("pgconcord apply {} to {target}", settings.source_name);
+        let connecting = || ApplyError::wire(format!("connecting to {target}"));
+        let session = Session::connect(&settings.conninfo, &[("application_name", &name)]).await;
+        let mut session = session.map_err(connecting())?;
         let timeout = settings.lock_timeout.as_millis().to_string();
-        session.simple(&pin(&[&PINS[..], &[("lock_timeout", &timeout)]].concat())).await.map_err(pinning())?;
-        if let Err(error) = session.simple("SET session_replication_role = 'replica'").await {
-            if error.code() != Some("42501") {
-                return Err(pinning()(error));
-            }
-            tracing::warn!(
-                node = settings.target_name,
-                "not allowed to set session_replication_role: triggers and foreign keys act on replicated rows here"
-            );
+        let pinned = pin(&[&PINS[..], &[("lock_timeout", &timeout)]].concat());
+        let (origin, origins, progress) = (take_origin(&settings), our_origins(&settings), read_progress(&settings));
+        let asked_at = Instant::now();
+        for question in [&pinned, REPLICA, &origin, &origins, &progress] {
+            session.send_simple(question).await.map_err(connecting())?;
         }
-        Ok(session)
-    }
-
-    /// Takes the origin, reads the progress row.
-    ///
-    /// # Errors
-    /// Transient while another session holds the origin; operator if the node is not set up.
-    pub async fn begin(mut session: Session, settings: SessionSettings) -> Result<ApplySession, ApplyError> {
-        take_origin(&mut session, &settings).await?;
-        let ours = our_origins(&mut session, &settings).await?;
-        let progress = read_progress(&mut session, &settings).await?;
+        let pinning = || ApplyError::wire(format!("pinning the session's settings at {target}"));
+        answer(&mut session).await.map_err(pinning())?;
+        session.took(asked_at.elapsed());
+        match answer(&mut session).await {
+            Err(error) if error.code() == Some("42501") => tracing::warn!(
+                node = target,
+                "not allowed to set session_replication_role: triggers and foreign keys act on replicated rows here"
+            ),
+            set => drop(set.map_err(pinning())?),
+        }
+        let taken = answer(&mut session).await;
+        taken.map_err(|error| origin_error(&settings, error))?;
+        let ours = answer(&mut session).await;
+        let ours = origin_ids(&ours.map_err(ApplyError::wire(format!("reading origins at {target}")))?);
+        let progress = answer(&mut session).await.map_err(|error| progress_error(&settings, error))?;
+        let progress = Progress::of(&progress)
+            .ok_or_else(|| not_set_up(format!("{target} has no progress row for {}", settings.source_name)))?;
         Ok(ApplySession { session, settings, progress, ours, busy: BusyKeys::default() })
     }
 
@@ -286,49 +293,63 @@ fn first_cell(outcome: Option<&Outcome>) -> Option<&str> {
     outcome?.rows.first()?.optional_text(0).ok().flatten()
 }
 
-async fn take_origin(session: &mut Session, settings: &SessionSettings) -> Result<(), ApplyError> {
-    let origin = quote_literal(&settings.origin);
-    let taken = session.simple(&format!("SELECT pg_replication_origin_session_setup({origin})")).await;
-    taken.map(drop).map_err(|error| match (error.class(), error.code()) {
-        (Class::Operator, Some("42704")) => ApplyError::Operator {
-            what: format!("{} has no replication origin {}", settings.target_name, settings.origin),
-            advice: "run `pgconcord setup`".into(),
-        },
-        _ => ApplyError::wire(format!("taking the origin {} at {}", settings.origin, settings.target_name))(error),
-    })
+/// What became of the first question that has not been looked at.
+async fn answer(session: &mut Session) -> Result<Vec<Outcome>, WireError> {
+    session.answer().await.map_err(|failed| failed.error)
 }
 
-async fn our_origins(session: &mut Session, settings: &SessionSettings) -> Result<String, ApplyError> {
+fn not_set_up(what: String) -> ApplyError {
+    ApplyError::Operator { what, advice: "run `pgconcord setup`".into() }
+}
+
+fn take_origin(settings: &SessionSettings) -> String {
+    format!("SELECT pg_replication_origin_session_setup({})", quote_literal(&settings.origin))
+}
+
+fn origin_error(settings: &SessionSettings, error: WireError) -> ApplyError {
+    let (origin, target) = (&settings.origin, &settings.target_name);
+    match (error.class(), error.code()) {
+        (Class::Operator, Some("42704")) => not_set_up(format!("{target} has no replication origin {origin}")),
+        _ => ApplyError::wire(format!("taking the origin {origin} at {target}"))(error),
+    }
+}
+
+fn our_origins(settings: &SessionSettings) -> String {
     let names: Vec<_> = settings.all_origins.iter().map(|name| quote_literal(name)).collect();
-    let sql = format!("SELECT roident FROM pg_replication_origin WHERE roname IN ({})", names.join(", "));
-    let outcomes =
-        session.simple(&sql).await.map_err(ApplyError::wire(format!("reading origins at {}", settings.target_name)))?;
-    let ids = outcomes.iter().flat_map(|outcome| &outcome.rows).filter_map(|row| row.optional_text(0).ok().flatten());
-    Ok(oid_array(&ids.filter_map(|id| id.parse().ok()).collect::<Vec<u32>>()))
+    format!("SELECT roident FROM pg_replication_origin WHERE roname IN ({})", names.join(", "))
 }
 
-async fn read_progress(session: &mut Session, settings: &SessionSettings) -> Result<Progress, ApplyError> {
-    let sql = format!(
+fn origin_ids(outcomes: &[Outcome]) -> String {
+    let ids = outcomes.iter().flat_map(|outcome| &outcome.rows).filter_map(|row| row.optional_text(0).ok().flatten());
+    oid_array(&ids.filter_map(|id| id.parse().ok()).collect::<Vec<u32>>())
+}
+
+fn read_progress(settings: &SessionSettings) -> String {
+    format!(
         "SELECT system_id, timeline, lsn, batch FROM pgconcord.progress WHERE cluster = {} AND source = {}",
         quote_literal(&settings.cluster),
         quote_literal(&settings.source_name)
-    );
+    )
+}
+
+fn progress_error(settings: &SessionSettings, error: WireError) -> ApplyError {
     let target = &settings.target_name;
-    let outcomes = session.simple(&sql).await;
-    let missing = |what: String| ApplyError::Operator { what, advice: "run `pgconcord setup`".into() };
-    let outcomes = outcomes.map_err(|error| match error.code() {
-        Some("42P01" | "3F000") => missing(format!("{target} has no table pgconcord.progress")),
+    match error.code() {
+        Some("42P01" | "3F000") => not_set_up(format!("{target} has no table pgconcord.progress")),
         _ => ApplyError::wire(format!("reading progress at {target}"))(error),
-    })?;
-    let row = outcomes.iter().flat_map(|outcome| &outcome.rows).next();
-    let cell = |i: usize| row.and_then(|row| row.optional_text(i).ok().flatten());
-    let parsed = || {
+    }
+}
+
+impl Progress {
+    /// What [`read_progress`] has found.
+    fn of(outcomes: &[Outcome]) -> Option<Progress> {
+        let row = outcomes.iter().flat_map(|outcome| &outcome.rows).next()?;
+        let cell = |i: usize| row.optional_text(i).ok().flatten();
         Some(Progress {
             system_id: cell(0)?.to_owned(),
             timeline: cell(1)?.parse().ok()?,
             lsn: cell(2)?.parse().ok()?,
             batch: cell(3)?.parse().ok()?,
         })
-    };
-    parsed().ok_or_else(|| missing(format!("{target} has no progress row for {}", settings.source_name)))
+    }
 }

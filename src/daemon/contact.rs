@@ -199,7 +199,9 @@ async fn look(config: &Config, node: &NodeConfig) -> Result<Reached, DaemonError
     let named = |error: NodeError| DaemonError::Node { node: node.name.clone(), error };
     let control = Control::connect(&node.conninfo, supervisor::CONTROL).await.map_err(named)?;
     let at = Instant::now();
-    let identity = control.identify().await.map_err(named)?;
+    let name = config.object_name();
+    let (identity, slot) = tokio::join!(control.identify(), control.slot(&name));
+    let identity = identity.map_err(named)?;
     let refused = |what: String| DaemonError::Operator(format!("{}: {what}", node.name));
     if identity.in_recovery {
         return Err(refused(
@@ -211,9 +213,7 @@ async fn look(config: &Config, node: &NodeConfig) -> Result<Reached, DaemonError
             "wal_level is not logical: run ALTER SYSTEM SET wal_level = 'logical' and restart the server".into(),
         ));
     }
-    let name = config.object_name();
-    let slot = control.slot(&name).await.map_err(named)?;
-    let Some(slot) = slot else {
+    let Some(slot) = slot.map_err(named)? else {
         return Err(refused(format!(
             "there is no replication slot {name}. If this node was never set up, run `pgconcord setup`; if it was, \
              changes may have been lost to us: run `pgconcord teardown`, compare the nodes, and run `pgconcord setup`"

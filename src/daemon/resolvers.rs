@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 
 use crate::config::rules;
 use crate::config::{Config, Rule};
@@ -133,7 +133,7 @@ pub async fn keep(
     let mut before = BTreeMap::new();
     let mut under_way = false;
     let recorded = config.nodes.iter().zip(controls).map(|(node, control)| async move {
-        let read = async { Ok((control.read_rules(&config.cluster).await?, control.progress(&config.cluster).await?)) };
+        let read = try_join(control.read_rules(&config.cluster), control.progress(&config.cluster));
         read.await.map_err(|error| DaemonError::Node { node: node.name.clone(), error })
     });
     for (rules, progress) in try_join_all(recorded).await? {

@@ -24,8 +24,7 @@ use crate::model::{Class, Classify, Link, Lsn, NodeId};
 use crate::node::NodeError;
 use crate::node::control::{Control, SlotInfo};
 use crate::status::NodeState;
-use crate::stream::{Echo, SourceEvent, SourceSettings, stream};
-use crate::wire::Session;
+use crate::stream::{Connected, Echo, SourceEvent, SourceSettings, stream};
 
 /// What a node's first session is called there.
 pub const CONTROL: &str = "pgconcord control";
@@ -84,13 +83,13 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     };
     let settings = source_settings(daemon, id);
     let links: Vec<Link> = daemon.links().filter(|link| link.target == id).collect();
-    let links: Vec<_> = links.into_iter().map(|link| session_settings(daemon, link)).collect();
+    let links = links.into_iter().map(|link| session_settings(daemon, link));
     // What does not wait for the other goes at once: to a distant server each step takes a round trip or several.
     let (identity, slot, clock, applying, streaming) = tokio::join!(
         check_identity(daemon, id, &control),
         check_slot(daemon, id, &control),
         measure_clock(daemon, id, &control),
-        join_all(links.iter().map(ApplySession::connect)),
+        join_all(links.map(ApplySession::connect)),
         crate::stream::connect(&settings),
     );
     // Another server is said to be one before its slot is missed.
@@ -99,10 +98,11 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     clock.map_err(named)?;
     daemon.shared.coordinator().disconnected(id);
     let sessions = applying.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let inbound = open_sessions(daemon, id, links, sessions).await?;
-    let streaming = streaming.map_err(|error| DaemonError::Source { node: daemon.name(id).to_owned(), error })?;
     // No commit of an earlier connection can come after: each held its origin, which our sessions have now.
-    let last_own = control.last_own_commit(settings.own_origins.keys()).await.map_err(named)?;
+    let last_own = control.last_own_commit(settings.own_origins.keys());
+    let (inbound, last_own) = tokio::join!(take_in(daemon, id, sessions), last_own);
+    let (inbound, last_own) = (inbound?, last_own.map_err(named)?);
+    let streaming = streaming.map_err(|error| DaemonError::Source { node: daemon.name(id).to_owned(), error })?;
     daemon.shared.node(id).set_connected(Arc::new(control));
     daemon.report(id, |report| {
         report.state = NodeState::Rebuilding;
@@ -175,16 +175,10 @@ async fn check_slot(daemon: &Daemon, id: NodeId, control: &Control) -> Result<()
     }
 }
 
-async fn open_sessions(
-    daemon: &Arc<Daemon>,
-    id: NodeId,
-    links: Vec<SessionSettings>,
-    sessions: Vec<Session>,
-) -> Result<Vec<Inbound>, DaemonError> {
+/// Tells the coordinator and the journal how far the node is.
+async fn take_in(daemon: &Arc<Daemon>, id: NodeId, sessions: Vec<ApplySession>) -> Result<Vec<Inbound>, DaemonError> {
     let mut inbound = Vec::new();
-    let begun = sessions.into_iter().zip(links).map(|(session, link)| ApplySession::begin(session, link));
-    let begun = join_all(begun).await.into_iter().collect::<Result<Vec<_>, _>>()?;
-    for mut session in begun {
+    for mut session in sessions {
         let link = session.settings.link;
         if inbound.is_empty() {
             let held = hold::read(&mut session, &daemon.shared.catalog).await?;
@@ -268,7 +262,7 @@ fn source_settings(daemon: &Daemon, id: NodeId) -> SourceSettings {
 /// and large transactions as they come about.
 async fn read(
     daemon: Arc<Daemon>,
-    mut session: Session,
+    mut session: Connected,
     settings: SourceSettings,
     last_own: Lsn,
     events: mpsc::Sender<Vec<SourceEvent>>,

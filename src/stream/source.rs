@@ -19,9 +19,9 @@ use crate::stream::message::{Frame, Reply};
 use crate::stream::pace::Pace;
 use crate::stream::source_error::SourceError;
 use crate::stream::spill::Spill;
-use crate::stream::start::Started;
+use crate::stream::start::{Connected, Started};
 use crate::stream::{decode, feedback, start};
-use crate::wire::{Conninfo, CopyReader, Session, WireError};
+use crate::wire::{Conninfo, CopyReader, WireError};
 
 /// `object_not_in_prerequisite_state`
 const NOT_IN_STATE: &str = "55000";
@@ -62,13 +62,13 @@ pub struct SourceSettings {
     pub application_name: String,
 }
 
-/// Streams over `session` from `start` (0/0: from where the slot stands) until the connection ends, which is an error, or until everything
+/// Streams over `connected` from `start` (0/0: from where the slot stands) until the connection ends, which is an error, or until everything
 /// before `until` has been delivered. If the receiver of the events is dropped, a last status is sent and the stream
 /// ends well.
 ///
 /// The slot is told `confirmed`'s value and nothing else.
 pub async fn stream(
-    session: Session,
+    connected: Connected,
     settings: &SourceSettings,
     echo: Echo,
     start: Lsn,
@@ -76,7 +76,7 @@ pub async fn stream(
     confirmed: watch::Receiver<Lsn>,
     events: mpsc::Sender<Vec<SourceEvent>>,
 ) -> Result<(), SourceError> {
-    let Started { reader, writer, patience } = start::open(session, settings, echo, start).await?;
+    let Started { reader, writer, patience } = start::open(connected, settings, echo, start).await?;
     let asked = Arc::new(Notify::new());
     let mut feedback = JoinSet::new(); // stops its task when dropped
     let (stop, stopped) = oneshot::channel();

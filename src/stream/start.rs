@@ -8,7 +8,7 @@ use crate::model::Lsn;
 use crate::model::table::{quote_identifier, quote_literal};
 use crate::stream::source::{Echo, SourceSettings};
 use crate::stream::source_error::SourceError;
-use crate::wire::{CopyReader, CopyWriter, Session, pin};
+use crate::wire::{CopyReader, CopyWriter, Outcome, Session, pin};
 
 /// What a stream pins beside the values' settings: it may take as long as it takes.
 const PATIENT: [(&str, &str); 3] =
@@ -16,8 +16,15 @@ const PATIENT: [(&str, &str); 3] =
 
 /// A large transaction is streamed from so many kilobytes of changes on, unless the server's own limit is lower: of the 64 MB that it
 /// usually is half a million rows fit in, and none of them would be sent before. (`logical_decoding_work_mem`)
-const EARLY: &str = "pg_catalog.set_config('logical_decoding_work_mem', (SELECT LEAST(setting::pg_catalog.int4, 8192)::pg_catalog.text \
+const EARLY: &str = "SELECT pg_catalog.set_config('logical_decoding_work_mem', (SELECT LEAST(setting::pg_catalog.int4, 8192)::pg_catalog.text \
      FROM pg_catalog.pg_settings WHERE name = 'logical_decoding_work_mem'), false)";
+
+/// A session that can become a stream.
+pub struct Connected {
+    session: Session,
+    dialect: Dialect,
+    patience: Option<Duration>,
+}
 
 /// A stream that has begun.
 pub struct Started {
@@ -29,25 +36,37 @@ pub struct Started {
     pub patience: Option<Duration>,
 }
 
-/// Connects.
+/// Connects, pins the session's settings, and finds what makes the stream impossible.
 ///
 /// # Errors
-/// If the node can't be reached or refuses the login.
-pub async fn connect(settings: &SourceSettings) -> Result<Session, SourceError> {
+/// If the node can't be reached or refuses the login, and what is amiss.
+pub async fn connect(settings: &SourceSettings) -> Result<Connected, SourceError> {
     let startup = [("replication", "database"), ("application_name", settings.application_name.as_str())];
-    Ok(Session::connect(&settings.conninfo, &startup).await?)
+    let mut session = Session::connect(&settings.conninfo, &startup).await?;
+    let dialect = Dialect::of(session.server_version())?;
+    // Behind each other: to a distant server each question takes a round trip.
+    session.send_simple(&pin(&PATIENT)).await?;
+    session.send_simple(&check_statement(&settings.slot, &settings.publication)).await?;
+    session.answer().await.map_err(|failed| failed.error)?;
+    let checked = session.answer().await.map_err(|failed| failed.error)?;
+    let patience = check(&checked, settings)?;
+    Ok(Connected { session, dialect, patience })
 }
 
 /// Starts the stream at `start`; 0/0 is where the slot stands.
+///
+/// # Errors
+/// If the server refuses it.
 pub async fn open(
-    mut session: Session,
+    connected: Connected,
     settings: &SourceSettings,
     echo: Echo,
     start: Lsn,
 ) -> Result<Started, SourceError> {
-    let dialect = Dialect::of(session.server_version())?;
-    session.simple(&dialect.pin(echo)).await?;
-    let patience = check(&mut session, settings).await?;
+    let Connected { mut session, dialect, patience } = connected;
+    if echo == Echo::None {
+        session.send_simple(EARLY).await?; // what is not streamed would go to the server's disk the earlier
+    }
     let command = dialect.start_replication(&settings.slot, &settings.publication, echo, start);
     let halves = session.start_replication(&command).await;
     let (reader, writer) = halves.map_err(|error| SourceError::at_start(&settings.slot, error))?;
@@ -56,9 +75,8 @@ pub async fn open(
 
 /// Finds what makes the stream impossible before the server says it in its own words, or fails to say it; returns
 /// `wal_sender_timeout`.
-async fn check(session: &mut Session, settings: &SourceSettings) -> Result<Option<Duration>, SourceError> {
-    let outcomes = session.simple(&check_statement(&settings.slot, &settings.publication)).await?;
-    let [outcome] = outcomes.as_slice() else { return Err(SourceError::Unexpected("the answer to the checks")) };
+fn check(outcomes: &[Outcome], settings: &SourceSettings) -> Result<Option<Duration>, SourceError> {
+    let [outcome] = outcomes else { return Err(SourceError::Unexpected("the answer to the checks")) };
     let row = outcome.one()?;
     let (slot, publication) = (settings.slot.clone(), settings.publication.clone());
     match (row.text(0)?, row.optional_text(1)?, row.text(2)?) {
@@ -94,16 +112,6 @@ impl Dialect {
     fn of(version: u32) -> Result<Dialect, SourceError> {
         let major = version / 10_000;
         if major >= 14 { Ok(Dialect { major }) } else { Err(SourceError::TooOld(major)) }
-    }
-
-    /// One statement for all: before version 15 a replication connection takes no more at a time.
-    fn pin(self, echo: Echo) -> String {
-        let newer: &[_] = if self.major >= 17 { &[("transaction_timeout", "0")] } else { &[] };
-        let pinned = pin(&[&PATIENT, newer].concat());
-        match echo {
-            Echo::Any => pinned, // what is not streamed would go to the server's disk
-            Echo::None => format!("{pinned}, {EARLY}"),
-        }
     }
 
     fn start_replication(self, slot: &str, publication: &str, echo: Echo, start: Lsn) -> String {
@@ -158,14 +166,5 @@ mod tests {
     #[test]
     fn servers_before_14_are_refused() {
         assert!(matches!(Dialect::of(130_020), Err(SourceError::TooOld(13))));
-    }
-
-    #[test]
-    fn settings_are_pinned_in_one_statement_that_the_version_knows() {
-        let old = Dialect { major: 14 }.pin(Echo::None);
-        assert!(old.contains("'statement_timeout', '0'") && !old.contains("'transaction_timeout'"));
-        assert!(Dialect { major: 17 }.pin(Echo::None).contains("'transaction_timeout', '0'"));
-        assert!(old.contains("'logical_decoding_work_mem'") && !old.contains(';'));
-        assert!(!Dialect { major: 18 }.pin(Echo::Any).contains("'logical_decoding_work_mem'"), "nothing is streamed");
     }
 }

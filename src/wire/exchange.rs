@@ -54,8 +54,7 @@ impl Session {
         let began = Instant::now();
         self.send(copies).await?;
         let answered = self.answered(done).await;
-        let took = began.elapsed();
-        self.round_trip = Some(self.round_trip.map_or(took, |least| least.min(took)));
+        self.took(began.elapsed());
         answered
     }
 

@@ -24,13 +24,18 @@ const PINNED: [(&str, &str); 13] = [
 const CLIENT_ENCODING: &str = "pg_catalog.set_config('client_encoding', \
      CASE pg_catalog.getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)";
 
+/// Limits that not every version has: a session that has nothing to do waits for what comes (14+), and a large transaction
+/// takes its time (17+).
+const UNLIMITED: &str = "(SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
+     WHERE name IN ('idle_session_timeout', 'transaction_timeout'))";
+
 /// One statement that pins these settings and `more`.
 pub fn pin(more: &[(&str, &str)]) -> String {
     let set = |(name, value): &(&str, &str)| {
         format!("pg_catalog.set_config({}, {}, false)", quote_literal(name), quote_literal(value))
     };
     let settings: Vec<_> = PINNED.iter().chain(more).map(set).collect();
-    format!("SELECT {CLIENT_ENCODING}, {}", settings.join(", "))
+    format!("SELECT {CLIENT_ENCODING}, {UNLIMITED}, {}", settings.join(", "))
 }
 
 #[cfg(test)]

@@ -25,13 +25,16 @@ const STREAM_PIECE: usize = 256 * 1024;
 const MOST_NOTICES: usize = 16;
 
 impl Session {
-    /// Starts a stream by `START_REPLICATION …`; the session, opened with `("replication", "database")`, becomes it.
+    /// Starts a stream by `START_REPLICATION …`; the session, opened with `("replication", "database")`, becomes it. What was sent
+    /// before and is not answered yet must go well.
     pub async fn start_replication(mut self, sql: &str) -> Result<(CopyReader, CopyWriter), WireError> {
         self.check()?;
-        self.output.clear();
-        frontend::query(sql, &mut self.output.open).map_err(|error| WireError::Protocol(error.to_string()))?;
+        self.put_query(sql)?;
         let failed = |error| WireError::io(format!("writing to {}", self.peer), error);
         self.output.write_to(&mut self.writer).await.map_err(failed)?;
+        while self.unanswered() > 0 {
+            self.answered(&mut Vec::new()).await?;
+        }
         loop {
             match self.inbox.next().await? {
                 Incoming::CopyBoth => break,

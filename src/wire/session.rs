@@ -141,11 +141,24 @@ impl Session {
     /// Runs SQL by the simple query protocol: several statements, or a replication command. One outcome a statement.
     pub async fn simple(&mut self, sql: &str) -> Result<Vec<Outcome>, WireError> {
         self.check()?;
-        self.output.clear();
-        frontend::query(sql, &mut self.output.open).map_err(|error| WireError::Protocol(error.to_string()))?;
+        self.put_query(sql)?;
         let mut done = Vec::new();
         self.exchange(&mut done, 0).await?;
         Ok(done)
+    }
+
+    /// Sends the same behind what was sent before and is not answered yet; [`Session::answer`] tells what became of each, in
+    /// order. The server does each whatever became of those before it.
+    pub async fn send_simple(&mut self, sql: &str) -> Result<(), WireError> {
+        self.check()?;
+        self.put_query(sql)?;
+        self.send(0).await
+    }
+
+    /// Makes this the next output.
+    pub(super) fn put_query(&mut self, sql: &str) -> Result<(), WireError> {
+        self.output.clear();
+        frontend::query(sql, &mut self.output.open).map_err(|error| WireError::Protocol(error.to_string()))
     }
 
     /// A window of statements that is sent as one, with one Sync.
@@ -153,7 +166,8 @@ impl Session {
         Pipeline::new(self)
     }
 
-    /// What became of the first of the windows that were sent by [`Pipeline::send`] and of which that has not been asked.
+    /// What became of the first request that was sent by [`Pipeline::send`] or [`Session::send_simple`] and of which that has not
+    /// been asked.
     ///
     /// Dropping the future midway leaves the session unusable.
     pub async fn answer(&mut self) -> Result<Vec<Outcome>, PipelineError> {
@@ -164,9 +178,14 @@ impl Session {
         }
     }
 
-    /// Of how many windows that has not been asked.
+    /// Of how many requests that has not been asked.
     pub fn unanswered(&self) -> usize {
         self.requests.len()
+    }
+
+    /// Takes note of how long a request and its answer took that were not made by one call.
+    pub fn took(&mut self, time: Duration) {
+        self.round_trip = Some(self.round_trip.map_or(time, |least| least.min(time)));
     }
 
     /// The least that a request and its answer have taken: about a round trip, once some small ones have been made. None before
