@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::apply::shared::{ApplySettings, ClockOffset, NodeShared, Shared, lock};
 use crate::apply::worker::LinkStats;
-use crate::config::{Config, JournalConfig};
+use crate::config::{Config, JournalConfig, Limits};
 use crate::conflict::Coordinator;
 use crate::http::{self, Ask, Asked};
 use crate::journal::{Journal, Lane, Retention};
@@ -142,6 +142,14 @@ impl Daemon {
         Lane { source: self.name(link.source).to_owned(), target: self.name(link.target).to_owned() }
     }
 
+    /// Up to where a node's log is known to be on its disk: what its stream has brought is; while that rests, what was looked at in this
+    /// connection.
+    pub fn durable(&self, node: NodeId) -> Lsn {
+        let decoded = self.shared.coordinator().window().log(node).decoded;
+        let flushed = || self.reports()[node.index()].flush_lsn.filter(|_| self.shared.node(node).rests());
+        flushed().map_or(decoded, |flushed| flushed.max(decoded))
+    }
+
     /// All links.
     pub fn links(&self) -> impl Iterator<Item = Link> + '_ {
         let nodes = || NodeId::all(self.config.nodes.len());
@@ -195,6 +203,15 @@ pub fn retention(journal: &JournalConfig) -> Retention {
     Retention { age: Some(journal.retention), size: Some(journal.max_size) }
 }
 
+/// How many changes may wait for every node that they go to before no more are read.
+///
+/// Beside the batch in flight there is use for the next one, and a server that sends more meanwhile takes its processors from who
+/// writes. A small transaction takes less than a kilobyte, and all of them together are to take no more
+/// memory than their rows may, a quarter.
+fn ample_changes(limits: &Limits) -> u64 {
+    (limits.batch_rows as u64).max(10_000).min(limits.memory / 4 / 1024)
+}
+
 async fn start(
     config: Config,
     journal: Journal,
@@ -207,6 +224,7 @@ async fn start(
         batch_changes: config.limits.batch_rows as u64,
         barrier_timeout: config.limits.barrier_timeout,
         max_clock_skew: config.limits.max_clock_skew,
+        ample_changes: ample_changes(&config.limits),
     };
     let nodes = config.nodes.iter().map(|node| NodeShared::new(node.id, node.name.clone())).collect();
     let confirmed: Vec<_> = contact.start.confirmed.iter().map(|lsn| watch::channel(*lsn).0).collect();

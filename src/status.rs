@@ -126,6 +126,9 @@ pub struct NodeStatus {
     pub advice: Option<String>,
     /// Such as `18.4`; `None` before the first connection.
     pub server_version: Option<String>,
+    /// Its stream is not read on for now: enough transactions wait wherever they go, and the server keeps the rest.
+    #[serde(default)]
+    pub resting: bool,
     /// Up to where its log has been received.
     #[serde(with = "lsn")]
     pub received_lsn: Option<Lsn>,
@@ -282,6 +285,7 @@ pub(crate) mod tests {
             error: None,
             advice: None,
             server_version: Some("18.4".into()),
+            resting: false,
             received_lsn: Some(Lsn(0x16_B374_D848)),
             confirmed_lsn: Some(Lsn(0x16_B374_0000)),
             server_flush_lsn: Some(Lsn(0x16_B374_D848)),
@@ -316,7 +320,7 @@ pub(crate) mod tests {
             now: at(3725),
             ready: false,
             nodes: vec![
-                node("east", NodeState::Streaming),
+                NodeStatus { resting: true, ..node("east", NodeState::Streaming) },
                 NodeStatus {
                     error: Some("connection refused".into()),
                     advice: Some("start the server".into()),

@@ -14,7 +14,7 @@ use crate::apply::unique::Removed;
 use crate::conflict::{Coordinator, Event};
 use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
-use crate::model::{Growing, Growth, NodeId, Xid};
+use crate::model::{Demand, Growing, Growth, Link, NodeId, Xid};
 use crate::node::control::Control;
 
 /// Settings of the apply stage.
@@ -26,6 +26,8 @@ pub struct ApplySettings {
     pub barrier_timeout: Duration,
     /// Beyond this skew a batch does not wait for the target's clock.
     pub max_clock_skew: Duration,
+    /// A node's stream is not read on while so many changes wait wherever they go.
+    pub ample_changes: u64,
 }
 
 /// A session that removes rows.
@@ -78,11 +80,12 @@ pub struct NodeShared {
     coming: Mutex<Coming>,
     clock: Mutex<Option<ClockOffset>>,
     barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
-    /// How many of them are awaited by somebody who may hold locks.
-    awaited: watch::Sender<usize>,
+    demand: watch::Sender<Demand>,
     /// Local transactions delivered since the horizon was read.
     unread: AtomicU64,
     drained: AtomicBool,
+    /// Its stream has been read again and batches are applied at it.
+    applying: AtomicBool,
     /// Somebody wants rows tried again that the node refused.
     retry: AtomicBool,
     /// When the alarm about its clock was last raised, µs since 2000.
@@ -102,9 +105,10 @@ impl NodeShared {
             coming: Mutex::default(),
             clock: Mutex::default(),
             barriers: Mutex::default(),
-            awaited: watch::Sender::default(),
+            demand: watch::Sender::default(),
             unread: AtomicU64::new(0),
             drained: AtomicBool::new(false),
+            applying: AtomicBool::new(false),
             retry: AtomicBool::new(false),
             alarmed_at: AtomicI64::new(i64::MIN / 2),
         }
@@ -137,15 +141,21 @@ impl NodeShared {
     /// The node is no longer connected. Barriers under way fail.
     pub fn set_disconnected(&self) {
         *lock(&self.control) = None;
+        self.applying.store(false, Ordering::Relaxed);
         self.remover.send_replace(None);
         *lock(&self.horizon) = None;
         *lock(&self.coming) = Coming::Nothing;
         lock(&self.barriers).clear();
     }
 
-    /// How many barriers its stream is awaited to bring by somebody who may hold locks; whoever reads it hurries then.
-    pub fn awaited(&self) -> watch::Receiver<usize> {
-        self.awaited.subscribe()
+    /// How its stream is to be read.
+    pub fn demand(&self) -> watch::Receiver<Demand> {
+        self.demand.subscribe()
+    }
+
+    /// Whether its stream is not read on for now.
+    pub fn rests(&self) -> bool {
+        self.demand.borrow().rests()
     }
 
     /// X: versions with an older `xmin` are known (R4).
@@ -168,6 +178,15 @@ impl NodeShared {
         *lock(&self.clock) = Some(offset);
     }
 
+    /// Batches are applied at it from now on, until it is disconnected.
+    pub fn set_applying(&self) {
+        self.applying.store(true, Ordering::Relaxed);
+    }
+
+    fn is_applying(&self) -> bool {
+        self.applying.load(Ordering::Relaxed)
+    }
+
     /// All that was queued for the node at the end is applied, or can't be.
     pub fn set_drained(&self) {
         self.drained.store(true, Ordering::Relaxed);
@@ -175,7 +194,7 @@ impl NodeShared {
 
     /// See [`NodeShared::set_drained`].
     pub fn is_drained(&self) -> bool {
-        self.drained.load(Ordering::Relaxed)
+        self.drained.load(Ordering::Relaxed) || !self.is_applying() && self.rests()
     }
 
     /// Has rows tried again soon that the node refused.
@@ -302,9 +321,34 @@ impl Shared {
         }
     }
 
-    /// Something changed that may let any target go on.
+    /// Something changed that may let any target or stream go on.
     pub fn wake_all(&self) {
+        self.weigh_queues();
         self.nodes.iter().for_each(|node| node.work.notify_one());
+    }
+
+    /// Has the streams rest of which enough waits, and the others read on: also one that is read again while something waits for its
+    /// node, since that is not applied before.
+    pub(crate) fn weigh_queues(&self) {
+        let coordinator = self.coordinator();
+        for node in &self.nodes {
+            let others = || self.nodes.iter().filter(|other| other.id != node.id);
+            let can_wait = |other: &NodeShared| {
+                let link = Link { source: other.id, target: node.id };
+                other.is_applying() && coordinator.queued(link) == 0
+            };
+            let is_down = |other: &NodeShared| other.control().is_none();
+            let unfinished = !node.is_applying() && !others().all(is_down);
+            let may_rest = !unfinished || others().all(|other| is_down(other) || can_wait(other));
+            node.demand.send_if_modified(|demand| {
+                let ample = self.settings.ample_changes;
+                let ample = if demand.sated { ample / 2 } else { ample };
+                let sated = may_rest && coordinator.is_ample(node.id, ample);
+                let before = *demand;
+                (demand.sated, demand.unfinished) = (sated, unfinished);
+                *demand != before
+            });
+        }
     }
 
     /// Announces a barrier before its message is sent.
@@ -319,7 +363,7 @@ impl Shared {
     /// # Errors
     /// If the node is not connected, or its stream does not deliver in time.
     pub async fn barrier(&self, id: NodeId) -> Result<(), ApplyError> {
-        let _hurry = Hurry::new(&self.node(id).awaited);
+        let _hurry = Wanting::new(&self.node(id).demand, |demand| &mut demand.urgent);
         self.barrier_unhurried(id).await
     }
 
@@ -337,6 +381,15 @@ impl Shared {
     /// # Errors
     /// If the node is not connected.
     pub async fn catch_up(&self, id: NodeId) -> Result<(), ApplyError> {
+        let _wanted = Wanting::new(&self.node(id).demand, |demand| &mut demand.barriers);
+        self.catch_up_with_rests(id).await
+    }
+
+    /// The same for who can wait until enough of what was read before is applied.
+    ///
+    /// # Errors
+    /// If the node is not connected.
+    pub async fn catch_up_with_rests(&self, id: NodeId) -> Result<(), ApplyError> {
         let node = self.node(id);
         let control = node
             .control()
@@ -364,19 +417,22 @@ impl Shared {
     }
 }
 
-/// Somebody waits for a barrier and may hold locks.
-struct Hurry<'a>(&'a watch::Sender<usize>);
+/// Somebody wants something of a stream, of which it is counted how many do.
+struct Wanting<'a> {
+    demand: &'a watch::Sender<Demand>,
+    count: fn(&mut Demand) -> &mut usize,
+}
 
-impl Hurry<'_> {
-    fn new(awaited: &watch::Sender<usize>) -> Hurry<'_> {
-        awaited.send_modify(|awaited| *awaited += 1);
-        Hurry(awaited)
+impl Wanting<'_> {
+    fn new(demand: &watch::Sender<Demand>, count: fn(&mut Demand) -> &mut usize) -> Wanting<'_> {
+        demand.send_modify(|demand| *count(demand) += 1);
+        Wanting { demand, count }
     }
 }
 
-impl Drop for Hurry<'_> {
+impl Drop for Wanting<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|awaited| *awaited -= 1);
+        self.demand.send_modify(|demand| *(self.count)(demand) -= 1);
     }
 }
 
@@ -409,7 +465,7 @@ mod tests {
 
     use super::*;
     use crate::model::key::KeyHasher;
-    use crate::model::{Cut, Link, Lsn, Resolvers};
+    use crate::model::{Cut, Lsn, Resolvers};
 
     #[test]
     fn whoever_becomes_ready_is_woken_by_a_position_too() {
@@ -423,6 +479,7 @@ mod tests {
             batch_changes: 1,
             barrier_timeout: Duration::from_secs(1),
             max_clock_skew: Duration::from_secs(1),
+            ample_changes: u64::MAX,
         };
         let nodes = [east, west].map(|id| NodeShared::new(id, id.0.to_string())).into();
         let catalog = Arc::new(Catalog::new(Vec::new(), KeyHasher::with_seed(0)));

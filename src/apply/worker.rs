@@ -225,10 +225,9 @@ impl<R: Recorder> Worker<R> {
             return Ok(false);
         }
         let link = inbound.link();
-        if inbound.lagged {
-            self.give_up_ahead("the stream of its target lags").await?;
-            self.shared.catch_up(self.target).await?;
-            self.inbound[at].lagged = false;
+        if let Some(lagged) = inbound.lagged.take() {
+            self.give_up_ahead("a stream that it needs lags").await?;
+            self.catch_up(&lagged).await?;
         }
         // By itself: the clock may not be past what comes after it, and its rows are locked.
         let alone = self.is_ahead(link);
@@ -253,6 +252,7 @@ impl<R: Recorder> Worker<R> {
             }
             return Ok(false);
         };
+        self.shared.weigh_queues(); // what is in flight waits no more
         inbound.stats.set_condition(Condition::Applying);
         let manner = inbound.manner;
         let beforehand = match (self.take_ahead(&batch, manner.mode).await?, foreseen) {
@@ -290,6 +290,16 @@ impl<R: Recorder> Worker<R> {
                 inbound.failed(&batch, &error);
                 Ok(inbound.retry_at.is_none())
             }
+        }
+    }
+
+    /// Waits until a node's stream is read through, with nothing locked. If that is another one's than the target's, which may go
+    /// down meanwhile, the batch is tried in any case.
+    async fn catch_up(&self, lagged: &str) -> Result<(), ApplyError> {
+        let Some(node) = self.shared.nodes.iter().find(|node| node.name == lagged) else { return Ok(()) };
+        match self.shared.catch_up(node.id).await {
+            Err(error) if node.id == self.target => Err(error),
+            _ => Ok(()),
         }
     }
 

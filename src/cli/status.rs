@@ -105,6 +105,12 @@ fn text(status: &Status, paint: Paint) -> String {
         let tables = status.rules_pending.join(", ");
         out += &format!("rules    decided as before until nothing of that is under way: {}\n", shown(&tables));
     }
+    for node in status.nodes.iter().filter(|node| node.resting) {
+        let name = shown(&node.name);
+        out += &format!(
+            "resting  {name} keeps what comes next itself: enough of its transactions wait for who is to have them\n"
+        );
+    }
     let complaints = status.complaints();
     if !complaints.is_empty() {
         out.push('\n');
@@ -206,6 +212,7 @@ west → east  idle      16/B374D848  16/B3740000  54.1 kB, 12 s       3        
 window   12 keys of 3 transactions, 2.0 kB in memory, 0 B on disk
 journal  9 conflicts, 1 pending, 96.0 kB
 held     2 rows wait for a person: pgconcord conflicts list --status held
+resting  east keeps what comes next itself: enough of its transactions wait for who is to have them
 
 node west is down: connection refused: start the server
 link east → west is retrying

@@ -328,6 +328,17 @@ impl Coordinator {
         self.window.log(link.source).end().saturating_sub(self.link(link).cursor)
     }
 
+    /// Whether so many changes of the node wait for each other one, but for those in flight; those of a large transaction count as a
+    /// thousand.
+    pub fn is_ample(&self, source: NodeId, changes: u64) -> bool {
+        let log = self.window.log(source);
+        let mut links =
+            self.nodes().filter(|target| *target != source).map(|target| self.link(Link { source, target }));
+        links.all(|LinkState { cursor, in_flight, .. }| {
+            log.changes_from(in_flight.as_ref().map_or(*cursor, |batch| batch.end)) >= changes
+        })
+    }
+
     /// The first transaction that waits for the link.
     pub fn next_queued(&self, link: Link) -> Option<&Arc<Transaction>> {
         self.window.log(link.source).get(self.link(link).cursor).map(|logged| &logged.transaction)

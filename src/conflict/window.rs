@@ -56,6 +56,15 @@ pub struct Logged {
     pub transaction: Arc<Transaction>,
     /// For each node the position below which its changes had been applied at the source when it committed.
     pub seen: Box<[Lsn]>,
+    /// What all before it in the log weigh, those that are forgotten included; see [`weight`].
+    before: u64,
+}
+
+/// How many changes a transaction counts as among those that wait: of one with more than this the rest is on disk.
+const HEAVIEST: u64 = 1_000;
+
+fn weight(transaction: &Transaction) -> u64 {
+    transaction.changes.min(HEAVIEST)
 }
 
 /// One source's transactions that are not stable yet, in commit order.
@@ -67,9 +76,16 @@ pub struct SourceLog {
     forgotten: Lsn,
     /// Everything that committed at the source before this has been decoded.
     pub decoded: Lsn,
+    /// What all that came weigh.
+    weight: u64,
 }
 
 impl SourceLog {
+    /// How many changes the transactions from that number on have; a large one counts as a thousand.
+    pub fn changes_from(&self, seq: Seq) -> u64 {
+        self.get(seq).map_or(0, |logged| self.weight - logged.before)
+    }
+
     /// The number that the next transaction will get.
     pub fn end(&self) -> Seq {
         self.first + self.entries.len() as Seq
@@ -260,7 +276,10 @@ impl Window {
             self.truncates.entry(table).or_default().push(ChangeRef::new(source, seq, word));
         }
         self.advance(source, transaction.end_lsn);
-        self.logs[source.index()].entries.push_back(Logged { transaction, seen });
+        let log = &mut self.logs[source.index()];
+        let before = log.weight;
+        log.weight += weight(&transaction);
+        log.entries.push_back(Logged { transaction, seen, before });
         Ok(seq)
     }
 

@@ -11,7 +11,7 @@ use crate::conflict::Held;
 use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
 use crate::journal::json_key;
-use crate::model::{Cut, Link, Lsn};
+use crate::model::{Cut, Link};
 
 /// How often: a slot that advances twice a second keeps next to nothing.
 const EVERY: Duration = Duration::from_millis(500);
@@ -172,7 +172,7 @@ impl Confirmer {
     async fn settle(&mut self) {
         let daemon = &self.daemon;
         for link in daemon.links() {
-            let durable: Lsn = daemon.shared.coordinator().window().log(link.target).decoded;
+            let durable = daemon.durable(link.target);
             if let Some(batch) = daemon.stats[&link].take_settled(durable) {
                 self.due.retain(|(other, _)| *other != link);
                 self.due.push((link, batch));

@@ -9,7 +9,7 @@ use crate::apply::worker::Condition;
 use crate::config::Config;
 use crate::conflict::Coordinator;
 use crate::daemon::Daemon;
-use crate::model::{Link, NodeId};
+use crate::model::{Link, Lsn, NodeId};
 use crate::status::{JournalStatus, LinkState, LinkStatus, NodeState, NodeStatus, RetainedFor, Status, WindowStatus};
 
 /// Before the nodes have been reached.
@@ -20,6 +20,7 @@ pub fn starting(config: &Config, started_at: DateTime<Utc>) -> Status {
         error: None,
         advice: None,
         server_version: None,
+        resting: false,
         received_lsn: None,
         confirmed_lsn: None,
         server_flush_lsn: None,
@@ -81,13 +82,12 @@ fn node(daemon: &Daemon, coordinator: &Coordinator, id: NodeId) -> NodeStatus {
     let report = &daemon.reports()[id.index()];
     let log = coordinator.window().log(id);
     let restart = report.slot.as_ref().and_then(|slot| slot.restart_lsn);
-    // Looked at once a second; what was received since has been flushed, too.
-    let flushed = report.flush_lsn.map(|flushed| flushed.max(log.decoded));
+    let flushed = flushed(daemon, coordinator, id);
     let retained_for = daemon.links().filter(|link| link.source == id).filter_map(|link| {
         let first = coordinator.next_queued(link)?;
         Some(RetainedFor {
             node: daemon.name(link.target).to_owned(),
-            bytes: log.decoded.bytes_since(first.commit_lsn),
+            bytes: flushed.unwrap_or(log.decoded).bytes_since(first.commit_lsn),
             seconds: age(daemon, id, first.stamp.micros),
         })
     });
@@ -97,6 +97,7 @@ fn node(daemon: &Daemon, coordinator: &Coordinator, id: NodeId) -> NodeStatus {
         error: report.error.clone(),
         advice: None,
         server_version: report.server_version.clone(),
+        resting: daemon.shared.node(id).rests(),
         received_lsn: Some(log.decoded),
         confirmed_lsn: Some(coordinator.confirmed()[id.index()]),
         server_flush_lsn: flushed,
@@ -105,6 +106,12 @@ fn node(daemon: &Daemon, coordinator: &Coordinator, id: NodeId) -> NodeStatus {
         clock_skew_us: daemon.shared.node(id).clock().map(|clock| clock.micros),
         connected_since: report.connected_since,
     }
+}
+
+/// Up to where a node has flushed its log. Looked at once a second; what was received since has been flushed, too.
+fn flushed(daemon: &Daemon, coordinator: &Coordinator, id: NodeId) -> Option<Lsn> {
+    let received = coordinator.window().log(id).decoded;
+    daemon.reports()[id.index()].flush_lsn.map(|flushed| flushed.max(received))
 }
 
 /// Seconds since a stamp of that node.
@@ -123,6 +130,7 @@ fn link(daemon: &Daemon, coordinator: &Coordinator, link: Link) -> LinkStatus {
         Condition::Stopped(error) => (LinkState::Stopped, Some(error)),
     };
     let decoded = coordinator.window().log(link.source).decoded;
+    let flushed = flushed(daemon, coordinator, link.source).unwrap_or(decoded);
     let first = coordinator.next_queued(link);
     let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     LinkStatus {
@@ -131,7 +139,7 @@ fn link(daemon: &Daemon, coordinator: &Coordinator, link: Link) -> LinkStatus {
         state,
         applied_lsn: Some(coordinator.applied(link)),
         received_lsn: Some(decoded),
-        lag_bytes: first.map_or(0, |first| decoded.bytes_since(first.commit_lsn)),
+        lag_bytes: first.map_or(0, |first| flushed.bytes_since(first.commit_lsn)),
         lag_seconds: first.map_or(0.0, |first| age(daemon, link.source, first.stamp.micros)),
         queued_transactions: coordinator.queued(link),
         transactions_total: count(&stats.transactions),

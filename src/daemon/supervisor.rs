@@ -104,6 +104,7 @@ async fn connected(daemon: &Arc<Daemon>, id: NodeId, phase: watch::Receiver<Phas
     let (inbound, last_own) = (inbound?, last_own.map_err(named)?);
     let streaming = streaming.map_err(|error| DaemonError::Source { node: daemon.name(id).to_owned(), error })?;
     daemon.shared.node(id).set_connected(Arc::new(control));
+    daemon.shared.wake_all(); // a stream may have rested for want of it
     daemon.report(id, |report| {
         report.state = NodeState::Rebuilding;
         report.error = None;
@@ -253,7 +254,7 @@ fn source_settings(daemon: &Daemon, id: NodeId) -> SourceSettings {
         catalog: daemon.shared.catalog.clone(),
         own_origins: origins,
         spill: daemon.spill.clone(),
-        awaited: daemon.shared.node(id).awaited(),
+        demand: daemon.shared.node(id).demand(),
         application_name: format!("pgconcord {}", config.cluster),
     }
 }
@@ -358,7 +359,7 @@ async fn work(
     // Without a limit: the server reads all that it retains once more before the second stream delivers anything,
     // and giving up would begin the whole start again, further behind.
     tokio::select! {
-        caught_up = daemon.shared.catch_up(id) => caught_up?,
+        caught_up = daemon.shared.catch_up_with_rests(id) => caught_up?,
         _ = until(&mut phase, |phase| phase == Phase::Close) => return std::future::pending().await,
     }
     for link in daemon.links().filter(|link| link.target == id) {
@@ -367,6 +368,7 @@ async fn work(
     }
     tracing::info!(node = daemon.name(id), "streaming");
     daemon.report(id, |report| report.state = NodeState::Streaming);
+    daemon.shared.node(id).set_applying();
     applying.notify_one();
     daemon.shared.wake_all();
     let (run, runs) = watch::channel(Run::On);

@@ -1,5 +1,6 @@
 //! What is looked at of a connected node beside its stream: its clock, its log, its slot, its horizon.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,6 @@ use tokio::sync::{Mutex, Notify};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_postgres::Client;
 
-use crate::apply::ApplyError;
 use crate::apply::shared::now_micros;
 use crate::daemon::error::DaemonError;
 use crate::daemon::{Daemon, clock_offset};
@@ -28,10 +28,18 @@ pub(super) async fn move_horizon(daemon: &Arc<Daemon>, id: NodeId) -> Result<(),
     horizon.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         horizon.tick().await;
-        if daemon.shared.coordinator().is_ready(id) && daemon.shared.node(id).horizon_is_stale() {
-            match daemon.shared.barrier_unhurried(id).await {
-                Err(ApplyError::BarrierTimeout(_)) => tracing::warn!(node = daemon.name(id), "the stream lags"),
-                other => other?,
+        let node = daemon.shared.node(id);
+        if !daemon.shared.coordinator().is_ready(id) || !node.horizon_is_stale() || node.rests() {
+            continue;
+        }
+        // However late it comes it is good; and a stream that begins to rest meanwhile does not lag.
+        let mut moved = pin!(daemon.shared.catch_up_with_rests(id));
+        let patience = daemon.shared.settings.barrier_timeout;
+        loop {
+            match timeout(patience, moved.as_mut()).await {
+                Ok(moved) => break moved?,
+                Err(_) if node.rests() => {}
+                Err(_) => tracing::warn!(node = daemon.name(id), "the stream lags"),
             }
         }
     }

@@ -114,7 +114,13 @@ impl Page<'_> {
             let row = |node| Some((vec![("node", node_name(node))], read(node)?));
             self.gauges(name, help, unit, nodes.iter().filter_map(row))?;
         }
-        Ok(())
+        let rows = nodes.iter().map(|node| (vec![("node", node_name(node))], flag(node.resting)));
+        self.gauges(
+            "node_resting",
+            "1 while enough of its transactions wait for its stream not to be read on",
+            None,
+            rows,
+        )
     }
 
     fn retained(&mut self, nodes: &[NodeStatus]) -> fmt::Result {

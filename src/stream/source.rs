@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::model::table::Catalog;
-use crate::model::{Lsn, NodeId};
+use crate::model::{Demand, Lsn, NodeId};
 use crate::stream::assemble::{Assembler, SourceEvent};
 use crate::stream::error::AssembleError;
 use crate::stream::message::{Frame, Reply};
@@ -27,6 +27,8 @@ use crate::wire::{Conninfo, CopyReader, WireError};
 const NOT_IN_STATE: &str = "55000";
 /// So many events are handed on at once, at most: the coordinator is not to be held for long.
 const MOST_GATHERED: usize = 512;
+/// How long a stream rests at a time before it has been read through once.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// How long a stream that ends well may take to say good-bye; after that the server finds out by itself.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -56,8 +58,8 @@ pub struct SourceSettings {
     pub own_origins: HashMap<String, NodeId>,
     /// Takes what exceeds the memory budget.
     pub spill: Arc<Spill>,
-    /// How many barriers are awaited in it by somebody who may hold locks: while there are any it is read without pauses.
-    pub awaited: watch::Receiver<usize>,
+    /// How it is to be read just now.
+    pub demand: watch::Receiver<Demand>,
     /// As `pg_stat_replication` shows it.
     pub application_name: String,
 }
@@ -84,8 +86,9 @@ pub async fn stream(
     let (node, own_origins) = (settings.node, settings.own_origins.clone());
     let assembler = Assembler::new(node, settings.catalog.clone(), own_origins, settings.spill.clone());
     let position = Position { told: Lsn::ZERO, reached: Lsn::ZERO };
-    let (gathered, awaited) = (Vec::new(), settings.awaited.clone());
-    let mut pump = Pump { settings, reader, assembler, asked, events, gathered, until, position, awaited };
+    let (gathered, demand) = (Vec::new(), settings.demand.clone());
+    let mut pump =
+        Pump { settings, reader, assembler, asked, events, gathered, until, position, demand, is_late: false };
     tokio::select! {
         ended = pump.run() => ended?,
         Some(Ok(result)) = feedback.join_next() => return result.map_err(SourceError::Wire),
@@ -122,7 +125,9 @@ struct Pump<'a> {
     gathered: Vec<SourceEvent>,
     until: Option<Lsn>,
     position: Position,
-    awaited: watch::Receiver<usize>,
+    demand: watch::Receiver<Demand>,
+    /// It has rested for long before it was read through, and does so no more until it is.
+    is_late: bool,
 }
 
 impl Pump<'_> {
@@ -146,7 +151,7 @@ impl Pump<'_> {
                 }
                 next = self.reader.try_next_buffered();
             }
-            if self.hand_on().await == Flow::Done || self.is_done() {
+            if self.hand_on().await == Flow::Done || self.is_done() || self.rest().await == Flow::Done {
                 return Ok(());
             }
             if let Some(pause) = pace.pause(Instant::now()) {
@@ -157,7 +162,24 @@ impl Pump<'_> {
 
     /// Lets messages gather, unless somebody waits for one of them.
     async fn pause(&mut self, pause: Duration) {
-        _ = timeout(pause, self.awaited.wait_for(|barriers| *barriers > 0)).await;
+        _ = timeout(pause, self.demand.wait_for(|demand| demand.hurries())).await;
+    }
+
+    /// Waits while there is no use for more. What has an end is read up to it.
+    async fn rest(&mut self) -> Flow {
+        if self.until.is_some() {
+            return Flow::On;
+        }
+        let is_late = self.is_late;
+        let late = self.demand.borrow().unfinished && !is_late;
+        tokio::select! {
+            _ = self.demand.wait_for(|demand| !demand.rests() || demand.unfinished && is_late) => Flow::On,
+            () = self.events.closed() => Flow::Done,
+            () = sleep(LONGEST_REST), if late => {
+                self.is_late = true;
+                Flow::On
+            }
+        }
     }
 
     fn is_done(&self) -> bool {

@@ -38,8 +38,8 @@ pub struct Inbound {
     /// So many changes are joined into a batch, at most: fewer after one that was in the way of others.
     most: u64,
     pub(super) failures: u32,
-    /// The target's stream lagged: before rows are locked again it must have caught up.
-    pub(super) lagged: bool,
+    /// Whose stream lagged: before rows are locked again it must have caught up.
+    pub(super) lagged: Option<String>,
     pub(super) retry_at: Option<Instant>,
     pub(super) progress_at: Instant,
     /// The last transaction that is not, or no longer, written ahead.
@@ -74,7 +74,7 @@ impl Inbound {
             hurrying: Caution::default(),
             most,
             failures: 0,
-            lagged: false,
+            lagged: None,
             retry_at: None,
             progress_at,
             not_ahead: None,
@@ -150,7 +150,9 @@ impl Inbound {
             return;
         }
         self.failures += 1;
-        self.lagged = matches!(error, ApplyError::BarrierTimeout(node) if node == names.1);
+        if let ApplyError::BarrierTimeout(node) = error {
+            self.lagged = Some(node.clone());
+        }
         if matches!(error, ApplyError::MovedOn { .. }) {
             self.reach = Reach::All;
         }
