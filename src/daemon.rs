@@ -142,8 +142,7 @@ impl Daemon {
         Lane { source: self.name(link.source).to_owned(), target: self.name(link.target).to_owned() }
     }
 
-    /// Up to where a node's log is known to be on its disk: what its stream has brought is; while that rests, what was looked at in this
-    /// connection.
+    /// Up to where a node's log is known to be on its disk: what its stream has brought is, and while that rests what the server said.
     pub fn durable(&self, node: NodeId) -> Lsn {
         let decoded = self.shared.coordinator().window().log(node).decoded;
         let flushed = || self.reports()[node.index()].flush_lsn.filter(|_| self.shared.node(node).rests());

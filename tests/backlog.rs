@@ -164,3 +164,17 @@ fn two_nodes_that_are_both_lost_while_their_streams_rest_come_back() {
     cluster.settle();
     cluster.assert_everywhere("SELECT count(*) FROM items", "24000");
 }
+
+#[test]
+fn where_something_is_applied_the_stream_does_not_rest_for_long() {
+    let mut cluster = with_little_memory();
+    let held = cluster.hold_link(EAST, WEST);
+    insert(&cluster, 20_000);
+    wait_until_resting(&cluster, EAST);
+    cluster.rows(WEST, "INSERT INTO items VALUES (-1, 'in nobody''s way')");
+    cluster.settle_applied_from(WEST, EAST);
+    assert!(queued(&cluster) < 19_000, "nobody had to wait for what the east's stream brings");
+    wait_for("it is read through all the same", SOON, || (queued(&cluster) == 20_000).then_some(()));
+    drop(held);
+    cluster.settle();
+}

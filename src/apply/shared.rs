@@ -76,13 +76,15 @@ pub struct NodeShared {
     pub work: Notify,
     control: Mutex<Option<Arc<Control>>>,
     remover: watch::Sender<Option<Remover>>,
-    horizon: Mutex<Option<Xid>>,
+    /// With the nonce of its barrier.
+    horizon: Mutex<Option<(u64, Xid)>>,
     coming: Mutex<Coming>,
     clock: Mutex<Option<ClockOffset>>,
     barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     demand: watch::Sender<Demand>,
-    /// Local transactions delivered since the horizon was read.
-    unread: AtomicU64,
+    /// Local transactions delivered, and how many of them when the horizon was asked for.
+    delivered: AtomicU64,
+    read_through: AtomicU64,
     drained: AtomicBool,
     /// Its stream has been read again and batches are applied at it.
     applying: AtomicBool,
@@ -106,7 +108,8 @@ impl NodeShared {
             clock: Mutex::default(),
             barriers: Mutex::default(),
             demand: watch::Sender::default(),
-            unread: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            read_through: AtomicU64::new(0),
             drained: AtomicBool::new(false),
             applying: AtomicBool::new(false),
             retry: AtomicBool::new(false),
@@ -160,7 +163,15 @@ impl NodeShared {
 
     /// X: versions with an older `xmin` are known (R4).
     pub fn horizon(&self) -> Option<Xid> {
-        *lock(&self.horizon)
+        lock(&self.horizon).map(|(_, xmin)| xmin)
+    }
+
+    /// The barrier of that nonce has come; one that was asked for later may have come before.
+    fn move_horizon(&self, nonce: u64, xmin: Xid) {
+        let mut horizon = lock(&self.horizon);
+        if horizon.is_none_or(|(newest, _)| newest < nonce) {
+            *horizon = Some((nonce, xmin));
+        }
     }
 
     /// The large transaction that its stream is delivering.
@@ -221,7 +232,8 @@ impl NodeShared {
 
     /// Whether local transactions came since the horizon was read.
     pub fn horizon_is_stale(&self) -> bool {
-        self.unread.load(Ordering::Relaxed) > 0 || self.horizon().is_none()
+        let delivered = self.delivered.load(Ordering::Relaxed);
+        delivered > self.read_through.load(Ordering::Relaxed) || self.horizon().is_none()
     }
 }
 
@@ -298,7 +310,7 @@ impl Shared {
             }
             (coordinator.take_barriers(), coordinator.ready_nodes() > ready)
         };
-        self.node(node).unread.fetch_add(news, Ordering::Relaxed);
+        self.node(node).delivered.fetch_add(news, Ordering::Relaxed);
         self.release(arrived);
         if news > 0 || more_ready {
             self.wake_all();
@@ -397,11 +409,11 @@ impl Shared {
         let nonce = self.nonce();
         let arrival = self.expect_barrier(id, nonce);
         let _forget = Forget { node, nonce };
-        let unread = node.unread.load(Ordering::Relaxed);
+        let delivered = node.delivered.load(Ordering::Relaxed);
         let (xmin, _) = control.barrier(nonce).await?;
         arrival.await.map_err(|_| ApplyError::BarrierTimeout(node.name.clone()))?;
-        *lock(&node.horizon) = Some(xmin);
-        node.unread.fetch_sub(unread, Ordering::Relaxed);
+        node.move_horizon(nonce, xmin);
+        node.read_through.fetch_max(delivered, Ordering::Relaxed);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::apply::error::ApplyError;
 use crate::apply::execute::ahead::Ahead;
@@ -31,6 +32,15 @@ pub enum Run {
     On,
     /// Apply what is queued, at most until then.
     Drain(Instant),
+}
+
+/// Whether a stream has been read through.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Caught {
+    /// It has, or its node is down.
+    Up,
+    /// Not in time.
+    Not,
 }
 
 /// What a link is doing, for people.
@@ -227,7 +237,11 @@ impl<R: Recorder> Worker<R> {
         let link = inbound.link();
         if let Some(lagged) = inbound.lagged.take() {
             self.give_up_ahead("a stream that it needs lags").await?;
-            self.catch_up(&lagged).await?;
+            if self.catch_up(&lagged).await? == Caught::Not {
+                let inbound = &mut self.inbound[at];
+                (inbound.lagged, inbound.retry_at) = (Some(lagged), Some(Instant::now() + FIRST_RETRY * 10));
+                return Ok(false);
+            }
         }
         // By itself: the clock may not be past what comes after it, and its rows are locked.
         let alone = self.is_ahead(link);
@@ -293,13 +307,23 @@ impl<R: Recorder> Worker<R> {
         }
     }
 
-    /// Waits until a node's stream is read through, with nothing locked. If that is another one's than the target's, which may go
-    /// down meanwhile, the batch is tried in any case.
-    async fn catch_up(&self, lagged: &str) -> Result<(), ApplyError> {
-        let Some(node) = self.shared.nodes.iter().find(|node| node.name == lagged) else { return Ok(()) };
-        match self.shared.catch_up(node.id).await {
-            Err(error) if node.id == self.target => Err(error),
-            _ => Ok(()),
+    /// Waits until a node's stream has been read through, with nothing locked: the target's for as long as it takes, another one's
+    /// for a while, since other links need not wait for that. One that is down is not waited for.
+    async fn catch_up(&self, lagged: &str) -> Result<Caught, ApplyError> {
+        let Some(node) = self.shared.nodes.iter().find(|node| node.name == lagged) else { return Ok(Caught::Up) };
+        let reading = self.shared.catch_up(node.id);
+        if node.id == self.target {
+            return reading.await.map(|()| Caught::Up);
+        }
+        let waited = timeout(self.shared.settings.barrier_timeout, reading).await;
+        Ok(if waited.is_ok() { Caught::Up } else { Caught::Not })
+    }
+
+    /// After a barrier was waited for in vain under a lock its stream is read through before the next one is taken; whether it was.
+    async fn catch_up_after(&self, error: &ApplyError) -> Result<bool, ApplyError> {
+        match error {
+            ApplyError::BarrierTimeout(lagged) => Ok(self.catch_up(lagged).await? == Caught::Up),
+            _ => Ok(false),
         }
     }
 
@@ -338,6 +362,7 @@ impl<R: Recorder> Worker<R> {
             Err(error) => {
                 tracing::warn!(target = self.shared.node(self.target).name, %error, "deciding a key again");
                 self.reopen_at = Some(Instant::now() + FIRST_RETRY * 10);
+                self.catch_up_after(&error).await?;
                 Ok(false)
             }
         }
@@ -375,7 +400,12 @@ impl<R: Recorder> Worker<R> {
                 Ok(()) => self.held.push_front(key),
                 Err(error) => tracing::warn!(%error, "making room for a unique value"),
             },
-            Err(error) => tracing::info!(node = self.shared.node(self.target).name, %error, "trying a held row again"),
+            Err(error) => {
+                tracing::info!(node = self.shared.node(self.target).name, %error, "trying a held row again");
+                if self.catch_up_after(&error).await? {
+                    self.held.push_back(key);
+                }
+            }
         }
         Ok(true)
     }

@@ -2,12 +2,14 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Notify};
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_postgres::Client;
 
+use crate::apply::ApplyError;
 use crate::apply::shared::now_micros;
 use crate::daemon::error::DaemonError;
 use crate::daemon::{Daemon, clock_offset};
@@ -19,16 +21,21 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// How often a node with local changes has its horizon moved.
 const HORIZON_EVERY: Duration = Duration::from_millis(200);
+/// After so long a stream that rests is read through if anything has been applied at its node meanwhile: what users changed there
+/// may have been in the way.
+const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How often the node's clock, log and slot are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Moves the node's horizon while it has local changes.
 pub(super) async fn move_horizon(daemon: &Arc<Daemon>, id: NodeId) -> Result<(), DaemonError> {
+    let node = daemon.shared.node(id);
+    let mut rest = Rest { daemon, id, since: Instant::now(), applied: 0 };
     let mut horizon = tokio::time::interval(HORIZON_EVERY);
     horizon.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         horizon.tick().await;
-        let node = daemon.shared.node(id);
+        rest.end_if_too_long().await?;
         if !daemon.shared.coordinator().is_ready(id) || !node.horizon_is_stale() || node.rests() {
             continue;
         }
@@ -38,10 +45,34 @@ pub(super) async fn move_horizon(daemon: &Arc<Daemon>, id: NodeId) -> Result<(),
         loop {
             match timeout(patience, moved.as_mut()).await {
                 Ok(moved) => break moved?,
-                Err(_) if node.rests() => {}
+                Err(_) if node.rests() => rest.end_if_too_long().await?,
                 Err(_) => tracing::warn!(node = daemon.name(id), "the stream lags"),
             }
         }
+    }
+}
+
+/// Since when a node's stream has rested, as far as anybody has looked, and how many batches had been applied at the node by then.
+struct Rest<'a> {
+    daemon: &'a Daemon,
+    id: NodeId,
+    since: Instant,
+    applied: u64,
+}
+
+impl Rest<'_> {
+    /// Has the stream read through if it has rested for [`LONGEST_REST`] and anything has been applied at its node meanwhile.
+    async fn end_if_too_long(&mut self) -> Result<(), ApplyError> {
+        let links = self.daemon.links().filter(|link| link.target == self.id);
+        let applied: u64 = links.map(|link| self.daemon.stats[&link].batches.load(Ordering::Relaxed)).sum();
+        if self.daemon.shared.node(self.id).rests() {
+            if self.since.elapsed() <= LONGEST_REST || applied == self.applied {
+                return Ok(());
+            }
+            self.daemon.shared.catch_up(self.id).await?;
+        }
+        (self.since, self.applied) = (Instant::now(), applied);
+        Ok(())
     }
 }
 

@@ -10,9 +10,13 @@ use crate::stream::source::{Echo, SourceSettings};
 use crate::stream::source_error::SourceError;
 use crate::wire::{CopyReader, CopyWriter, Outcome, Session, pin};
 
-/// What a stream pins beside the values' settings: it may take as long as it takes.
-const PATIENT: [(&str, &str); 3] =
-    [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
+/// What a stream pins beside the values' settings: it may take as long as it takes, and may rest.
+const PATIENT: [(&str, &str); 4] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("tcp_user_timeout", "0"),
+];
 
 /// A large transaction is streamed from so many kilobytes of changes on, unless the server's own limit is lower: of the 64 MB that it
 /// usually is half a million rows fit in, and none of them would be sent before. (`logical_decoding_work_mem`)
