@@ -274,24 +274,29 @@ fn a_large_transaction_goes_to_disk_and_its_keys_to_runs() {
 }
 
 #[test]
-fn when_the_budget_is_used_up_small_transactions_go_to_disk_and_stay_whole() {
+fn when_the_budget_is_used_up_transactions_go_to_disk_unless_they_are_tiny_and_stay_whole() {
     let budget = spill(16 << 10);
     let mut assembler = assembler(budget.clone());
     let mut events = Vec::new();
+    let text = |i: u32| if i % 2 == 0 { "text".repeat(80) } else { "text".to_owned() };
     for i in 0..200_u32 {
         let lsn = u64::from(i + 1) * 100;
-        for message in [begin(lsn, i), insert(None, 1, &format!("{i} text")), commit(lsn)] {
+        for message in [begin(lsn, i), insert(None, 1, &format!("{i} {}", text(i))), commit(lsn)] {
             assembler.feed(message, &mut events).unwrap();
         }
     }
-    let spilled = |event: &&SourceEvent| match event {
-        SourceEvent::Transaction(transaction) => matches!(transaction.payload, crate::model::Payload::Spilled { .. }),
-        _ => false,
-    };
-    assert!(events.iter().filter(spilled).count() > 100);
-    for (i, word) in words(&events).iter().enumerate() {
+    let transactions = events.iter().filter_map(|event| match event {
+        SourceEvent::Transaction(transaction) => Some(transaction),
+        _ => None,
+    });
+    let spilled: Vec<_> = transactions
+        .filter(|transaction| matches!(transaction.payload, crate::model::Payload::Spilled { .. }))
+        .map(|transaction| transaction.xid.0)
+        .collect();
+    assert!(spilled.len() > 50 && spilled.iter().all(|xid| xid % 2 == 0), "{spilled:?}");
+    for (i, word) in (0..).zip(&words(&events)) {
         let lsn = (i + 1) * 100;
-        assert_eq!(*word, format!("txn {i} {lsn}..{}: {i} I items: {i} text", lsn + 8));
+        assert_eq!(*word, format!("txn {i} {lsn}..{}: {i} I items: {i} {}", lsn + 8, text(i)));
     }
     drop(events);
     assert_eq!((budget.in_memory(), budget.on_disk()), (0, 0));
