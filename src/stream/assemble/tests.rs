@@ -278,7 +278,7 @@ fn when_the_budget_is_used_up_transactions_go_to_disk_unless_they_are_tiny_and_s
     let budget = spill(16 << 10);
     let mut assembler = assembler(budget.clone());
     let mut events = Vec::new();
-    let text = |i: u32| if i % 2 == 0 { "text".repeat(80) } else { "text".to_owned() };
+    let text = |i: u32| if i.is_multiple_of(2) { "text".repeat(80) } else { "text".to_owned() };
     for i in 0..200_u32 {
         let lsn = u64::from(i + 1) * 100;
         for message in [begin(lsn, i), insert(None, 1, &format!("{i} {}", text(i))), commit(lsn)] {
@@ -293,7 +293,7 @@ fn when_the_budget_is_used_up_transactions_go_to_disk_unless_they_are_tiny_and_s
         .filter(|transaction| matches!(transaction.payload, crate::model::Payload::Spilled { .. }))
         .map(|transaction| transaction.xid.0)
         .collect();
-    assert!(spilled.len() > 50 && spilled.iter().all(|xid| xid % 2 == 0), "{spilled:?}");
+    assert!(spilled.len() > 50 && spilled.iter().all(|xid| xid.is_multiple_of(2)), "{spilled:?}");
     for (i, word) in (0..).zip(&words(&events)) {
         let lsn = (i + 1) * 100;
         assert_eq!(*word, format!("txn {i} {lsn}..{}: {i} I items: {i} {}", lsn + 8, text(i)));
