@@ -9,7 +9,7 @@ use std::time::Duration;
 use pgconcord::throwaway::Stop;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, LATER, Plan, SOON, wait_for};
+use crate::harness::{Cluster, LATER, Plan, SOON, Sql, wait_for};
 
 const EAST: usize = 0;
 const WEST: usize = 1;
@@ -51,11 +51,7 @@ fn a_backlog_with_conflicts_here_and_there_is_applied_once() {
 const ENOUGH: u64 = 4096;
 const LITTLE: &str = "\n[limits]\nmemory = \"16MB\"\n";
 
-/// Two nodes with a table, replicated with little memory.
-fn with_little_memory() -> Cluster {
-    little_memory(Plan::two())
-}
-
+/// Nodes with a table, replicated with little memory.
 fn little_memory(plan: Plan) -> Cluster {
     let mut cluster = plan.schema("CREATE TABLE items (id int PRIMARY KEY, v text NOT NULL)").set_up();
     let mut config = File::options().append(true).open(cluster.config()).expect("the configuration");
@@ -64,12 +60,17 @@ fn little_memory(plan: Plan) -> Cluster {
     cluster
 }
 
-/// So many rows, a transaction each.
-fn insert(cluster: &Cluster, rows: u32) {
-    insert_at(cluster, EAST, 1, rows);
+/// Such a cluster whose east's stream rests, since the west gets nothing of it while the session lives.
+fn at_rest() -> (Cluster, Sql) {
+    let cluster = little_memory(Plan::two());
+    let held = cluster.hold_link(EAST, WEST);
+    insert(&cluster, EAST, 1, 20_000);
+    wait_until_resting(&cluster, EAST);
+    (cluster, held)
 }
 
-fn insert_at(cluster: &Cluster, place: usize, from: u32, to: u32) {
+/// Rows of these numbers, a transaction each.
+fn insert(cluster: &Cluster, place: usize, from: u32, to: u32) {
     let each = format!("FOR i IN {from}..{to} LOOP INSERT INTO items VALUES (i, 'row ' || i); COMMIT; END LOOP");
     cluster.rows(place, &format!("DO $$ BEGIN {each}; END $$"));
 }
@@ -95,9 +96,9 @@ fn to_west(cluster: &Cluster) -> Value {
 
 #[test]
 fn what_waits_for_a_node_that_is_down_stays_where_it_was_written() {
-    let mut cluster = with_little_memory();
+    let mut cluster = little_memory(Plan::two());
     cluster.server(WEST).stop(Stop::Immediate).expect("it stops");
-    insert(&cluster, 60_000);
+    insert(&cluster, EAST, 1, 60_000);
     wait_until_resting(&cluster, EAST);
     // wherever it waits, it counts
     let lag = |cluster: &Cluster| to_west(cluster)["lag_bytes"].as_u64();
@@ -114,10 +115,7 @@ fn what_waits_for_a_node_that_is_down_stays_where_it_was_written() {
 
 #[test]
 fn a_stream_that_rests_is_read_on_for_who_must_know_what_it_brings() {
-    let mut cluster = with_little_memory();
-    let held = cluster.hold_link(EAST, WEST);
-    insert(&cluster, 20_000);
-    wait_until_resting(&cluster, EAST);
+    let (mut cluster, held) = at_rest();
     let before = queued(&cluster);
     assert!((ENOUGH..19_000).contains(&before), "{before}");
     // the last of the east's rows, of which nothing is known yet
@@ -133,10 +131,7 @@ fn a_stream_that_rests_is_read_on_for_who_must_know_what_it_brings() {
 
 #[test]
 fn a_daemon_that_is_killed_while_a_stream_rests_reads_it_all_when_it_starts() {
-    let mut cluster = with_little_memory();
-    let held = cluster.hold_link(EAST, WEST);
-    insert(&cluster, 20_000);
-    wait_until_resting(&cluster, EAST);
+    let (mut cluster, held) = at_rest();
     cluster.kill_daemon();
     // what the west writes is not held up by what does not get there
     cluster.start_daemon();
@@ -152,8 +147,8 @@ fn a_daemon_that_is_killed_while_a_stream_rests_reads_it_all_when_it_starts() {
 fn two_nodes_that_are_both_lost_while_their_streams_rest_come_back() {
     let mut cluster = little_memory(Plan::two().proxied());
     let held = [cluster.hold_link(EAST, WEST), cluster.hold_link(WEST, EAST)];
-    insert_at(&cluster, EAST, 1, 12_000);
-    insert_at(&cluster, WEST, 20_001, 32_000);
+    insert(&cluster, EAST, 1, 12_000);
+    insert(&cluster, WEST, 20_001, 32_000);
     [EAST, WEST].into_iter().for_each(|place| wait_until_resting(&cluster, place));
     [EAST, WEST].into_iter().for_each(|place| cluster.proxy(place).refuse());
     let states = |cluster: &Cluster| [EAST, WEST].map(|place| cluster.status()["nodes"][place]["state"].clone());
@@ -167,10 +162,7 @@ fn two_nodes_that_are_both_lost_while_their_streams_rest_come_back() {
 
 #[test]
 fn where_something_is_applied_the_stream_does_not_rest_for_long() {
-    let mut cluster = with_little_memory();
-    let held = cluster.hold_link(EAST, WEST);
-    insert(&cluster, 20_000);
-    wait_until_resting(&cluster, EAST);
+    let (mut cluster, held) = at_rest();
     cluster.rows(WEST, "INSERT INTO items VALUES (-1, 'in nobody''s way')");
     cluster.settle_applied_from(WEST, EAST);
     assert!(queued(&cluster) < 19_000, "nobody had to wait for what the east's stream brings");

@@ -238,8 +238,9 @@ impl<R: Recorder> Worker<R> {
         if let Some(lagged) = inbound.lagged.take() {
             self.give_up_ahead("a stream that it needs lags").await?;
             if self.catch_up(&lagged).await? == Caught::Not {
+                let others_turn = Instant::now() + self.shared.settings.barrier_timeout;
                 let inbound = &mut self.inbound[at];
-                (inbound.lagged, inbound.retry_at) = (Some(lagged), Some(Instant::now() + FIRST_RETRY * 10));
+                (inbound.lagged, inbound.retry_at) = (Some(lagged), Some(others_turn));
                 return Ok(false);
             }
         }
