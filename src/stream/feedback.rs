@@ -16,8 +16,9 @@ use crate::wire::{CopyWriter, WireError};
 /// A new position is told at most this much later.
 const WHEN_NEW: Duration = Duration::from_secs(1);
 /// Something is told at least this often, or three times within the server's patience: its own reminder is not read
-/// while nobody takes the events.
-const ALWAYS: Duration = Duration::from_secs(10);
+/// while nobody takes the events. Two of some 300 runs of a backlog stood still, read with pauses of 1 ms, until a status of 10 s
+/// was sent (why is not known): so it is sent more often than the server needs.
+const ALWAYS: Duration = Duration::from_secs(2);
 
 /// Tells until the connection fails, or until the other end of `stop` is dropped; then once more, and ends our side.
 ///
@@ -94,12 +95,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_new_position_is_told_within_a_second_and_life_within_ten() {
+    async fn a_new_position_is_told_within_a_second_and_life_within_two() {
         let (give, mut confirmed) = watch::channel(Lsn(1));
         let asked = Notify::new();
         let begin = Instant::now();
         wait(Lsn(1), ALWAYS, &mut confirmed, &asked).await;
-        assert_eq!(begin.elapsed().as_secs(), 10);
+        assert_eq!(begin.elapsed().as_secs(), 2);
         let begin = Instant::now();
         give.send(Lsn(2)).unwrap();
         wait(Lsn(1), ALWAYS, &mut confirmed, &asked).await;
@@ -108,7 +109,7 @@ mod tests {
         drop(give);
         let begin = Instant::now();
         wait(Lsn(2), ALWAYS, &mut confirmed, &asked).await;
-        assert_eq!(begin.elapsed().as_secs(), 10);
+        assert_eq!(begin.elapsed().as_secs(), 2);
     }
 
     #[tokio::test(start_paused = true)]
