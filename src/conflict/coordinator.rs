@@ -48,6 +48,8 @@ pub(super) struct LinkState {
     pub(super) applied: Lsn,
     /// It has been read since the start.
     is_known: bool,
+    /// It has been read since the target was connected.
+    is_current: bool,
     pub(super) in_flight: Option<InFlight>,
 }
 
@@ -86,9 +88,13 @@ pub struct Coordinator {
     confirmed: Vec<Lsn>,
     /// By node: see [`Cut::settled`].
     pub(super) settled: Vec<Lsn>,
-    /// Whether the node's stream has been read again up to where it was when we connected.
+    /// By node: how far its stream has been read since it was connected.
+    reread: Vec<Lsn>,
+    /// By node: whether that is up to where it was then.
     rebuilt: Vec<bool>,
-    /// By node: and what was applied anywhere by then is in the window, too.
+    /// By node: decisions there that may not have known of a local change have been looked for, and are since.
+    reviewed: Vec<bool>,
+    /// By node: both, so batches may be applied there.
     ready: Vec<bool>,
     /// While a commit of ours at the node is on its way, what its later changes had seen is not known.
     pub(super) committing: Vec<usize>,
@@ -126,9 +132,11 @@ impl Coordinator {
             window: Window::new(&confirmed),
             marks,
             links: (0..nodes * nodes).map(|_| LinkState::default()).collect(),
+            reread: confirmed.clone(),
             confirmed,
             settled,
             rebuilt: vec![false; nodes],
+            reviewed: vec![false; nodes],
             ready: vec![false; nodes],
             committing: vec![0; nodes],
             waiting: vec![VecDeque::new(); nodes],
@@ -150,7 +158,10 @@ impl Coordinator {
     /// back from there; those of commits that the server may have lost are dropped.
     pub fn disconnected(&mut self, node: NodeId) {
         let slot = self.confirmed[node.index()];
-        (self.rebuilt[node.index()], self.ready[node.index()]) = (false, false);
+        self.reread[node.index()] = slot;
+        for state in [&mut self.rebuilt, &mut self.reviewed, &mut self.ready] {
+            state[node.index()] = false;
+        }
         self.waiting[node.index()].clear();
         self.committing[node.index()] = 0;
         self.marks[node.index()].cut(slot);
@@ -158,32 +169,34 @@ impl Coordinator {
             self.reopen(node, table, key, since);
         }
         for source in self.nodes().filter(|source| *source != node) {
-            self.link_mut(Link { source, target: node }).in_flight = None;
+            let link = self.link_mut(Link { source, target: node });
+            (link.in_flight, link.is_current) = (None, false);
         }
     }
 
-    /// The target's progress row for the link, as read after connecting.
+    /// The target's progress row for the link, as read after connecting; what it refused ([`Coordinator::set_held`]) is told before, for
+    /// from the last such row on what that supersedes may be forgotten.
     pub fn set_progress(&mut self, link: Link, applied: Lsn) {
         let log = self.window.log(link.source);
         let cursor = log.iter().take_while(|logged| logged.transaction.end_lsn <= applied).count() as Seq + log.first();
         let state = self.link_mut(link);
-        (state.applied, state.is_known) = (applied, true);
+        (state.applied, state.is_known, state.is_current) = (applied, true, true);
         state.cursor = cursor;
     }
 
-    /// The node's stream has been read again up to a barrier sent after connecting. Once what was applied anywhere is known,
-    /// too, decisions there that may not have known of a local change are taken again.
+    /// The node's stream has been read again up to a barrier sent after connecting.
     ///
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
     pub fn rebuilt(&mut self, node: NodeId) -> io::Result<()> {
         self.rebuilt[node.index()] = true;
-        self.make_ready()
+        self.come_up()
     }
 
-    /// Nodes become ready whose own stream has been read again, once of every stream that is read which was applied
-    /// anywhere: an author may have seen it, and through it what he did not apply himself.
-    fn make_ready(&mut self) -> io::Result<()> {
+    /// Once of every stream that is read which was applied anywhere (an author may have seen it, and through it what he did not
+    /// apply himself), decisions that may not have known of a local change are looked for: at a node whose stream has been read
+    /// again up to where that was done before. One whose stream has been read again altogether becomes ready.
+    fn come_up(&mut self) -> io::Result<()> {
         let is_read = |link: &Link| {
             let LinkState { is_known, applied, .. } = self.link(*link);
             *is_known && self.window.log(link.source).decoded >= *applied
@@ -192,12 +205,35 @@ impl Coordinator {
             return Ok(());
         }
         for target in self.nodes() {
-            if self.rebuilt[target.index()] && !self.ready[target.index()] {
-                self.ready[target.index()] = true;
+            let place = target.index();
+            let is_far_enough = self.rebuilt[place] || self.reread[place] >= self.settled[place];
+            if !self.reviewed[place] && is_far_enough && self.is_current(target) {
                 self.reopen_unknown(target)?;
+                self.reviewed[place] = true;
             }
+            self.ready[place] = self.rebuilt[place] && self.reviewed[place];
         }
         Ok(())
+    }
+
+    /// Whether all progress rows of the node have been read since it was connected.
+    fn is_current(&self, node: NodeId) -> bool {
+        self.nodes().filter(|source| *source != node).all(|source| self.link(Link { source, target: node }).is_current)
+    }
+
+    /// Whether a node may become more than it is by what its stream or another one delivers.
+    fn is_coming_up(&self) -> bool {
+        self.ready != self.rebuilt || self.nodes().any(|node| !self.reviewed[node.index()] && self.is_current(node))
+    }
+
+    /// Whether at every node the decisions that may not have known of a local change are known.
+    pub(super) fn is_reviewed(&self) -> bool {
+        self.reviewed.iter().all(|reviewed| *reviewed)
+    }
+
+    /// How far the node's stream has been read since it was connected.
+    pub(super) fn reread(&self, node: NodeId) -> Lsn {
+        self.reread[node.index()]
     }
 
     /// Whether every node's stream has been read again.
@@ -232,16 +268,26 @@ impl Coordinator {
     }
 
     pub(super) fn admit(&mut self, node: NodeId, event: Event) -> io::Result<()> {
-        match event {
-            Event::Position(lsn) => self.window.advance(node, lsn),
-            Event::Barrier(nonce) => self.arrived.push((node, nonce)),
+        let reached = match event {
+            Event::Position(lsn) => lsn,
+            Event::Barrier(nonce) => {
+                self.arrived.push((node, nonce));
+                Lsn::ZERO
+            }
             Event::OwnCommit { source, applied, at } => {
                 self.marks[node.index()].add(source, Mark { at, applied });
-                self.window.advance(node, at);
+                at
             }
-            Event::Transaction(transaction) => self.admit_transaction(transaction)?,
-        }
-        if self.ready == self.rebuilt { Ok(()) } else { self.make_ready() }
+            Event::Transaction(transaction) => {
+                let end_lsn = transaction.end_lsn;
+                self.admit_transaction(transaction)?;
+                end_lsn
+            }
+        };
+        self.window.advance(node, reached);
+        let reread = &mut self.reread[node.index()];
+        *reread = reached.max(*reread);
+        if self.is_coming_up() { self.come_up() } else { Ok(()) }
     }
 
     fn admit_transaction(&mut self, transaction: Arc<Transaction>) -> io::Result<()> {
@@ -259,7 +305,7 @@ impl Coordinator {
             }
         }
         self.supersede_held(source, seq)?;
-        if !self.ready[source.index()] {
+        if !self.reviewed[source.index()] {
             return Ok(()); // looked at when it is
         }
         self.reopen_decided(source, seq)?;

@@ -2,7 +2,8 @@
 //!
 //! Everything below it is applied at every node, and whatever any node committed before it had applied it is
 //! itself applied everywhere; all of that by commits that are settled, so that no decision in which a forgotten change
-//! could win is ever taken again. Then it is lowered until
+//! could win is ever taken again. Of a stream that is being read again no more is stable than has been read: the marks behind
+//! that are not known. Then it is lowered until
 //! - no change of a truncated table goes while a concurrent truncation stays, or the other way;
 //! - where rows are made from several changes, or will be by a rule that waits, no delete goes while a change stays that it
 //!   takes away, not having been seen by it, or an update with which a row that it took away begins anew;
@@ -26,7 +27,7 @@ impl Coordinator {
     /// # Errors
     /// If the keys of a spilled transaction can't be read.
     pub fn frontier(&mut self) -> io::Result<Cut> {
-        if !self.is_rebuilt() {
+        if !self.is_reviewed() {
             return Ok(self.cut_at(self.confirmed().to_vec()));
         }
         self.settle();
@@ -60,7 +61,7 @@ impl Coordinator {
             let known = marks.partition_point(|mark| mark.at <= delivered);
             known.checked_sub(1).map_or(Lsn::ZERO, |last| marks[last].applied)
         };
-        peers.map(at_peer).min().unwrap_or(Lsn::ZERO).min(self.settled[source.index()])
+        peers.map(at_peer).min().unwrap_or(Lsn::ZERO).min(self.settled[source.index()]).min(self.reread(source))
     }
 
     /// Everything that committed at `source` before this was applied at `target` by commits that are settled.

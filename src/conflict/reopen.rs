@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 
 use smallvec::SmallVec;
 
-use crate::conflict::coordinator::Coordinator;
+use crate::conflict::coordinator::{Coordinator, LinkState};
 use crate::conflict::history::History;
 use crate::conflict::window::{ChangeRef, Seq};
 use crate::model::{Deciding, KeyId, Link, Lsn, NodeId, TableId};
@@ -54,8 +54,8 @@ pub(super) struct Rewritten {
 }
 
 impl Coordinator {
-    /// The node's stream has been read again: what was applied there and is not settled may not have known every local
-    /// change.
+    /// The node's stream has been read again as far as decisions there are settled: what is applied there and is not may not have known
+    /// every local change.
     pub(super) fn reopen_unknown(&mut self, node: NodeId) -> io::Result<()> {
         let contested: Vec<KeyId> = self.window.contested().collect();
         for key in contested {
@@ -70,24 +70,32 @@ impl Coordinator {
     /// A local change came to light: where a change that its author had not seen is applied at its node already,
     /// the decision there did not know it.
     pub(super) fn reopen_decided(&mut self, node: NodeId, seq: Seq) -> io::Result<()> {
-        let keys = self.contested_keys(node, seq)?;
-        for key in keys {
-            let history = self.window.indexed(key)?;
-            let Some(local) = history.latest(node, seq + 1) else { continue };
-            for source in self.nodes().filter(|source| *source != node) {
-                let link = self.link(Link { source, target: node });
-                let in_flight = link.in_flight.as_ref().map_or(link.cursor, |batch| batch.end);
-                let unseen = self.window.log(source).seq_at(self.window.transaction(local).seen[source.index()]);
-                let Some(last) = history.latest(source, in_flight).filter(|last| last.seq >= unseen) else { continue };
-                let decided = history.latest(source, link.cursor).is_some_and(|last| last.seq >= unseen);
+        let local = self.window.log(node).get(seq).expect("just pushed");
+        let since = local.transaction.commit_lsn;
+        let unseen = |link: Link| {
+            let LinkState { cursor, in_flight, .. } = self.link(link);
+            let end = in_flight.as_ref().map_or(*cursor, |batch| batch.end);
+            (link, self.window.log(link.source).seq_at(local.seen[link.source.index()])..end)
+        };
+        let links = self.nodes().filter(|source| *source != node).map(|source| Link { source, target: node });
+        let unseen: SmallVec<[_; 4]> = links.map(unseen).filter(|(_, unseen)| !unseen.is_empty()).collect();
+        if unseen.is_empty() {
+            return Ok(()); // mostly
+        }
+        for key in self.contested_keys(node, seq)? {
+            for (link, unseen) in &unseen {
+                let cursor = self.link(*link).cursor.clamp(unseen.start, unseen.end);
+                let decided = self.window.is_changed_by(link.source, unseen.start..cursor, key)?;
+                let is_suspect = self.window.is_changed_by(link.source, cursor..unseen.end, key)?;
+                if !decided && !is_suspect {
+                    continue;
+                }
+                let Some(local) = self.window.indexed(key)?.latest(node, seq + 1) else { continue };
                 let table = self.table_of(local)?;
-                let since = self.window.transaction(local).transaction.commit_lsn;
                 if decided {
                     self.reopen(node, table, key, since);
                 }
-                if last.seq >= self.link(Link { source, target: node }).cursor
-                    && let Some(batch) = &mut self.link_mut(Link { source, target: node }).in_flight
-                {
+                if is_suspect && let Some(batch) = &mut self.link_mut(*link).in_flight {
                     batch.suspects.entry(key).or_insert((table, since));
                 }
             }
@@ -111,7 +119,7 @@ impl Coordinator {
         Ok(self.window.transaction(change).transaction.change_at(change.offset())?.relation.table_id())
     }
 
-    /// After the window was built again: wherever two changes of a key did not see each other, the node of one
+    /// Once a stream has been read again: wherever two changes of a key did not see each other, the node of one
     /// may have decided on the other without knowing its own.
     pub(super) fn reopen_contested(&mut self, key: KeyId, node: NodeId) -> io::Result<()> {
         let history = self.window.indexed(key)?;
@@ -297,17 +305,20 @@ impl Coordinator {
         let transaction = self.window.log(node).get(seq).expect("just pushed").transaction.clone();
         let at = transaction.commit_lsn;
         let (reopened, rewritten) = (&self.reopened[place], &self.rewritten[place]);
-        let waits = |key: &KeyId| reopened.get(key).map(|due| due.table);
-        let undone =
-            |key: &KeyId| rewritten.get(key).filter(|rewritten| rewritten.at > at).map(|rewritten| rewritten.table);
-        let mut met: Vec<(TableId, KeyId)> = Vec::new();
-        transaction.each_key(|key| met.extend(waits(&key).or_else(|| undone(&key)).map(|table| (table, key))))?;
+        let waits = |key: &KeyId| reopened.get(key).map(|due| (due.table, due.since));
+        let undone = |key: &KeyId| {
+            let undone = rewritten.get(key).filter(|rewritten| rewritten.at > at);
+            undone.map(|rewritten| (rewritten.table, rewritten.since))
+        };
+        let mut met: Vec<(TableId, KeyId, Lsn)> = Vec::new();
+        let why = |key: &KeyId| waits(key).or_else(|| undone(key));
+        transaction.each_key(|key| met.extend(why(&key).map(|(table, since)| (table, key, since))))?;
         for (emptied, _) in &transaction.truncates {
             let all = reopened.keys().chain(rewritten.keys());
-            let of_table = |key: &KeyId| waits(key).or_else(|| undone(key)).filter(|table| table == emptied);
-            met.extend(all.filter_map(|key| Some((of_table(key)?, *key))));
+            let of_table = |key: &KeyId| why(key).filter(|(table, _)| table == emptied);
+            met.extend(all.filter_map(|key| of_table(key).map(|(table, since)| (table, *key, since))));
         }
-        met.into_iter().for_each(|(table, key)| self.reopen(node, table, key, at));
+        met.into_iter().for_each(|(table, key, since)| self.reopen(node, table, key, since.min(at)));
         Ok(())
     }
 

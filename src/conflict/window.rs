@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -329,6 +330,26 @@ impl Window {
     /// Whether at most one source has changed the key, its table not having been truncated.
     pub fn is_uncontested(&self, table: TableId, key: KeyId) -> bool {
         !self.contested.contains(&key) && !self.truncates.contains_key(&table)
+    }
+
+    /// Whether one of the transactions of `source` with these numbers changed the key; truncations left out.
+    pub fn is_changed_by(&self, source: NodeId, seqs: Range<Seq>, key: KeyId) -> io::Result<bool> {
+        let indexed = match self.index.get(&key) {
+            None => false,
+            Some(Refs::One(change)) => change.source == source && seqs.contains(&change.seq),
+            Some(Refs::Many(lists)) => {
+                let list = &lists[source.index()];
+                let first = list.get(list.partition_point(|change| change.seq < seqs.start));
+                first.is_some_and(|change| change.seq < seqs.end)
+            }
+        };
+        let mut found = indexed;
+        for (other, seq, transaction) in &self.large {
+            if !found && *other == source && seqs.contains(seq) {
+                visit_large(transaction, key, |_| found = true)?;
+            }
+        }
+        Ok(found)
     }
 
     /// All changes of a key, truncations of its table included.

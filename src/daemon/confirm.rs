@@ -15,6 +15,13 @@ use crate::model::{Cut, Link};
 
 /// How often: a slot that advances twice a second keeps next to nothing.
 const EVERY: Duration = Duration::from_millis(500);
+/// How often a window of more than [`MANY`] transactions is looked through for what may be forgotten: what is forgotten soon gives its
+/// place to what is read next.
+const FORGET_EVERY: Duration = Duration::from_millis(100);
+/// Fewer are looked through only when the cut is written.
+const MANY: u64 = 10_000;
+/// Looking takes at most one part in so many of the time.
+const LOOKING: u32 = 20;
 /// How often old journal entries are looked for.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 /// How often the last confirmation looks whether the servers have flushed our last commits.
@@ -62,6 +69,7 @@ impl Confirmer {
     /// If a spilled transaction can't be read.
     pub async fn run(mut self) -> Result<(), DaemonError> {
         let mut tick = tokio::time::interval(EVERY);
+        let mut forget_at = tokio::time::Instant::now() + FORGET_EVERY;
         let mut prune = tokio::time::interval(PRUNE_EVERY);
         loop {
             tokio::select! {
@@ -69,6 +77,16 @@ impl Confirmer {
                     self.confirm(Worth::Usual).await?;
                     self.settle().await;
                     self.tell_held().await;
+                }
+                () = tokio::time::sleep_until(forget_at) => {
+                    let looked = Instant::now();
+                    let many = self.kept() > MANY;
+                    // Another rule begins when nothing is forgotten beyond the cut that is written.
+                    if many && self.daemon.rules.pending().is_empty() {
+                        self.forget()?;
+                    }
+                    let wait = if many { FORGET_EVERY.max(looked.elapsed() * LOOKING) } else { EVERY };
+                    forget_at = tokio::time::Instant::now() + wait;
                 }
                 _ = prune.tick() => {
                     if let Err(error) = self.daemon.journal.prune().await {
@@ -99,15 +117,24 @@ impl Confirmer {
         }
     }
 
+    /// How many transactions the window keeps.
+    fn kept(&self) -> u64 {
+        let coordinator = self.daemon.shared.coordinator();
+        coordinator.nodes().map(|node| coordinator.window().log(node).iter().len() as u64).sum()
+    }
+
+    /// Forgets what is stable: up to where, and how many transactions have been forgotten by now.
+    fn forget(&self) -> Result<(Cut, u64), DaemonError> {
+        let mut coordinator = self.daemon.shared.coordinator();
+        let frontier = coordinator.frontier()?;
+        coordinator.forget(&frontier.confirmed)?;
+        let forgotten = coordinator.nodes().map(|node| coordinator.window().log(node).first()).sum();
+        Ok((frontier, forgotten))
+    }
+
     async fn confirm(&mut self, worth: Worth) -> Result<(), DaemonError> {
         let daemon = &self.daemon;
-        let (frontier, forgotten) = {
-            let mut coordinator = daemon.shared.coordinator();
-            let frontier = coordinator.frontier()?;
-            coordinator.forget(&frontier.confirmed)?;
-            let forgotten = coordinator.nodes().map(|node| coordinator.window().log(node).first()).sum();
-            (frontier, forgotten)
-        };
+        let (frontier, forgotten) = self.forget()?;
         // Once a removal is stable nothing meets its row any more.
         daemon.shared.removed().retain(|(home, ..), decoded| *decoded >= frontier.confirmed[home.index()]);
         let grown = frontier.confirmed.iter().zip(&self.written.confirmed);

@@ -153,12 +153,12 @@ impl World {
         stream.rereading = Some(self.nonce);
         stream.own_until = self.nodes[node.index()].wal.last_own();
         self.daemon.horizons[node.index()] = Horizon::default();
+        let held = self.held_of(self.nodes[node.index()].held());
+        self.daemon.coordinator.set_held(node, held)?;
         for source in NodeId::all(self.nodes.len()).filter(|source| *source != node) {
             let applied = self.nodes[node.index()].progress()[source.index()];
             self.daemon.coordinator.set_progress(Link { source, target: node }, applied);
         }
-        let held = self.held_of(self.nodes[node.index()].held());
-        self.daemon.coordinator.set_held(node, held)?;
         tell!(
             self,
             "n{}: connected, reads from {confirmed}, progress {:?}",

@@ -3,7 +3,8 @@ use bytes::Bytes;
 use super::*;
 use crate::model::payload::Spilled;
 use crate::model::run::{Entry, Run, encode};
-use crate::model::{Payload, Stamp, Touch, Touches, Xid};
+use crate::model::transaction::encode_record;
+use crate::model::{Cell, Op, Payload, Relation, Stamp, Table, Touch, Touches, Tuple, Xid};
 
 const EAST: NodeId = NodeId(0);
 const WEST: NodeId = NodeId(1);
@@ -18,16 +19,28 @@ impl Spilled for Gone {
     }
 }
 
-/// A transaction that puts one row, each node another one; its keys are in memory, or on a disk that has gone.
+/// A transaction that puts one row.
+fn put(key: KeyId, source: NodeId, commit: u64) -> Event {
+    that_touches(Touches::List(vec![Touch { key, offset: 0, kind: TouchKind::Put }]), source, commit)
+}
+
+/// The same, each node another row; its keys are in memory, or on a disk that has gone.
 fn transaction(source: NodeId, commit: u64, readable: bool) -> Event {
-    let touch = Touch { key: KeyId([7, source.0.into()]), offset: 0, kind: TouchKind::Put };
-    let touches = if readable {
-        Touches::List(vec![touch])
-    } else {
-        let mut entries = vec![Entry { key: touch.key, value: [0, touch.pack()] }];
-        let len = encode(&mut entries).len() as u64;
-        Touches::Runs(vec![Run::new(&entries, Payload::Spilled { file: Arc::new(Gone), start: 0, len })])
-    };
+    let key = KeyId([7, source.0.into()]);
+    if readable {
+        return put(key, source, commit);
+    }
+    let touch = Touch { key, offset: 0, kind: TouchKind::Put };
+    let mut entries = vec![Entry { key: touch.key, value: [0, touch.pack()] }];
+    let len = encode(&mut entries).len() as u64;
+    let runs = vec![Run::new(&entries, Payload::Spilled { file: Arc::new(Gone), start: 0, len })];
+    that_touches(Touches::Runs(runs), source, commit)
+}
+
+fn that_touches(touches: Touches, source: NodeId, commit: u64) -> Event {
+    let mut payload = Vec::new();
+    let new = Tuple::from_cells([Cell::Text(b"1")].into_iter());
+    encode_record(&mut payload, 0, Xid(1), &Op::Insert { new });
     Event::Transaction(Arc::new(Transaction {
         source,
         xid: Xid(1),
@@ -35,10 +48,10 @@ fn transaction(source: NodeId, commit: u64, readable: bool) -> Event {
         end_lsn: Lsn(commit + 8),
         stamp: Stamp { micros: 1, node: source },
         changes: 1,
-        relations: Vec::new(),
+        relations: vec![Relation::sample(Table::of_texts("t", &["k"]), &["k"])],
         touches,
         truncates: Vec::new(),
-        payload: Payload::Memory(Bytes::new()),
+        payload: Payload::Memory(Bytes::from(payload)),
         growth: None,
     }))
 }
@@ -86,4 +99,50 @@ fn what_is_foreseen_is_planned_next() {
     let planned = coordinator.plan(there, foreseen.changes()).expect("a batch");
     assert_eq!((planned.first, planned.start_lsn, planned.end_lsn), (foreseen.first, Lsn(18), Lsn(38)));
     assert_eq!((&planned.views, planned.end()), (&foreseen.views, foreseen.end()));
+}
+
+/// Two nodes of which the progress is known; nothing of east's stream has been read, all of west's.
+fn beginning(start: Cut, back: u64) -> Coordinator {
+    let mut coordinator = Coordinator::new(start, Resolvers::new(vec![TableRule::default()]));
+    coordinator.set_progress(Link { source: EAST, target: WEST }, Lsn(1));
+    coordinator.set_progress(Link { source: WEST, target: EAST }, Lsn(back));
+    coordinator.rebuilt(WEST).unwrap();
+    coordinator
+}
+
+#[test]
+fn what_is_applied_everywhere_is_forgotten_while_more_is_read() {
+    let there = Link { source: EAST, target: WEST };
+    let mut coordinator = beginning(Cut::at(vec![Lsn(1), Lsn(1)]), 1);
+    (1..=2).for_each(|i| coordinator.deliver(EAST, transaction(EAST, 10 * i, true)).unwrap());
+    coordinator.plan(there, 1).expect("a batch");
+    coordinator.commit_begins(there);
+    coordinator.committed(there, Lsn(20)).unwrap();
+    coordinator.deliver(WEST, Event::Position(Lsn(25))).unwrap();
+    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(18));
+    coordinator.disconnected(EAST);
+    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(1), "what is applied at east is not known");
+    coordinator.set_progress(Link { source: WEST, target: EAST }, Lsn(1));
+    coordinator.deliver(EAST, Event::Position(Lsn(12))).unwrap();
+    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(1), "it has to be read up to where it was");
+    coordinator.deliver(EAST, Event::Position(Lsn(30))).unwrap();
+    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(18));
+}
+
+#[test]
+fn a_decision_of_an_earlier_run_is_looked_at_as_soon_as_the_local_change_is_read() {
+    let both = |source, commit| put(KeyId([7, 7]), source, commit);
+    let start = || Cut::at(vec![Lsn(1), Lsn(1)]);
+    let mut coordinator = beginning(start(), 38); // east has applied west's change
+    coordinator.deliver(WEST, both(WEST, 30)).unwrap();
+    coordinator.deliver(EAST, both(EAST, 10)).unwrap();
+    assert!(coordinator.next_reopened(EAST).is_some(), "east has not been read through");
+    assert!(coordinator.plan_reopen(Link { source: WEST, target: EAST }).is_none());
+    assert_eq!(coordinator.frontier().unwrap().settled[0], Lsn(10), "held by the key");
+
+    let mut coordinator = beginning(start(), 38);
+    coordinator.deliver(WEST, both(WEST, 30)).unwrap();
+    coordinator.deliver(EAST, Event::OwnCommit { source: WEST, applied: Lsn(38), at: Lsn(5) }).unwrap();
+    coordinator.deliver(EAST, both(EAST, 10)).unwrap();
+    assert!(coordinator.next_reopened(EAST).is_none(), "its author had seen west's");
 }
