@@ -198,6 +198,8 @@ impl Report {
         const BAR: f64 = 14.0;
         const GAP: f64 = 16.0;
         const TOP: f64 = 34.0;
+        /// A ratio and a contender's name behind the longest bar.
+        const LABEL: f64 = 110.0;
         let rows = self.rows();
         let bars = |of: &[(&'static str, Row)]| -> Vec<(&'static str, f64)> {
             let shown = of.iter().filter(|(contender, _)| *contender != Contender::Native.name());
@@ -206,7 +208,7 @@ impl Report {
         let all: Vec<_> = rows.iter().map(|(workload, of)| (*workload, bars(of))).collect();
         let most = all.iter().flat_map(|(_, bars)| bars).map(|(_, ratio)| *ratio).fold(1.5, f64::max);
         let height = TOP + all.iter().map(|(_, bars)| bars.len() as f64 * BAR + GAP).sum::<f64>() + 6.0;
-        let width = LEFT + (most + 0.5) * UNIT;
+        let width = LEFT + most * UNIT + LABEL;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width:.0} {height:.0}\" width=\"{width:.0}\" \
              height=\"{height:.0}\" font-family=\"sans-serif\" font-size=\"12\">\n\
