@@ -110,23 +110,49 @@ fn beginning(start: Cut, back: u64) -> Coordinator {
     coordinator
 }
 
-#[test]
-fn what_is_applied_everywhere_is_forgotten_while_more_is_read() {
+/// Applies east's next transaction at west, by a commit that ends at `at` and is durable.
+fn apply(coordinator: &mut Coordinator, at: u64) {
     let there = Link { source: EAST, target: WEST };
-    let mut coordinator = beginning(Cut::at(vec![Lsn(1), Lsn(1)]), 1);
-    (1..=2).for_each(|i| coordinator.deliver(EAST, transaction(EAST, 10 * i, true)).unwrap());
     coordinator.plan(there, 1).expect("a batch");
     coordinator.commit_begins(there);
-    coordinator.committed(there, Lsn(20)).unwrap();
-    coordinator.deliver(WEST, Event::Position(Lsn(25))).unwrap();
-    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(18));
+    coordinator.committed(there, Lsn(at)).unwrap();
+    coordinator.deliver(WEST, Event::Position(Lsn(at + 1))).unwrap();
+}
+
+/// Up to where east's log may be forgotten.
+fn stable(coordinator: &mut Coordinator) -> Lsn {
+    coordinator.frontier().unwrap().confirmed[EAST.index()]
+}
+
+#[test]
+fn what_is_applied_everywhere_is_forgotten_while_more_is_read() {
+    let mut coordinator = beginning(Cut::at(vec![Lsn(1), Lsn(1)]), 1);
+    (1..=2).for_each(|i| coordinator.deliver(EAST, transaction(EAST, 10 * i, true)).unwrap());
+    apply(&mut coordinator, 20);
+    assert_eq!(stable(&mut coordinator), Lsn(18));
     coordinator.disconnected(EAST);
-    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(1), "what is applied at east is not known");
+    assert_eq!(stable(&mut coordinator), Lsn(1), "what is applied at east is not known");
     coordinator.set_progress(Link { source: WEST, target: EAST }, Lsn(1));
     coordinator.deliver(EAST, Event::Position(Lsn(12))).unwrap();
-    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(1), "it has to be read up to where it was");
+    assert_eq!(stable(&mut coordinator), Lsn(1), "it has to be read up to where it was");
     coordinator.deliver(EAST, Event::Position(Lsn(30))).unwrap();
-    assert_eq!(coordinator.frontier().unwrap().confirmed[0], Lsn(18));
+    assert_eq!(stable(&mut coordinator), Lsn(18));
+}
+
+#[test]
+fn no_log_is_forgotten_beyond_what_has_been_read_again() {
+    let mut coordinator = beginning(Cut::at(vec![Lsn(1), Lsn(1)]), 1);
+    coordinator.deliver(EAST, transaction(EAST, 10, true)).unwrap();
+    apply(&mut coordinator, 20);
+    assert_eq!(stable(&mut coordinator), Lsn(18), "so far it is settled");
+    coordinator.deliver(EAST, transaction(EAST, 45, true)).unwrap();
+    apply(&mut coordinator, 30);
+    coordinator.disconnected(EAST);
+    coordinator.set_progress(Link { source: WEST, target: EAST }, Lsn(1));
+    coordinator.deliver(EAST, Event::Position(Lsn(20))).unwrap();
+    assert_eq!(stable(&mut coordinator), Lsn(20), "our commits behind that are not known");
+    coordinator.deliver(EAST, Event::Position(Lsn(60))).unwrap();
+    assert_eq!(stable(&mut coordinator), Lsn(53));
 }
 
 #[test]
