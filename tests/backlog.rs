@@ -147,8 +147,9 @@ fn a_daemon_that_is_killed_while_a_stream_rests_reads_it_all_when_it_starts() {
 fn two_nodes_that_are_both_lost_while_their_streams_rest_come_back() {
     let mut cluster = little_memory(Plan::two().proxied());
     let held = [cluster.hold_link(EAST, WEST), cluster.hold_link(WEST, EAST)];
-    insert(&cluster, EAST, 1, 12_000);
-    insert(&cluster, WEST, 20_001, 32_000);
+    // more than a batch in flight and ENOUGH together: tried again, it may have taken in all that has come by then
+    insert(&cluster, EAST, 1, 20_000);
+    insert(&cluster, WEST, 20_001, 40_000);
     [EAST, WEST].into_iter().for_each(|place| wait_until_resting(&cluster, place));
     [EAST, WEST].into_iter().for_each(|place| cluster.proxy(place).refuse());
     let states = |cluster: &Cluster| [EAST, WEST].map(|place| cluster.status()["nodes"][place]["state"].clone());
@@ -157,7 +158,7 @@ fn two_nodes_that_are_both_lost_while_their_streams_rest_come_back() {
     wait_for("both are back", LATER, || (states(&cluster) == ["streaming", "streaming"]).then_some(()));
     drop(held);
     cluster.settle();
-    cluster.assert_everywhere("SELECT count(*) FROM items", "24000");
+    cluster.assert_everywhere("SELECT count(*) FROM items", "40000");
 }
 
 #[test]
