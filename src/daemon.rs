@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::apply::shared::{ApplySettings, ClockOffset, NodeShared, Shared, lock};
+use crate::apply::shared::{ApplySettings, NodeShared, Shared, lock};
 use crate::apply::worker::LinkStats;
 use crate::config::{Config, JournalConfig, Limits};
 use crate::conflict::Coordinator;
@@ -292,10 +292,4 @@ async fn replicate(
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// A measurement of a node's clock from a sample between two readings of ours, all in µs since 2000.
-pub fn clock_offset(before: i64, server: i64, after: i64) -> ClockOffset {
-    let uncertainty = (after - before) / 2;
-    ClockOffset { micros: server - (before + uncertainty), uncertainty: uncertainty + 1 }
 }

@@ -13,9 +13,11 @@ use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
 use crate::model::{Demand, Link, NodeId};
 
+mod clock;
 mod node;
 
-pub use node::{ClockOffset, Coming, NodeShared, Remover};
+pub use clock::ClockOffset;
+pub use node::{Coming, NodeShared, Remover};
 
 /// Settings of the apply stage.
 #[derive(Clone, Debug)]

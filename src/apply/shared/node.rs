@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
+use crate::apply::shared::clock::{ClockFilter, ClockOffset};
 use crate::apply::shared::{lock, now_micros};
 use crate::model::{Demand, Growing, Growth, NodeId, Xid};
 use crate::node::control::Control;
@@ -39,15 +40,6 @@ impl Coming {
     }
 }
 
-/// A node's clock against ours.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ClockOffset {
-    /// Microseconds to add to our clock to have the node's.
-    pub micros: i64,
-    /// Half the round trip of the measurement, in microseconds.
-    pub uncertainty: i64,
-}
-
 /// One node, as the tasks of the others see it.
 #[derive(Debug)]
 pub struct NodeShared {
@@ -62,7 +54,7 @@ pub struct NodeShared {
     /// With the nonce of its barrier.
     horizon: Mutex<Option<(u64, Xid)>>,
     pub(super) coming: Mutex<Coming>,
-    clock: Mutex<Option<ClockOffset>>,
+    clock: Mutex<ClockFilter>,
     pub(super) barriers: Mutex<HashMap<u64, oneshot::Sender<()>>>,
     pub(super) demand: watch::Sender<Demand>,
     /// Local transactions delivered, and how many of them when the horizon was asked for.
@@ -162,14 +154,14 @@ impl NodeShared {
         lock(&self.coming).clone()
     }
 
-    /// The last measurement of the clock.
+    /// Its clock against ours, as well as it is known now.
     pub fn clock(&self) -> Option<ClockOffset> {
-        *lock(&self.clock)
+        lock(&self.clock).best(Instant::now())
     }
 
-    /// Takes a measurement of the clock.
-    pub fn set_clock(&self, offset: ClockOffset) {
-        *lock(&self.clock) = Some(offset);
+    /// Takes a measurement of the clock that was just made.
+    pub fn measured_clock(&self, measured: ClockOffset) {
+        lock(&self.clock).take(Instant::now(), measured);
     }
 
     /// Batches are applied at it from now on, until it is disconnected.
