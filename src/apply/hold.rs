@@ -25,7 +25,8 @@ const RELEASE: &str = "DELETE FROM pgconcord.held WHERE id = $1::int8";
 /// One row for each of the key's cells.
 const READ: &str = "SELECT h.id, h.relation, h.at, k.cell FROM pgconcord.held AS h, unnest(h.key) WITH ORDINALITY AS k(cell, ord) \
      WHERE h.cluster = $1 ORDER BY h.id, k.ord";
-/// One row for each of the columns; if the row should not be there, one that names none.
+/// One row for each of the columns; if the row should not be there, one that names none. Of several arrays `unnest` is grammar, not a
+/// function: unqualified.
 const READ_ONE: &str = "SELECT u.name, u.cell, h.home, h.stamp, h.lsn, h.xid FROM pgconcord.held AS h \
      LEFT JOIN LATERAL unnest(h.columns, h.cells) AS u(name, cell) ON true WHERE h.id = $1::int8";
 

@@ -105,34 +105,39 @@ impl Shape<'_> {
         self.table.key.len() + self.others.len()
     }
 
-    /// `unnest($1, $2, …) WITH ORDINALITY AS u(c0, c1, …, ord)`.
+    /// The rows, with their ordinals.
     fn numbered(&self, guard: Guard) -> String {
-        format!("{} WITH ORDINALITY AS u({}, ord)", self.unnest(guard), self.names(guard))
+        let ordinals = format!("pg_catalog.generate_series(1, pg_catalog.cardinality({})) AS ord", self.array(0));
+        self.subselect(guard, Some(ordinals))
     }
 
     fn rows(&self, variant: Variant<'_>) -> String {
         if variant.tells { self.numbered(variant.guard) } else { self.unnumbered(variant.guard) }
     }
 
-    /// `unnest($1, $2, …) AS u(c0, c1, …)`.
+    /// The rows.
     fn unnumbered(&self, guard: Guard) -> String {
-        format!("{} AS u({})", self.unnest(guard), self.names(guard))
+        self.subselect(guard, None)
     }
 
-    /// Unqualified, for only so does the grammar take several arrays (search_path is pinned).
-    fn unnest(&self, guard: Guard) -> String {
-        let arrays = self.len() + Shape::more(guard).len();
-        let of = |place: usize| match self.is_of_type(place) {
+    /// `(SELECT unnest($1) AS c0, unnest($2) AS c1, …) AS u`. In FROM a function's values would be stored before they are read, each
+    /// array's by themselves (`ExecMakeTableFunctionResult` in src/backend/executor/execSRF.c); in a list of targets each row is made when
+    /// it is wanted.
+    fn subselect(&self, guard: Guard, more: Option<String>) -> String {
+        let names = (0..self.len()).map(|place| format!("c{place}"));
+        let names = names.chain(Shape::more(guard).iter().map(|name| (*name).to_owned()));
+        let unnested = |(place, name)| format!("pg_catalog.unnest({}) AS {name}", self.array(place));
+        let targets: Vec<_> = names.enumerate().map(unnested).chain(more).collect();
+        format!("(SELECT {}) AS u", targets.join(", "))
+    }
+
+    /// The parameter that is an array, of that place.
+    fn array(&self, place: usize) -> String {
+        let of = match self.is_of_type(place) {
             true => &self.table.columns[self.column(place)].sql_type,
             false => "pg_catalog.text",
         };
-        let params: Vec<_> = (0..arrays).map(|place| format!("${}::{}[]", place + 1, of(place))).collect();
-        format!("unnest({})", params.join(", "))
-    }
-
-    fn names(&self, guard: Guard) -> String {
-        let columns = (0..self.len()).map(|i| format!("c{i}"));
-        columns.chain(Shape::more(guard).iter().map(|name| (*name).to_owned())).collect::<Vec<_>>().join(", ")
+        format!("${}::{of}[]", place + 1)
     }
 
     fn key_matches(&self) -> String {
@@ -141,7 +146,7 @@ impl Shape<'_> {
         (0..self.table.key.len()).map(each).collect::<Vec<_>>().join(" AND ")
     }
 
-    /// The guard; its parameters follow the arrays: the horizon and our origins.
+    /// The guard; its parameters follow the arrays: the horizon, whose age is taken once, and our origins.
     fn guard(&self, guard: Guard) -> String {
         let each = match guard {
             Guard::Locked => return String::new(),
@@ -150,7 +155,7 @@ impl Shape<'_> {
         };
         let horizon = self.len() + Shape::more(guard).len() + 1;
         format!(
-            " AND (pg_catalog.age(t.xmin) > pg_catalog.age(${horizon}::pg_catalog.text::pg_catalog.xid){each} \
+            " AND (pg_catalog.age(t.xmin) > (SELECT pg_catalog.age(${horizon}::pg_catalog.text::pg_catalog.xid)){each} \
              OR t.xmin = pg_catalog.pg_current_xact_id()::pg_catalog.xid \
              OR (pg_catalog.pg_xact_commit_timestamp_origin(t.xmin)).roident = ANY(${}::pg_catalog.text::pg_catalog.oid[]))",
             horizon + 1
