@@ -20,8 +20,8 @@ const PATIENT: [(&str, &str); 4] = [
 
 /// A large transaction is streamed from so many kilobytes of changes on, unless the server's own limit is lower: of the 64 MB that it
 /// usually is half a million rows fit in, and none of them would be sent before. (`logical_decoding_work_mem`)
-const EARLY: &str = "SELECT pg_catalog.set_config('logical_decoding_work_mem', (SELECT LEAST(setting::pg_catalog.int4, 8192)::pg_catalog.text \
-     FROM pg_catalog.pg_settings WHERE name = 'logical_decoding_work_mem'), false)";
+const EARLY: &str = "SELECT pg_catalog.set_config('logical_decoding_work_mem', \
+     LEAST(pg_catalog.pg_size_bytes(pg_catalog.current_setting('logical_decoding_work_mem')) / 1024, 8192)::pg_catalog.text, false)";
 
 /// A session that can become a stream.
 pub struct Connected {
@@ -99,7 +99,7 @@ fn check_statement(slot: &str, publication: &str) -> String {
         "SELECT pg_catalog.current_setting('wal_level'), \
          (SELECT coalesce(wal_status, 'unknown') FROM pg_catalog.pg_replication_slots WHERE slot_name = {}), \
          EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = {}), \
-         (SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout')",
+         (1000 * EXTRACT(epoch FROM pg_catalog.current_setting('wal_sender_timeout')::pg_catalog.interval))::pg_catalog.int8",
         quote_literal(slot),
         quote_literal(publication)
     )

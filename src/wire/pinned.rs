@@ -26,8 +26,9 @@ const CLIENT_ENCODING: &str = "pg_catalog.set_config('client_encoding', \
 
 /// Limits that not every version has: a session that has nothing to do waits for what comes (14+), and a large transaction
 /// takes its time (17+).
-const UNLIMITED: &str = "(SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) FROM pg_catalog.pg_settings \
-     WHERE name IN ('idle_session_timeout', 'transaction_timeout'))";
+const UNLIMITED: &str = "(SELECT pg_catalog.count(pg_catalog.set_config(name, '0', false)) \
+     FROM (VALUES ('idle_session_timeout'), ('transaction_timeout')) AS limits (name) \
+     WHERE pg_catalog.current_setting(name, true) IS NOT NULL)";
 
 /// One statement that pins these settings and `more`.
 pub fn pin(more: &[(&str, &str)]) -> String {
