@@ -5,6 +5,7 @@
 //! their own sessions in [`crate::wire`].
 
 pub mod catalog;
+pub mod clock;
 pub mod connect;
 pub mod control;
 pub mod doctor;

@@ -2,21 +2,19 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
 use crate::apply::error::ApplyError;
 use crate::apply::unique::Removed;
 use crate::conflict::{Coordinator, Event};
-use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
 use crate::model::table::Catalog;
 use crate::model::{Demand, Link, NodeId};
+use crate::node::clock::now_micros;
 
-mod clock;
 mod node;
 
-pub use clock::ClockOffset;
 pub use node::{Coming, NodeShared, Remover};
 
 /// Settings of the apply stage.
@@ -253,12 +251,6 @@ impl Drop for Forget<'_> {
     fn drop(&mut self) {
         lock(&self.node.barriers).remove(&self.nonce);
     }
-}
-
-/// Our clock, in microseconds since 2000-01-01 00:00 UTC.
-pub fn now_micros() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX) - POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000
 }
 
 /// Locks even what a panicking task left: everything that is guarded here is replaced whole.

@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 
-use crate::apply::shared::now_micros;
 use crate::apply::worker::Condition;
 use crate::config::Config;
 use crate::conflict::Coordinator;
 use crate::daemon::Daemon;
 use crate::model::{Link, Lsn, NodeId};
+use crate::node::clock::now_micros;
 use crate::status::{JournalStatus, LinkState, LinkStatus, NodeState, NodeStatus, RetainedFor, Status, WindowStatus};
 
 /// Before the nodes have been reached.

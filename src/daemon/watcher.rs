@@ -10,11 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_postgres::Client;
 
 use crate::apply::ApplyError;
-use crate::apply::shared::{ClockOffset, now_micros};
 use crate::daemon::Daemon;
 use crate::daemon::error::DaemonError;
 use crate::model::NodeId;
 use crate::node::NodeError;
+use crate::node::clock::ClockOffset;
 use crate::node::control::Control;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
@@ -135,11 +135,8 @@ async fn open_watch(daemon: &Daemon, id: NodeId) -> (Control, Client) {
 
 /// The clock's offset, and an alarm where it is further off than the setting allows.
 pub(super) async fn measure_clock(daemon: &Daemon, id: NodeId, control: &Control) -> Result<(), NodeError> {
-    let (ours, asked) = (now_micros(), Instant::now());
-    let server = control.clock_sample().await?;
-    daemon.shared.node(id).measured_clock(ClockOffset::measured(ours, server, asked.elapsed()));
+    let offset = daemon.shared.node(id).measured_clock(ClockOffset::measure(control).await?);
     let nodes = &daemon.shared.nodes;
-    let Some(offset) = daemon.shared.node(id).clock() else { return Ok(()) };
     let clocks = nodes.iter().filter(|node| node.id != id).filter_map(|node| Some((node, node.clock()?)));
     let limit = i64::try_from(daemon.config.limits.max_clock_skew.as_micros()).unwrap_or(i64::MAX);
     for (other, clock) in clocks {

@@ -121,6 +121,6 @@ impl<R: Recorder> Execution<'_, R> {
 
     fn stamp(&self) -> Stamp {
         let last = self.batch.transactions.last().map(|last| last.stamp);
-        last.unwrap_or(Stamp { micros: crate::apply::shared::now_micros(), node: self.batch.link.source })
+        last.unwrap_or(Stamp { micros: crate::node::clock::now_micros(), node: self.batch.link.source })
     }
 }

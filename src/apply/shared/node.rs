@@ -9,9 +9,9 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use crate::apply::shared::clock::{ClockFilter, ClockOffset};
-use crate::apply::shared::{lock, now_micros};
+use crate::apply::shared::lock;
 use crate::model::{Demand, Growing, Growth, NodeId, Xid};
+use crate::node::clock::{ClockFilter, ClockOffset, now_micros};
 use crate::node::control::Control;
 
 /// A session that removes rows.
@@ -159,9 +159,9 @@ impl NodeShared {
         lock(&self.clock).best(Instant::now())
     }
 
-    /// Takes a measurement of the clock that was just made.
-    pub fn measured_clock(&self, measured: ClockOffset) {
-        lock(&self.clock).take(Instant::now(), measured);
+    /// Takes a measurement of the clock that was just made, and gives what is known of the clock now.
+    pub fn measured_clock(&self, measured: ClockOffset) -> ClockOffset {
+        lock(&self.clock).take(Instant::now(), measured)
     }
 
     /// Batches are applied at it from now on, until it is disconnected.

@@ -9,13 +9,14 @@ use crate::node::doctor::facts::Facts;
 const CHECK: &str = "clock";
 
 pub(super) fn check(nodes: &[Facts], limit: Duration) -> Option<Finding> {
-    let ahead = nodes.iter().max_by_key(|facts| facts.clock.offset)?;
-    let behind = nodes.iter().min_by_key(|facts| facts.clock.offset)?;
+    let ahead = nodes.iter().max_by_key(|facts| facts.clock.micros)?;
+    let behind = nodes.iter().min_by_key(|facts| facts.clock.micros)?;
     if ahead.node == behind.node {
         return None;
     }
-    let skew = Duration::from_micros(ahead.clock.offset.abs_diff(behind.clock.offset));
-    let uncertainty = ahead.clock.uncertainty + behind.clock.uncertainty;
+    let skew = Duration::from_micros(ahead.clock.micros.abs_diff(behind.clock.micros));
+    let uncertainty = ahead.clock.uncertainty.saturating_add(behind.clock.uncertainty);
+    let uncertainty = Duration::from_micros(uncertainty.unsigned_abs());
     let what = format!(
         "the clocks of {} and {} are {:.1} ms apart (±{:.1} ms); max_clock_skew is {limit:?}",
         ahead.node,
@@ -35,10 +36,10 @@ pub(super) fn check(nodes: &[Facts], limit: Duration) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::node::Level;
-    use crate::node::doctor::facts::Clock;
+    use crate::node::clock::ClockOffset;
 
-    fn level(offset_ms: i64, uncertainty_ms: u64) -> Level {
-        let clock = |offset| Clock { offset, uncertainty: Duration::from_millis(uncertainty_ms) / 2 };
+    fn level(offset_ms: i64, uncertainty_ms: i64) -> Level {
+        let clock = |micros| ClockOffset { micros, uncertainty: uncertainty_ms * 1_000 / 2 };
         let node = |name: &str, offset| Facts { node: name.to_owned(), clock: clock(offset), ..Facts::sample() };
         check(&[node("east", 0), node("west", offset_ms * 1000)], Duration::from_secs(1)).unwrap().level
     }

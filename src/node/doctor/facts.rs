@@ -1,13 +1,11 @@
 //! What doctor reads from one node, before anything is judged.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
 use tokio_postgres::{Client, Row};
 
 use crate::config::Config;
 use crate::model::table::quote_identifier;
 use crate::node::catalog::shape::TableShape;
+use crate::node::clock::ClockOffset;
 use crate::node::control::{ProgressRow, SlotInfo};
 use crate::node::setup::{Publication, has_schema, read_publication};
 use crate::node::{Control, NodeError};
@@ -30,7 +28,7 @@ pub(crate) struct Facts {
     pub sequences: Vec<Sequence>,
     /// Table (`schema.name`) and subscription.
     pub subscriptions: Vec<(String, String)>,
-    pub clock: Clock,
+    pub clock: ClockOffset,
     pub slot: Option<SlotInfo>,
     pub publication: Option<Publication>,
     pub progress: Vec<ProgressRow>,
@@ -100,15 +98,6 @@ pub(crate) struct Sequence {
     pub cycles: bool,
     /// The last value given, or the first to be given; none without SELECT on the sequence.
     pub at: Option<i64>,
-}
-
-/// How a node's clock stands to ours.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    /// Its clock minus ours, microseconds.
-    pub offset: i64,
-    /// The offset may be wrong by this much: half the round trip.
-    pub uncertainty: Duration,
 }
 
 /// Whether `session_replication_role = replica` can be set.
@@ -234,24 +223,14 @@ async fn sequences(client: &Client, oids: &[u32], tables: &[TableShape]) -> Resu
     Ok(sequences)
 }
 
-/// Cristian's algorithm: the server read its clock about half way through the shortest round trip.
-async fn clock(control: &Control) -> Result<Clock, NodeError> {
-    let mut best: Option<Clock> = None;
-    for _ in 0..SAMPLES {
-        let (ours, start) = (now_micros(), Instant::now());
-        let theirs = control.clock_sample().await?;
-        let uncertainty = start.elapsed() / 2;
-        let half = i64::try_from(uncertainty.as_micros()).unwrap_or(i64::MAX);
-        if best.is_none_or(|best| uncertainty < best.uncertainty) {
-            best = Some(Clock { offset: theirs - ours - half, uncertainty });
-        }
+/// The surest of some measurements.
+async fn clock(control: &Control) -> Result<ClockOffset, NodeError> {
+    let mut best = ClockOffset::measure(control).await?;
+    for _ in 1..SAMPLES {
+        let next = ClockOffset::measure(control).await?;
+        best = std::cmp::min_by_key(best, next, |offset| offset.uncertainty);
     }
-    Ok(best.expect("SAMPLES is at least one"))
-}
-
-/// Our own clock as servers count: microseconds since 2000-01-01 00:00 UTC.
-fn now_micros() -> i64 {
-    chrono::Utc::now().timestamp_micros() - crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000
+    Ok(best)
 }
 
 /// By trying: the function that tells exists from 15 on only, and providers have ways of their own.
@@ -279,7 +258,7 @@ impl Facts {
             triggers: Vec::new(),
             sequences: Vec::new(),
             subscriptions: Vec::new(),
-            clock: Clock { offset: 0, uncertainty: Duration::ZERO },
+            clock: ClockOffset { micros: 0, uncertainty: 0 },
             slot: None,
             publication: None,
             progress: Vec::new(),

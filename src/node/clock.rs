@@ -1,7 +1,10 @@
 //! A node's clock against ours.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::model::ids::POSTGRES_EPOCH_UNIX_SECONDS;
+use crate::node::{Control, NodeError};
 
 /// So many measurements are kept: RFC 5905 keeps as many (section 10, "clock filter").
 const KEPT: usize = 8;
@@ -19,9 +22,19 @@ pub struct ClockOffset {
 }
 
 impl ClockOffset {
+    /// Asks the node's server for its clock once.
+    ///
+    /// # Errors
+    /// If it can't be asked.
+    pub async fn measure(control: &Control) -> Result<ClockOffset, NodeError> {
+        let (ours, asked) = (now_micros(), Instant::now());
+        let server = control.clock_sample().await?;
+        Ok(ClockOffset::sampled(ours, server, asked.elapsed()))
+    }
+
     /// From a sample of the node's clock that was asked for at `asked` of ours, both in µs since 2000, and came after `round_trip`:
     /// it was taken half way (Cristian's algorithm).
-    pub fn measured(asked: i64, server: i64, round_trip: Duration) -> ClockOffset {
+    fn sampled(asked: i64, server: i64, round_trip: Duration) -> ClockOffset {
         let half = i64::try_from(round_trip.as_micros() / 2).unwrap_or(i64::MAX);
         ClockOffset { micros: server - asked - half, uncertainty: half.saturating_add(1) }
     }
@@ -42,19 +55,27 @@ impl ClockOffset {
 pub struct ClockFilter(VecDeque<(Instant, ClockOffset)>);
 
 impl ClockFilter {
-    /// Takes what was measured at `now`. Earlier measurements that it rules out no longer count: one of the clocks was set.
-    pub fn take(&mut self, now: Instant, measured: ClockOffset) {
+    /// Takes what was measured at `now`, and gives what counts from now on. Earlier measurements that it rules out no longer do:
+    /// one of the clocks was set.
+    pub fn take(&mut self, now: Instant, measured: ClockOffset) -> ClockOffset {
         self.0.retain(|(at, earlier)| earlier.after(now - *at).agrees_with(measured));
         if self.0.len() == KEPT {
             self.0.pop_front();
         }
         self.0.push_back((now, measured));
+        self.best(now).unwrap_or(measured)
     }
 
     /// The surest, if there is any.
     pub fn best(&self, now: Instant) -> Option<ClockOffset> {
         self.0.iter().map(|(at, offset)| offset.after(now - *at)).min_by_key(|offset| offset.uncertainty)
     }
+}
+
+/// Our clock, in microseconds since 2000-01-01 00:00 UTC.
+pub fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX) - POSTGRES_EPOCH_UNIX_SECONDS * 1_000_000
 }
 
 #[cfg(test)]
@@ -69,7 +90,7 @@ mod tests {
 
     #[test]
     fn a_sample_lies_in_the_middle_of_its_round_trip() {
-        assert_eq!(ClockOffset::measured(1_000, 1_700, Duration::from_micros(400)), offset(500, 201));
+        assert_eq!(ClockOffset::sampled(1_000, 1_700, Duration::from_micros(400)), offset(500, 201));
     }
 
     #[test]
@@ -77,14 +98,12 @@ mod tests {
         let start = Instant::now();
         let mut filter = ClockFilter::default();
         assert_eq!(filter.best(start), None);
-        filter.take(start, offset(10, 40));
+        assert_eq!(filter.take(start, offset(10, 40)), offset(10, 40));
         for second in 1..8 {
             filter.take(start + SECOND * second, offset(700, 1_000));
         }
-        let now = start + SECOND * 7;
-        assert_eq!(filter.best(now), Some(offset(10, 40 + 105)));
-        filter.take(start + SECOND * 8, offset(700, 1_000)); // the ninth
-        assert_eq!(filter.best(start + SECOND * 8), Some(offset(700, 1_000)));
+        assert_eq!(filter.best(start + SECOND * 7), Some(offset(10, 40 + 105)));
+        assert_eq!(filter.take(start + SECOND * 8, offset(700, 1_000)), offset(700, 1_000), "the ninth");
     }
 
     #[test]
@@ -92,7 +111,6 @@ mod tests {
         let start = Instant::now();
         let mut filter = ClockFilter::default();
         filter.take(start, offset(0, 50));
-        filter.take(start + SECOND, offset(-20_000, 400));
-        assert_eq!(filter.best(start + SECOND), Some(offset(-20_000, 400)));
+        assert_eq!(filter.take(start + SECOND, offset(-20_000, 400)), offset(-20_000, 400));
     }
 }
