@@ -18,6 +18,7 @@ mod binaries;
 mod owner;
 mod server;
 mod servers;
+mod templates;
 
 pub use binaries::Binaries;
 pub use server::{Options, Server, Stop, free_port};
@@ -131,6 +132,23 @@ mod tests {
         drop(server);
         drop(servers);
         assert!(!root.exists(), "{} is still there", root.display());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn only_one_server_at_a_time_is_a_copy_of_a_cluster() {
+        let servers = Servers::copying().unwrap();
+        let start = |name| servers.start(name, Options::new(Binaries::find().unwrap())).unwrap();
+        let identifier = async |server: &Server| {
+            server.sql("postgres", "SELECT system_identifier FROM pg_control_system()").await.unwrap()
+        };
+        let (one, other) = (start("one"), start("other"));
+        let (first, second) = (identifier(&one).await, identifier(&other).await);
+        assert_ne!(first, second);
+        one.sql("postgres", "CREATE TABLE t ()").await.unwrap();
+        drop(one);
+        let next = start("next");
+        assert_eq!(identifier(&next).await, first);
+        assert!(next.sql("postgres", "SELECT FROM t").await.is_err(), "as it was initialised");
     }
 
     #[test]

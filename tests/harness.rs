@@ -42,7 +42,7 @@ pub fn quiet() -> MutexGuard<'static, ()> {
 /// The directory of all servers of this run; cleaned up by its janitor when the process ends.
 pub fn servers() -> &'static Servers {
     static SERVERS: OnceLock<Servers> = OnceLock::new();
-    SERVERS.get_or_init(|| Servers::new().expect("a directory for the servers"))
+    SERVERS.get_or_init(|| Servers::copying().expect("a directory for the servers"))
 }
 
 /// Where database clients of tests run.

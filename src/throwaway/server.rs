@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 use super::servers::{Servers, run};
+use super::templates::Lease;
 use super::{Binaries, Error, SUPERUSER, doing, tail};
 
 /// How long a server may take to come up (crash recovery included) or to go down.
@@ -93,13 +94,16 @@ pub struct Server {
     home: PathBuf,
     port: u16,
     child: Option<Child>,
+    /// What its cluster is a copy of, if it is one.
+    template: Option<Lease>,
 }
 
 impl Server {
     pub(super) fn create(servers: Servers, name: &str, options: Options) -> Result<Server, Error> {
         let home = servers.root().join(name);
         servers.shared.owner.create_dir(&home)?;
-        let mut server = Server { name: name.to_owned(), servers, options, home, port: 0, child: None };
+        let template = servers.shared.templates.as_ref().map(|templates| templates.lend(&options.binaries));
+        let mut server = Server { name: name.to_owned(), servers, options, home, port: 0, child: None, template };
         server.initialize()?;
         let mut more = 1..PORTS;
         loop {
@@ -114,12 +118,27 @@ impl Server {
     }
 
     fn initialize(&self) -> Result<(), Error> {
+        let Some(template) = &self.template else { return self.initdb(&self.data_dir()) };
+        let owner = &self.servers.shared.owner;
+        let directory = self.servers.root().join(template.name());
+        let data = directory.join("data");
+        if !template.is_initialized() {
+            if !directory.exists() {
+                owner.create_dir(&directory)?;
+            }
+            self.initdb(&data)?;
+            template.initialized();
+        }
+        run(owner.command(Path::new("cp")).current_dir(&self.home).arg("-a").args([&data, &self.data_dir()]))
+    }
+
+    fn initdb(&self, data: &Path) -> Result<(), Error> {
         let owner = &self.servers.shared.owner;
         let password = self.home.join("password");
         fs::write(&password, self.servers.password()).map_err(doing("cannot write the password file"))?;
         owner.give(&password)?;
         let mut initdb = owner.command(&self.options.binaries.program("initdb"));
-        initdb.current_dir(&self.home).arg("--pgdata").arg(self.data_dir()).arg("--pwfile").arg(&password);
+        initdb.current_dir(&self.home).arg("--pgdata").arg(data).arg("--pwfile").arg(&password);
         initdb.args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"]);
         run(initdb.arg("--no-sync"))?;
         fs::remove_file(&password).map_err(doing("cannot remove the password file"))

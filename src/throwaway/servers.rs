@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::owner::{Janitor, Owner};
+use super::templates::Templates;
 use super::{Error, Options, Server, doing};
 
 /// All throwaway servers of one owner. Cheap to clone; the last clone (each [`Server`] holds one) cleans up.
@@ -22,6 +23,8 @@ pub(super) struct Shared {
     pub(super) owner: Owner,
     pub(super) password: String,
     pub(super) janitor: Janitor,
+    /// What servers are copied from, if they are.
+    pub(super) templates: Option<Arc<Templates>>,
 }
 
 impl Servers {
@@ -30,6 +33,18 @@ impl Servers {
     /// # Errors
     /// If the temporary directory cannot be written, or there is no user to run servers as.
     pub fn new() -> Result<Servers, Error> {
+        Servers::create(None)
+    }
+
+    /// The same for many servers: a cluster is initialised once, and copied for each that is started when another one has been dropped.
+    ///
+    /// # Errors
+    /// As [`Servers::new`].
+    pub fn copying() -> Result<Servers, Error> {
+        Servers::create(Some(Arc::default()))
+    }
+
+    fn create(templates: Option<Arc<Templates>>) -> Result<Servers, Error> {
         let owner = Owner::choose()?;
         let root = tempfile::Builder::new().prefix("pgconcord-").tempdir();
         let root = root.map_err(doing("cannot create a temporary directory"))?;
@@ -39,11 +54,11 @@ impl Servers {
         let janitor = Janitor::start(root.path())?;
         let password = random_password().map_err(doing("cannot read /dev/urandom"))?;
         let root = root.keep(); // the janitor removes it, whatever becomes of us
-        Ok(Servers { shared: Arc::new(Shared { root, owner, password, janitor }) })
+        Ok(Servers { shared: Arc::new(Shared { root, owner, password, janitor, templates }) })
     }
 
     /// Makes a server with an empty database cluster and starts it; `name` is its directory and appears in messages.
-    /// Each has a system identifier of its own, which a copy of another cluster would not have.
+    /// It has a system identifier that no other server has at the time.
     ///
     /// # Errors
     /// If it does not come up; the error carries the end of its log.

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use pgconcord::throwaway::Binaries;
 use serde_json::Value;
@@ -48,7 +48,9 @@ impl Version {
     /// Its server binaries.
     pub fn binaries(self) -> Binaries {
         static FETCHING: Mutex<()> = Mutex::new(());
-        let installed = Binaries::find().expect("PostgreSQL server binaries on this machine");
+        static INSTALLED: OnceLock<Binaries> = OnceLock::new();
+        let find = || Binaries::find().expect("PostgreSQL server binaries on this machine");
+        let installed = INSTALLED.get_or_init(find).clone();
         let Some(version) = self.package_version() else { return installed };
         if version.starts_with(&format!("{}.", installed.major())) {
             return installed;
