@@ -149,6 +149,10 @@ mod tests {
         let next = start("next");
         assert_eq!(identifier(&next).await, first);
         assert!(next.sql("postgres", "SELECT FROM t").await.is_err(), "as it was initialised");
+        drop(next);
+        let template = servers.root().join("template-0");
+        std::fs::rename(template.join("data"), template.join("unfinished")).unwrap();
+        assert_ne!(identifier(&start("after a failure")).await, first);
     }
 
     #[test]

@@ -122,12 +122,12 @@ impl Server {
         let owner = &self.servers.shared.owner;
         let directory = self.servers.root().join(template.name());
         let data = directory.join("data");
-        if !template.is_initialized() {
-            if !directory.exists() {
-                owner.create_dir(&directory)?;
-            }
-            self.initdb(&data)?;
-            template.initialized();
+        if !data.exists() {
+            _ = fs::remove_dir_all(&directory); // what a failure has left
+            owner.create_dir(&directory)?;
+            let unfinished = directory.join("unfinished");
+            self.initdb(&unfinished)?;
+            fs::rename(unfinished, &data).map_err(doing("cannot rename a template"))?;
         }
         run(owner.command(Path::new("cp")).current_dir(&self.home).arg("-a").args([&data, &self.data_dir()]))
     }

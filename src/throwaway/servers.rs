@@ -36,7 +36,8 @@ impl Servers {
         Servers::create(None)
     }
 
-    /// The same for many servers: a cluster is initialised once, and copied for each that is started when another one has been dropped.
+    /// The same for many servers: their clusters are copies of few that are initialised once. A server that is started when another
+    /// one has been dropped may have its system identifier.
     ///
     /// # Errors
     /// As [`Servers::new`].

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Binaries;
 
-/// Of each version as many as servers have existed at a time: copies of one have the same system identifier, and no two servers at
+/// For each version as many as servers have existed at a time: copies of one have the same system identifier, and no two servers at
 /// a time may have that.
 #[derive(Debug, Default)]
 pub(super) struct Templates(Mutex<Vec<Template>>);
@@ -12,7 +12,6 @@ pub(super) struct Templates(Mutex<Vec<Template>>);
 #[derive(Debug)]
 struct Template {
     binaries: Binaries,
-    initialized: bool,
     lent: bool,
 }
 
@@ -24,12 +23,12 @@ pub(super) struct Lease {
 }
 
 impl Templates {
-    /// One of such a version, which may have to be initialised first.
+    /// One of these binaries, which may have to be initialised first.
     pub fn lend(self: &Arc<Templates>, binaries: &Binaries) -> Lease {
         let mut templates = self.lock();
         let free = templates.iter().position(|each| !each.lent && each.binaries == *binaries);
         let number = free.unwrap_or_else(|| {
-            templates.push(Template { binaries: binaries.clone(), initialized: false, lent: false });
+            templates.push(Template { binaries: binaries.clone(), lent: false });
             templates.len() - 1
         });
         templates[number].lent = true;
@@ -45,16 +44,6 @@ impl Lease {
     /// The name of its directory.
     pub fn name(&self) -> String {
         format!("template-{}", self.number)
-    }
-
-    /// Whether there is something to copy.
-    pub fn is_initialized(&self) -> bool {
-        self.templates.lock()[self.number].initialized
-    }
-
-    /// There is something to copy from now on.
-    pub fn initialized(&self) {
-        self.templates.lock()[self.number].initialized = true;
     }
 }
 
