@@ -1,4 +1,4 @@
-//! Database clusters that those of servers are copied from: to initialise one takes several times as long.
+//! Database clusters that those of servers are copied from: to initialise one takes two to three times as long.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
